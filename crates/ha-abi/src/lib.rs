@@ -1,0 +1,1 @@
+//! PKCS#11 C structures to plain data and back.

@@ -1,0 +1,1 @@
+//! The API with the names, methods and types of the `cryptoki` crate.

@@ -1,0 +1,1 @@
+//! Who the members are, their health, who serves next, recovery.

@@ -1,0 +1,6 @@
+//! Pure decisions: plain values, a clock reading and a random number in, a decision out. No I/O, no locks, no threads.
+
+pub mod balance;
+pub mod budget;
+pub mod failure;
+pub mod health;

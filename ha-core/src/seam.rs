@@ -1,0 +1,119 @@
+//! What the outside gives the core besides tokens: time, randomness, threads and waiting.
+//!
+//! Nothing else in this crate reads a clock, draws a random number, starts a thread or sleeps, so that a simulation
+//! can run the whole core under one seed by giving it another [`World`].
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Time, randomness, threads and waiting. All methods may be called from any thread.
+pub trait World: Send + Sync {
+    /// Monotonic time since some fixed moment.
+    fn now(&self) -> Duration;
+    /// Wall-clock time since the Unix epoch, for records that people read; never for decisions.
+    fn wall_clock(&self) -> Duration;
+    /// Fills `bytes` from a cryptographically secure source.
+    ///
+    /// # Errors
+    /// When the operating system has none.
+    fn random(&self, bytes: &mut [u8]) -> std::io::Result<()>;
+    /// Starts a named thread.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<Box<dyn Thread>>;
+    /// A new event, not set.
+    fn event(&self) -> Arc<dyn Event>;
+}
+
+/// A thread that was started by [`World::spawn`].
+pub trait Thread: Send + Sync {
+    /// Whether it has ended.
+    fn is_finished(&self) -> bool;
+    /// Waits until it has ended; a panic in it has been contained and is not passed on.
+    fn join(self: Box<Self>);
+}
+
+/// An auto-reset event: one `set` lets one `wait` pass; setting it twice is as once.
+pub trait Event: Send + Sync {
+    /// Sets it.
+    fn set(&self);
+    /// Waits until it is set, at most `limit` (`None`: without limit), and resets it. Answers whether it was set.
+    fn wait(&self, limit: Option<Duration>) -> bool;
+}
+
+/// The real one: the operating system's.
+#[derive(Debug)]
+pub struct System {
+    start: Instant,
+}
+
+impl System {
+    /// A world whose monotonic time starts now.
+    pub fn new() -> Arc<Self> {
+        Arc::new(System { start: Instant::now() })
+    }
+}
+
+struct SystemThread(std::thread::JoinHandle<()>);
+
+impl Thread for SystemThread {
+    fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    fn join(self: Box<Self>) {
+        // A panic was printed by the panic hook already; there is nobody here to tell.
+        drop(self.0.join());
+    }
+}
+
+#[derive(Default)]
+struct SystemEvent {
+    set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Event for SystemEvent {
+    fn set(&self) {
+        *self.set.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self, limit: Option<Duration>) -> bool {
+        let guard = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = match limit {
+            None => self.changed.wait_while(guard, |set| !*set).unwrap_or_else(PoisonError::into_inner),
+            Some(limit) => {
+                self.changed
+                    .wait_timeout_while(guard, limit, |set| !*set)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            }
+        };
+        std::mem::take(&mut *guard)
+    }
+}
+
+impl World for System {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn wall_clock(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> std::io::Result<()> {
+        getrandom::fill(bytes).map_err(std::io::Error::other)
+    }
+
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<Box<dyn Thread>> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        Ok(Box::new(SystemThread(thread)))
+    }
+
+    fn event(&self) -> Arc<dyn Event> {
+        Arc::new(SystemEvent::default())
+    }
+}
