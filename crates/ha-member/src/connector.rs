@@ -60,7 +60,7 @@ impl fmt::Debug for ModuleConfig {
 /// another one is loaded; with eight of them hung, `CKR_CANT_LOCK` is answered until one comes back. A shared instance is initialised if nobody has,
 /// and finalised with the last connector that uses it, if we initialised it.
 ///
-/// Dropping a connector closes its tokens and calls no module.
+/// Dropping a connector calls no module: its token goes on working, and what was initialised stays so.
 #[derive(Debug)]
 pub struct ModuleConnector {
     config: ModuleConfig,
@@ -265,14 +265,6 @@ impl Connector for ModuleConnector {
 
     fn reinitialises(&self) -> bool {
         self.config.instance != Instance::Shared && self.state.lock().shared.is_none()
-    }
-}
-
-impl Drop for ModuleConnector {
-    fn drop(&mut self) {
-        if let Some(life) = self.state.lock().life.take() {
-            life.close();
-        }
     }
 }
 

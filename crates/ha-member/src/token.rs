@@ -76,6 +76,12 @@ impl RealToken {
     }
 }
 
+impl Drop for RealToken {
+    fn drop(&mut self) {
+        self.life.close(); // a shared instance is finalised when nobody can call it any more
+    }
+}
+
 fn user(user: UserType) -> ck::CK_USER_TYPE {
     match user {
         UserType::So => ck::CKU_SO,
