@@ -46,7 +46,7 @@ impl Functions {
     /// `list` points to a function list of the version that its first field tells.
     unsafe fn read(list: *const ck::CK_FUNCTION_LIST) -> Functions {
         // SAFETY: every list starts with its version.
-        let version = unsafe { (&raw const (*list).version).read() };
+        let version = unsafe { (*list).version };
         let len = match (version.major, version.minor) {
             (3.., 2..) | (4.., _) => size_of::<ck::CK_FUNCTION_LIST_3_2>(),
             (3, _) => size_of::<ck::CK_FUNCTION_LIST_3_0>(),
@@ -181,8 +181,10 @@ impl Object {
         }
         // SAFETY: link maps of objects that are never closed stay readable.
         let own = unsafe { (*map).l_name };
-        // SAFETY: both are the loader's own C strings.
-        let (own, defines) = unsafe { (CStr::from_ptr(own), CStr::from_ptr(info.dli_fname)) };
+        // SAFETY: the loader's own C string.
+        let own = unsafe { CStr::from_ptr(own) };
+        // SAFETY: the same, of an object that is loaded.
+        let defines = unsafe { CStr::from_ptr(info.dli_fname) };
         (own == defines).then_some(found)
     }
 

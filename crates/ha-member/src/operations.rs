@@ -36,7 +36,7 @@ pub(crate) fn with_template<T>(
     template: &Template,
     call: impl FnOnce(*mut ck::CK_ATTRIBUTE, Ulong) -> Result<T>,
 ) -> Result<T> {
-    let mut raw = RawTemplate::new(template)?;
+    let mut raw = RawTemplate::new(template);
     let len = raw.len();
     call(raw.as_mut_ptr(), len)
 }

@@ -85,7 +85,7 @@ fn sign_in_one_and_in_parts_verify_and_refuse() {
     assert_eq!(verify(&[1; 32]), Ok(()));
     assert_eq!(verify(&[2; 32]), Err(Rv::SIGNATURE_INVALID));
     let none = token.op_init(session, OpKind::Sign, Some(&mut ecdsa), ObjectHandle(9999));
-    assert_eq!(none, Err(Rv::KEY_HANDLE_INVALID));
+    assert_eq!(none, Err(Rv::OBJECT_HANDLE_INVALID)); // SoftHSM's word, unchanged
 
     let mut sha = Mechanism::plain(ck::CKM_SHA256);
     let nothing = ObjectHandle(0);

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use ha_member::{Instance, ModuleConnector, tokens};
 use ha_token::{ConnectError, Connector, Rv, Selector, ck};
-use support::{SOFTHSM, Server, Store, aes_key, by_label, connect, find, login, token_label};
+use support::{Server, Store, aes_key, by_label, connect, find, login, token_label};
 
 #[test]
 fn two_private_instances_are_independent() {
@@ -87,44 +87,6 @@ fn files_that_are_no_modules_are_refused() {
 }
 
 #[test]
-fn an_error_from_c_get_interface_falls_back_to_the_old_list() {
-    let store = Store::with(&["shim"]);
-    let source = format!(
-        r#"
-#include <dlfcn.h>
-unsigned long C_GetInterface(void *n, void *v, void **i, unsigned long f) {{ return 5; }}
-unsigned long C_GetFunctionList(void *list) {{
-    void *h = dlopen("{SOFTHSM}", RTLD_NOW | RTLD_LOCAL);
-    unsigned long (*get)(void *) = dlsym(h, "C_GetFunctionList");
-    return get(list);
-}}
-"#
-    );
-    let mut config = store.config(by_label("shim"));
-    config.path = support::shim(store.dir.path(), &source);
-    let token = connect(&ModuleConnector::new(config));
-    assert_eq!(token_label(&*token), "shim");
-}
-
-#[test]
-fn a_dependencys_symbol_is_not_the_modules() {
-    let store = Store::with(&[]);
-    let c = store.dir.path().join("empty.c");
-    let so = store.dir.path().join("empty.so");
-    std::fs::write(&c, "int nothing;").expect("source");
-    let built = std::process::Command::new("cc")
-        .args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-o"])
-        .args([&so, &c])
-        .arg(std::fs::canonicalize(SOFTHSM).expect("softhsm"))
-        .status();
-    assert!(built.expect("cc").success());
-    let mut config = store.config(by_label("x"));
-    config.path = so;
-    let error = ModuleConnector::new(config).connect().map(|_| ()).expect_err("exports nothing itself");
-    assert!(matches!(error, ConnectError::Load { .. }), "{error}");
-}
-
-#[test]
 fn two_servers_and_one_that_dies_and_returns() {
     let (one, two) = (Store::with(&["remote-1"]), Store::with(&["remote-2"]));
     let (first, second) = (Server::start(&one, "remote-1"), Server::start(&two, "remote-2"));
@@ -142,26 +104,6 @@ fn two_servers_and_one_that_dies_and_returns() {
     let session = login(&*ta);
     assert_eq!(find(&*ta, session, "survives").len(), 1);
     assert_eq!(token_label(&*tb), "remote-2");
-}
-
-#[test]
-fn a_hung_call_costs_its_copy_and_not_the_member() {
-    let store = Store::with(&["hangs"]);
-    let server = Server::start(&store, "hangs");
-    let connector = ModuleConnector::new(server.config("hangs"));
-    let token = connect(&connector);
-    server.signal(libc::SIGSTOP);
-    let (started, wait) = mpsc::channel();
-    let hung = std::thread::spawn(move || {
-        started.send(()).expect("listens");
-        token.token_info()
-    });
-    wait.recv().expect("started");
-    drop(hung); // nobody waits for it
-    drop(server);
-    let server = Server::start(&store, "hangs");
-    assert_eq!(token_label(&*connect(&connector)), "hangs");
-    drop(server);
 }
 
 #[test]

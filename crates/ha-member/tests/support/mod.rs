@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
 use ha_token::{Attribute, Connector, Mechanism, ObjectHandle, Selector, SessionHandle, Token, UserType, ck};
@@ -164,17 +165,70 @@ pub fn find(token: &dyn Token, session: SessionHandle, label: &str) -> Vec<Objec
     found
 }
 
-/// Compiles a small C library.
-pub fn shim(dir: &Path, source: &str) -> PathBuf {
-    let (c, so) = (dir.join("shim.c"), dir.join("shim.so"));
+/// A module that forwards to a SoftHSM of its own, built in `dir`, with more C in it.
+///
+/// `extra` may define `static void change(void **list)`, which sees the function list as an array (`list[1]` is
+/// `C_Initialize`, and so on in the standard's order), and use `wait_while(file)`, which makes `inside` while it waits.
+pub fn shim(dir: &Path, extra: &str, flags: &[&str]) -> PathBuf {
+    // New names each time: a file that is loaded must not be written over.
+    static BUILT: AtomicUsize = AtomicUsize::new(0);
+    let number = BUILT.fetch_add(1, Ordering::Relaxed);
+    let file = |name: &str| dir.join(format!("{number}-{name}"));
+    let (c, so, own) = (file("shim.c"), file("shim.so"), file("softhsm.so"));
+    std::fs::copy(SOFTHSM, &own).expect("a copy");
+    let change = if extra.contains("change(") { "" } else { "static void change(void **list) {}" };
+    let source = format!(
+        r#"
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+#define DIR "{dir}"
+static void *original[70];
+static void wait_while(const char *file) {{
+    if (access(file, F_OK) == 0) close(open(DIR "/inside", O_CREAT | O_WRONLY, 0600));
+    while (access(file, F_OK) == 0) usleep(1000);
+}}
+{extra}
+{change}
+unsigned long C_GetFunctionList(void **answer) {{
+    static void *list[70];
+    void *module = dlopen("{own}", RTLD_NOW | RTLD_LOCAL);
+    unsigned long (*get)(void **) = dlsym(module, "C_GetFunctionList");
+    void *given;
+    unsigned long rv = get(&given);
+    if (rv) return rv;
+    memcpy(original, given, 69 * sizeof(void *));
+    memcpy(list, given, 69 * sizeof(void *));
+    change(list);
+    *answer = list;
+    return 0;
+}}
+"#,
+        dir = dir.display(),
+        own = own.display(),
+    );
     std::fs::write(&c, source).expect("source");
+    build(&[c.as_path()], &so, flags);
+    so
+}
+
+/// Compiles a shared library.
+pub fn build(sources: &[&Path], so: &Path, flags: &[&str]) {
     let out = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(&so)
-        .arg(&c)
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .arg(so)
+        .args(sources)
+        .args(flags)
         .arg("-ldl")
         .output()
         .expect("cc");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    so
+}
+
+/// Waits for a file to be there.
+pub fn await_file(path: &Path) {
+    while !path.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
