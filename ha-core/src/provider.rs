@@ -111,7 +111,7 @@ impl Provider {
         Self::start(config, StartOptions { may_create_threads: true })
     }
 
-    fn start(config: Config, options: StartOptions) -> std::result::Result<Self, StartError> {
+    pub(crate) fn start(config: Config, options: StartOptions) -> std::result::Result<Self, StartError> {
         let world = System::new();
         let connectors = config
             .groups

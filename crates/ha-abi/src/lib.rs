@@ -12,6 +12,7 @@
 mod answer;
 mod arena;
 mod cryptoki;
+mod cryptoki_back;
 mod fetch;
 mod layout;
 mod layouts;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use answer::answer_attributes;
 pub use cryptoki::{from_cryptoki_attribute, from_cryptoki_mechanism, object_handle, to_cryptoki_attribute};
+pub use cryptoki_back::write_back_cryptoki_mechanism;
 pub use fetch::fetch_attributes;
 pub use mechanism::{
     RawMechanism, RawParams, read_mechanism, read_message_params, write_back_mechanism,
