@@ -87,7 +87,7 @@ fn same_answers() {
     let bare = tokens.softhsm_conf("bare");
     let theirs = run("side_theirs", Path::new(SOFTHSM), &dir.path().join("theirs"), Some(&bare));
     let ours = run("side_ours", &tokens.ha_toml_of(&["member-a", "member-b"]), &dir.path().join("ours"), None);
-    assert!(theirs.len() > 90, "only {} answers: {theirs:#?}", theirs.len());
+    assert!(theirs.len() > 60, "only {} answers: {theirs:#?}", theirs.len());
     assert_eq!(theirs.len(), ours.len());
     let different: Vec<_> = theirs.iter().zip(&ours).filter(|(t, o)| t != o).collect();
     assert!(different.is_empty(), "bare token and group: {different:#?}");
