@@ -162,7 +162,13 @@ impl Copy {
                 self.finalise();
                 Err(failed(Rv::CANT_LOCK))
             }
-            Err(Rv::CRYPTOKI_ALREADY_INITIALIZED) => Ok(()), // the host's, which finalises it
+            Err(Rv::CRYPTOKI_ALREADY_INITIALIZED) => {
+                if !shared {
+                    let path = path.display();
+                    tracing::warn!(%path, "this module's private copies share their state: it cannot be initialised alone");
+                }
+                Ok(()) // whoever did it finalises it
+            }
             Err(rv) => Err(failed(rv)),
         }
     }

@@ -40,13 +40,16 @@ impl Functions {
         self.version
     }
 
-    /// Copies a list that a module gave, as far as its version says that it reaches.
+    /// Copies a list that a module gave: one from an `interface` as far as its version says that it reaches, one from
+    /// `C_GetFunctionList` as far as 2.40's, whatever version it claims.
     ///
     /// # Safety
-    /// `list` points to a function list of the version that its first field tells.
-    unsafe fn read(list: *const ck::CK_FUNCTION_LIST) -> Functions {
+    /// `list` points to a 2.40 function list, or, from an interface, to one of the version that its first field tells.
+    unsafe fn read(list: *const ck::CK_FUNCTION_LIST, interface: bool) -> Functions {
         // SAFETY: every list starts with its version.
         let version = unsafe { (*list).version };
+        let told = Version { major: version.major, minor: version.minor };
+        let version = if interface { told } else { told.min(Version { major: 2, minor: 40 }) };
         let len = match (version.major, version.minor) {
             (3.., 2..) | (4.., _) => size_of::<ck::CK_FUNCTION_LIST_3_2>(),
             (3, _) => size_of::<ck::CK_FUNCTION_LIST_3_0>(),
@@ -58,7 +61,7 @@ impl Functions {
         unsafe { std::ptr::copy_nonoverlapping(list.cast::<u8>(), whole.as_mut_ptr().cast::<u8>(), len) };
         // SAFETY: a version, and function pointers of which zero means `None`.
         let list = unsafe { whole.assume_init() };
-        Functions { list, version: Version { major: version.major, minor: version.minor } }
+        Functions { list, version }
     }
 }
 
@@ -213,7 +216,7 @@ impl Object {
             return Err(load_error(path, "C_GetFunctionList gave no list"));
         }
         // SAFETY: a list that the module gave, not null.
-        Ok(unsafe { Functions::read(list) })
+        Ok(unsafe { Functions::read(list, false) })
     }
 
     fn newest_interface(&self) -> Option<Functions> {
@@ -237,7 +240,7 @@ impl Object {
                 return None;
             }
             // SAFETY: the "PKCS 11" interface's list starts with its version, which says what it is.
-            Some(unsafe { Functions::read(list.cast()) })
+            Some(unsafe { Functions::read(list.cast(), true) })
         });
         offered.max_by_key(Functions::version)
     }
