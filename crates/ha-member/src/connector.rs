@@ -126,9 +126,10 @@ impl ModuleConnector {
             (None, Instance::Auto) => match self.private(attempt, &copies) {
                 Ok(copy) => return self.start(attempt, &copy, true, f),
                 Err(ConnectError::Load { reason, .. }) if copies.is_empty() => {
+                    let copy = self.share(attempt)?;
                     let path = self.path().display();
                     tracing::warn!(%path, %reason, "no private instance: this member shares the process's one");
-                    self.share(attempt)?
+                    copy
                 }
                 Err(e) => return Err(e),
             },
