@@ -48,7 +48,9 @@ unsafe fn serve(slot: *mut CK_ATTRIBUTE, value: &Value) -> bool {
         Value::Template(inner) => inner.len() * size_of::<CK_ATTRIBUTE>(),
     };
     if !asked.pValue.is_null() {
-        if asked.ulValueLen < ulong(need) {
+        // A length left over from an earlier answer (`CK_UNAVAILABLE_INFORMATION`) is not room for everything.
+        let room = if asked.ulValueLen == CK_UNAVAILABLE_INFORMATION { 0 } else { asked.ulValueLen };
+        if room < ulong(need) {
             // SAFETY: the attribute is writable.
             unsafe { set_len(slot, CK_UNAVAILABLE_INFORMATION) };
             return false;

@@ -34,6 +34,38 @@ fn a_buffer_one_byte_short_is_too_small_and_an_exact_one_fits() {
 }
 
 #[test]
+fn a_left_over_unavailable_length_is_not_room() {
+    let mut buffer = [0u8; 2];
+    let mut template = slot(CKA_ID, Some(&mut buffer));
+    template.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+    // SAFETY: nothing is written beyond the buffer, which is what is checked.
+    let answer = unsafe { answer_attributes(&raw mut template, &[value(b"x")]) };
+    assert_eq!((answer, buffer), (Err(Rv::BUFFER_TOO_SMALL), [0, 0]));
+}
+
+#[test]
+fn a_nested_template_is_served_in_three_rounds() {
+    let inner = vec![Attribute::bytes(CKA_ID, *b"id"), Attribute::bytes(CKA_LABEL, *b"label")];
+    let fetched = [Fetched::Value(Value::Template(inner))];
+    let mut outer = slot(CKA_WRAP_TEMPLATE, None);
+    // SAFETY: a null value asks for the length.
+    assert_eq!(unsafe { answer_attributes(&raw mut outer, &fetched) }, Ok(()));
+    assert_eq!(outer.ulValueLen as usize, 2 * size_of::<CK_ATTRIBUTE>());
+    let mut slots = [slot(0, None), slot(0, None)];
+    outer.pValue = slots.as_mut_ptr().cast();
+    // SAFETY: two attributes are there.
+    assert_eq!(unsafe { answer_attributes(&raw mut outer, &fetched) }, Ok(()));
+    assert_eq!(slots.map(|a| (a.type_, a.ulValueLen)), [(CKA_ID, 2), (CKA_LABEL, 5)]);
+    let (mut id, mut label) = ([0u8; 2], [0u8; 4]);
+    slots = [slot(0, Some(&mut id)), slot(0, Some(&mut label))];
+    outer.pValue = slots.as_mut_ptr().cast();
+    // SAFETY: as above, with their buffers.
+    assert_eq!(unsafe { answer_attributes(&raw mut outer, &fetched) }, Err(Rv::BUFFER_TOO_SMALL));
+    assert_eq!(slots.map(|a| a.ulValueLen), [2, CK_UNAVAILABLE_INFORMATION]);
+    assert_eq!(&id, b"id");
+}
+
+#[test]
 fn sensitive_and_missing_attributes_do_not_stop_the_others() {
     let mut buffer = [0u8; 2];
     let mut template = [slot(CKA_VALUE, None), slot(CKA_MODULUS, None), slot(CKA_ID, Some(&mut buffer))];

@@ -14,6 +14,8 @@ type Call<'a> = &'a mut dyn FnMut(*mut CK_ATTRIBUTE, CK_ULONG) -> CK_RV;
 /// Space for each value in the first call. Not a length that values have: a length that comes back unchanged beside an
 /// error shows a module that stopped at the first bad attribute.
 const INLINE: usize = 264;
+/// What a value gets beyond its length, for the same reason.
+const SLACK: usize = 8;
 /// How often a value that grows between two calls is asked for again.
 const TRIES: usize = 4;
 
@@ -106,7 +108,7 @@ fn ask(
             let bytes = unsafe { copy_out(space.wrapping_add(offset), len) };
             *place = Some(Fetched::Value(bytes_value(bytes)));
         } else if *room == 0 && (ok || len != 0) && len <= MAX_BYTES {
-            lengths.push((*i, len.max(1)));
+            lengths.push((*i, len + SLACK));
         }
     }
     Ok(lengths)

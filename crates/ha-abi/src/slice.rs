@@ -22,7 +22,7 @@ pub unsafe fn slice<'a>(p: *const u8, len: CK_ULONG) -> Result<&'a [u8]> {
 /// A caller's buffer: (null, 0) is empty.
 ///
 /// # Errors
-/// As [`slice`].
+/// As [`slice()`].
 ///
 /// # Safety
 /// `p` is null, or points at `len` initialised bytes that nobody else touches for `'a`.

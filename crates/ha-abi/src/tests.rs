@@ -200,6 +200,31 @@ fn null_and_overlong_inner_pointers_are_refused() {
 }
 
 #[test]
+fn a_gcm_message_structure_in_a_mechanism_is_known_for_what_it_is() {
+    let (mut iv, mut tag) = ([1u8; 12], [2u8; 16]);
+    for generator in [CKG_NO_GENERATE, CKG_GENERATE, CKG_GENERATE_COUNTER_XOR] {
+        let mut caller = CK_GCM_MESSAGE_PARAMS {
+            pIv: iv.as_mut_ptr(),
+            ulIvLen: 12,
+            ulIvFixedBits: 32,
+            ivGenerator: generator,
+            pTag: tag.as_mut_ptr(),
+            ulTagBits: 128,
+        };
+        let m = CK_MECHANISM {
+            mechanism: CKM_AES_GCM,
+            pParameter: (&raw mut caller).cast(),
+            ulParameterLen: size_of::<CK_GCM_MESSAGE_PARAMS>() as Ulong,
+        };
+        // SAFETY: the structure and its buffers are there.
+        let ours = unsafe { read_mechanism(&raw const m) }.unwrap();
+        let s = ours.params.as_struct().unwrap();
+        assert_eq!(s.layout, "CK_GCM_MESSAGE_PARAMS");
+        assert_eq!(s.field("pTag"), Some(&FieldValue::Output(Some(tag.to_vec()))));
+    }
+}
+
+#[test]
 fn lengths_that_disagree_are_not_laid_out() {
     let mut s = made(&crate::layouts::symmetric::GCM_MESSAGE, &mut Dice(1), &HashMap::new());
     *s.field_mut("ulTagBits").unwrap() = FieldValue::Ulong(128);
