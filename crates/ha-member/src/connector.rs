@@ -60,6 +60,8 @@ impl fmt::Debug for ModuleConfig {
 /// and another one is loaded; with eight of them hung, `CKR_CANT_LOCK` is answered until one comes back. A shared
 /// instance is initialised if nobody has, and finalised with the last connector that uses it, if we initialised it.
 ///
+/// In a forked child private instances are loaded anew; a shared one is taken in whatever state the fork left it.
+///
 /// Dropping a connector calls no module: its token goes on working, and what was initialised stays so.
 #[derive(Debug)]
 pub struct ModuleConnector {

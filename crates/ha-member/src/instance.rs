@@ -259,3 +259,26 @@ fn environment_error(path: &Path, function: Function, error: &EnvironmentError) 
 pub(crate) fn ulong(len: usize) -> Ulong {
     Ulong::try_from(len).unwrap_or(Ulong::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connector_reached_from_inside_a_member_refuses() {
+        use ha_token::{Connector, Selector};
+        let connector = crate::ModuleConnector::new(crate::ModuleConfig {
+            path: "/usr/lib/softhsm/libsofthsm2.so".into(),
+            instance: crate::Instance::Private,
+            env: Vec::new(),
+            selector: Selector::default(),
+        });
+        let outer = Inside::enter();
+        drop(Inside::enter());
+        assert!(inside_member(), "an inner end does not end the outer one");
+        let answer = connector.connect().map(|_| ());
+        assert!(matches!(answer, Err(ConnectError::Itself { .. })));
+        drop(outer);
+        assert!(!inside_member());
+    }
+}

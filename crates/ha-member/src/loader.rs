@@ -255,3 +255,37 @@ fn last_error() -> String {
     // SAFETY: as above; copied at once.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_in_memory_and_in_files_are_different_objects() {
+        let path = Path::new("/usr/lib/softhsm/libsofthsm2.so");
+        let bytes = read(path).expect("SoftHSM");
+        let objects = [
+            copy_in_memory(path, &bytes),
+            copy_in_memory(path, &bytes),
+            copy_in_file(path, &bytes),
+            copy_in_file(path, &bytes),
+        ];
+        let mut lists: Vec<_> = objects
+            .map(|object| object.expect("loads").symbol(c"C_GetFunctionList").expect("its own"))
+            .into_iter()
+            .collect();
+        lists.sort_unstable();
+        lists.dedup();
+        assert_eq!(lists.len(), 4);
+    }
+
+    #[test]
+    fn our_own_library_is_known_by_its_mark() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("x.so");
+        for (mark, itself) in [(&MARK[..], true), (&MARK[1..], false)] {
+            std::fs::write(&file, [b"before", mark, b"after"].concat()).expect("written");
+            assert_eq!(matches!(read(&file), Err(ConnectError::Itself { .. })), itself);
+        }
+    }
+}
