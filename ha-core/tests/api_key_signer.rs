@@ -92,7 +92,9 @@ fn a_signer_signs_the_same_in_every_thread_and_keeps_the_login() {
     let workers: Vec<_> = (0..4)
         .map(|_| {
             let signer = signer.clone();
-            std::thread::spawn(move || (0..50).map(|_| signer.sign(b"data").expect("a MAC")).collect::<Vec<_>>())
+            std::thread::spawn(move || {
+                (0..50).map(|_| signer.sign(b"data").expect("a MAC")).collect::<Vec<_>>()
+            })
         })
         .collect();
     for worker in workers {

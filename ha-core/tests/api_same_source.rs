@@ -73,7 +73,8 @@ fn run(side: &str, opens: &Path, answers: &Path, softhsm_conf: Option<&Path>) ->
     );
     let text = std::fs::read_to_string(answers).expect("the answers");
     // A function that a 2.40 module has no pointer for is one that the slot does not support.
-    let unsupported = |line: &str| line.ends_with(": NullFunctionPointer") || line.contains("(FunctionNotSupported, ");
+    let unsupported =
+        |line: &str| line.ends_with(": NullFunctionPointer") || line.contains("(FunctionNotSupported, ");
     let what = |line: &str| line.split(": ").next().unwrap_or(line).to_owned();
     text.lines()
         .map(|line| if unsupported(line) { what(line) + ": not supported" } else { line.to_owned() })
@@ -86,7 +87,8 @@ fn same_answers() {
     let dir = tempfile::tempdir().expect("a folder");
     let bare = tokens.softhsm_conf("bare");
     let theirs = run("side_theirs", Path::new(SOFTHSM), &dir.path().join("theirs"), Some(&bare));
-    let ours = run("side_ours", &tokens.ha_toml_of(&["member-a", "member-b"]), &dir.path().join("ours"), None);
+    let ours =
+        run("side_ours", &tokens.ha_toml_of(&["member-a", "member-b"]), &dir.path().join("ours"), None);
     assert!(theirs.len() > 60, "only {} answers: {theirs:#?}", theirs.len());
     assert_eq!(theirs.len(), ours.len());
     let different: Vec<_> = theirs.iter().zip(&ours).filter(|(t, o)| t != o).collect();

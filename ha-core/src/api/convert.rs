@@ -6,9 +6,7 @@ use cryptoki::mechanism::{Mechanism, MessageParam};
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{SessionInfo, UserType};
 use cryptoki::slot::{Slot, SlotInfo, TokenInfo};
-use ha_token::ck::{
-    CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_VERSION,
-};
+use ha_token::ck::{CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_VERSION};
 use ha_token::{Output, Rv, Template, Version};
 
 /// The length that the first try of an unknown output has room for beyond the input's: signatures and wrapped keys of
@@ -158,12 +156,8 @@ pub(super) fn session_info(slot: Slot, info: ha_token::SessionInfo) -> Result<Se
 
 /// `CK_MECHANISM_INFO`.
 pub(super) fn mechanism_info(info: ha_token::MechanismInfo) -> cryptoki::mechanism::MechanismInfo {
-    CK_MECHANISM_INFO {
-        ulMinKeySize: info.min_key_size,
-        ulMaxKeySize: info.max_key_size,
-        flags: info.flags,
-    }
-    .into()
+    CK_MECHANISM_INFO { ulMinKeySize: info.min_key_size, ulMaxKeySize: info.max_key_size, flags: info.flags }
+        .into()
 }
 
 /// As much of `text` as `max` bytes hold, whole characters only.

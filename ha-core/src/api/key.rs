@@ -25,7 +25,9 @@ pub enum KeyError {
     #[error("no key fits the attributes; is the token logged in, and the label or id right?")]
     NotFound,
     /// More than one fits.
-    #[error("{count} keys fit the attributes; add CKA_ID, CKA_LABEL, CKA_CLASS or CKA_KEY_TYPE until one does")]
+    #[error(
+        "{count} keys fit the attributes; add CKA_ID, CKA_LABEL, CKA_CLASS or CKA_KEY_TYPE until one does"
+    )]
     Ambiguous {
         /// How many.
         count: usize,

@@ -81,7 +81,10 @@ pub fn context(path: &std::path::Path, user: &str) -> Record {
     let ro: Session = pkcs11.open_ro_session(slot).expect("read-only session");
     let rw: Session = pkcs11.open_rw_session(slot).expect("read-write session");
     let info: SessionInfo = ro.get_session_info().expect("session info");
-    r.note("ro state", (info.session_state() == SessionState::RoPublic, info.read_write(), info.slot_id() == slot));
+    r.note(
+        "ro state",
+        (info.session_state() == SessionState::RoPublic, info.read_write(), info.slot_id() == slot),
+    );
     r.outcome("wrong pin", rw.login(UserType::User, Some(&pin("not the pin"))));
     let vendor = UserType::VendorExtension(0x8000_0001);
     r.note("vendor user", rw.login(vendor, Some(&pin(user))).is_err());
@@ -92,7 +95,10 @@ pub fn context(path: &std::path::Path, user: &str) -> Record {
     r.outcome("set_pin", rw.set_pin(&pin("not the pin"), &pin("another pin")));
     r.outcome("logout", rw.logout());
     r.outcome("logout twice", rw.logout());
-    r.note("same handle", (rw.to_string() == rw.handle().to_string(), format!("{rw:x}").len(), format!("{rw:X}").len()));
+    r.note(
+        "same handle",
+        (rw.to_string() == rw.handle().to_string(), format!("{rw:x}").len(), format!("{rw:X}").len()),
+    );
     rw.close().expect("close");
     drop(ro);
     let kept = [pkcs11.open_ro_session_no_drop(slot), pkcs11.open_rw_session_no_drop(slot)];
@@ -199,7 +205,10 @@ fn keys(session: &Session, r: &mut Record) -> (ObjectHandle, ObjectHandle) {
         Attribute::Sign(true),
     ];
     r.outcome("unwrap", session.unwrap_key(&Mechanism::AesKeyWrapPad, wrapping, &wrapped, &again));
-    r.outcome("unwrap rubbish", session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, &[0; 24], &aes(true)[..5]));
+    r.outcome(
+        "unwrap rubbish",
+        session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, &[0; 24], &aes(true)[..5]),
+    );
     r.outcome("wrap without a key", session.wrap_key(&Mechanism::AesKeyWrap, wrapping, public));
     r.outcome("derive from a public key", session.derive_key(&Mechanism::AesKeyGen, public, &[]));
     r.outcome("encapsulate", session.encapsulate_key(&Mechanism::MlKem, public, &[]));
@@ -240,7 +249,10 @@ fn operations(session: &Session, public: ObjectHandle, private: ObjectHandle, r:
     session.verify_init(&Mechanism::Sha256Hmac, hmac).expect("verify in parts");
     session.verify_update(b"data").expect("part");
     r.outcome("verify in parts", session.verify_final(&mac));
-    r.outcome("digest of a key", session.digest_init(&Mechanism::Sha256).and_then(|()| session.digest_key(hmac)));
+    r.outcome(
+        "digest of a key",
+        session.digest_init(&Mechanism::Sha256).and_then(|()| session.digest_key(hmac)),
+    );
     r.outcome("its end", session.digest_final());
     r.outcome("signature first", session.verify_signature_init(&Mechanism::Sha256Hmac, hmac, &mac));
     r.outcome("signature first, at once", session.verify_signature(b"data"));
@@ -293,7 +305,8 @@ fn messages(session: &Session, r: &mut Record) {
     ];
     let key = session.create_object(&key).expect("AES key");
     let (mut iv, mut tag) = ([7; 12], [0; 16]);
-    let params = GcmMessageParams::new(&mut iv, 0.into(), GeneratorFunction::NoGenerate, &mut tag).expect("parameters");
+    let params = GcmMessageParams::new(&mut iv, 0.into(), GeneratorFunction::NoGenerate, &mut tag)
+        .expect("parameters");
     let mechanism = Mechanism::AesGcmMessage(params);
     let param = || MessageParam::AesGcmMessage(params);
     r.outcome("message encrypt", session.message_encrypt_init(&mechanism, key));

@@ -58,7 +58,11 @@ pub(super) struct Running {
 impl Running {
     /// The provider, while it is not stopped.
     pub(super) fn provider(&self) -> ha_token::Result<&Provider> {
-        if self.stopped.load(Ordering::Acquire) { Err(Rv::CRYPTOKI_NOT_INITIALIZED) } else { Ok(&self.provider) }
+        if self.stopped.load(Ordering::Acquire) {
+            Err(Rv::CRYPTOKI_NOT_INITIALIZED)
+        } else {
+            Ok(&self.provider)
+        }
     }
 
     /// Stops the provider and answers what hung; `None` when it was stopped already.

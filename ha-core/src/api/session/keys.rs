@@ -114,9 +114,8 @@ impl Session {
         let mut made = None;
         let ciphertext = self.with_mechanism(mechanism, function, |session, m| {
             convert::collect(0, |output| {
-                made = session.raw(|token, s| {
-                    token.encapsulate_key(s, m, from_handle(publickey), &template, output)
-                })?;
+                made = session
+                    .raw(|token, s| token.encapsulate_key(s, m, from_handle(publickey), &template, output))?;
                 Ok(())
             })
             .or_error(function)

@@ -62,7 +62,12 @@ impl Session {
     ///
     /// # Errors
     /// As `C_DecryptMessage`.
-    pub fn decrypt_message(&self, param: &MessageParam, aad: &[u8], encrypted_data: &[u8]) -> Result<Vec<u8>> {
+    pub fn decrypt_message(
+        &self,
+        param: &MessageParam,
+        aad: &[u8],
+        encrypted_data: &[u8],
+    ) -> Result<Vec<u8>> {
         self.message(MessageKind::Decrypt, Function::DecryptMessage, param, aad, encrypted_data)
     }
 

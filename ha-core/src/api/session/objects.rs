@@ -112,7 +112,9 @@ impl Session {
     /// # Errors
     /// As `C_DestroyObject`.
     pub fn destroy_object(&self, object: ObjectHandle) -> Result<()> {
-        self.call(Function::DestroyObject, |token, session| token.destroy_object(session, from_handle(object)))
+        self.call(Function::DestroyObject, |token, session| {
+            token.destroy_object(session, from_handle(object))
+        })
     }
 
     /// Copies an object, with the attributes of `template` changed.
