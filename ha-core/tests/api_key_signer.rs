@@ -120,6 +120,25 @@ fn a_signer_finds_its_key_again_after_logout_and_login() {
 }
 
 #[test]
+fn a_signer_lives_on_through_another_start() {
+    let tokens = Tokens::new(&["a", "b"]);
+    let (pkcs11, slot) = start(&tokens);
+    let session = log_in(&pkcs11, slot);
+    hmac_key(&session, "other", 3);
+    hmac_key(&session, "mine", 4);
+    let label = [Attribute::Label("mine".into())];
+    let signer = Signer::new(&pkcs11, slot, &label, &Mechanism::Sha256Hmac).expect("a signer");
+    let before = signer.sign(b"data").expect("a MAC");
+    pkcs11.clone().finalize().expect("finalize");
+    assert!(signer.sign(b"data").is_err());
+    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("initialize again");
+    let session = log_in(&pkcs11, slot);
+    // A search the other way round gives the handles in another order.
+    session.find_objects(&[Attribute::Label("other".into())]).expect("search");
+    assert_eq!(signer.sign(b"data").expect("a MAC"), before);
+}
+
+#[test]
 fn instances_in_one_process_know_nothing_of_each_other() {
     let (first, second) = (Tokens::new(&["a", "b"]), Tokens::new(&["a", "b"]));
     let ((one, slot_one), (two, slot_two)) = (start(&first), start(&second));

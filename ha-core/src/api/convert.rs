@@ -52,6 +52,7 @@ pub(super) fn collect(
         match answer {
             Ok(()) => {
                 bytes.truncate(len);
+                bytes.shrink_to_fit();
                 return Ok(bytes);
             }
             Err(Rv::BUFFER_TOO_SMALL) if len > room => room = len,

@@ -8,11 +8,11 @@ use crossbeam::queue::ArrayQueue;
 use cryptoki::context::Function;
 use cryptoki::error::Result;
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::object::Attribute;
 use cryptoki::slot::Slot;
 use ha_token::{OpKind, Rv};
 
-use super::context::Pkcs11;
+use super::context::{Pkcs11, Running};
 use super::convert::{self, OrError, from_handle};
 use super::key::{Key, KeyError};
 use super::session::Session;
@@ -37,9 +37,16 @@ struct Shared {
     slot: Slot,
     attributes: Vec<Attribute>,
     mechanism: ha_token::Mechanism,
-    key: ArcSwap<Key>,
+    found: ArcSwap<Found>,
     idle: ArrayQueue<Session>,
-    /// Never used, and open as long as the signer is: closing a token's last session would log it out.
+}
+
+/// The key, as found in one session.
+struct Found {
+    key: Arc<Key>,
+    /// Handles are of one start of the instance: after another they may be another key's.
+    running: Arc<Running>,
+    /// Never used, and open as long as the key is: closing a token's last session would log it out.
     _anchor: Mutex<Session>,
 }
 
@@ -57,40 +64,44 @@ impl Signer {
         let mut attributes = attributes.to_vec();
         attributes.push(Attribute::Sign(true));
         let mechanism = convert::mechanism(mechanism, Function::SignInit)?;
-        let session = client.open_ro_session(slot)?;
-        let key = Key::find(&session, &attributes)?;
+        let found = Found::look(client.open_ro_session(slot)?, &attributes)?;
         let shared = Shared {
             client: client.clone(),
             slot,
             attributes,
             mechanism,
-            key: ArcSwap::from_pointee(key),
+            found: ArcSwap::from_pointee(found),
             idle: ArrayQueue::new(IDLE_SESSIONS),
-            _anchor: Mutex::new(session),
         };
         Ok(Signer { shared: Arc::new(shared) })
     }
 
     /// The key.
     pub fn key(&self) -> Arc<Key> {
-        self.shared.key.load_full()
+        Arc::clone(&self.shared.found.load().key)
     }
 
     /// The signature of `data`. Safe to call from many threads at once.
     ///
-    /// A handle that a logout made invalid is looked up again, once, by the attributes.
+    /// The key is looked up again, once, by the attributes, when a logout or a new start of the instance made its
+    /// handle invalid.
     ///
     /// # Errors
     /// [`KeyError::Token`] with the error of `C_SignInit` or `C_Sign`; the others when the key had to be looked up again.
     pub fn sign(&self, data: &[u8]) -> std::result::Result<Vec<u8>, KeyError> {
         let shared = &*self.shared;
         let session = shared.take()?;
-        let mut init = shared.init(&session, shared.key.load().handle());
+        let found = shared.found.load();
+        let mut init = if Arc::ptr_eq(&found.running, session.running()) {
+            shared.init(&session, &found.key)
+        } else {
+            Err(Rv::KEY_HANDLE_INVALID)
+        };
         if matches!(init, Err(Rv::KEY_HANDLE_INVALID | Rv::OBJECT_HANDLE_INVALID)) {
-            let key = Key::find(&session, &shared.attributes)?;
-            let handle = key.handle();
-            shared.key.store(Arc::new(key));
-            init = shared.init(&session, handle);
+            let found = Found::look(shared.client.open_ro_session(shared.slot)?, &shared.attributes)?;
+            // Of the same start as `session`, unless the instance is started anew just now; then the call fails.
+            init = shared.init(&session, &found.key);
+            shared.found.store(Arc::new(found));
         }
         init.or_error(Function::SignInit)?;
         let signature = convert::collect(data.len(), |output| {
@@ -98,27 +109,32 @@ impl Signer {
         })
         .or_error(Function::Sign)?;
         // Only after success: a session that failed may have an operation left open, and is dropped instead.
-        shared.put_back(session);
+        drop(shared.idle.push(session));
         Ok(signature)
+    }
+}
+
+impl Found {
+    fn look(session: Session, attributes: &[Attribute]) -> std::result::Result<Self, KeyError> {
+        let key = Arc::new(Key::find(&session, attributes)?);
+        Ok(Found { key, running: Arc::clone(session.running()), _anchor: Mutex::new(session) })
     }
 }
 
 impl Shared {
     fn take(&self) -> Result<Session> {
-        match self.idle.pop() {
-            Some(session) => Ok(session),
-            None => self.client.open_ro_session(self.slot),
+        while let Some(session) = self.idle.pop() {
+            if session.running().provider().is_ok() {
+                return Ok(session);
+            }
         }
+        self.client.open_ro_session(self.slot)
     }
 
-    /// Keeps the session for the next call; one too many is closed.
-    fn put_back(&self, session: Session) {
-        drop(self.idle.push(session));
-    }
-
-    fn init(&self, session: &Session, key: ObjectHandle) -> ha_token::Result<()> {
+    fn init(&self, session: &Session, key: &Key) -> ha_token::Result<()> {
         let mut mechanism = self.mechanism.clone();
-        session.raw(|token, s| token.op_init(s, OpKind::Sign, Some(&mut mechanism), from_handle(key)))
+        let key = from_handle(key.handle());
+        session.raw(|token, s| token.op_init(s, OpKind::Sign, Some(&mut mechanism), key))
     }
 }
 
@@ -126,7 +142,7 @@ impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signer")
             .field("slot", &self.shared.slot)
-            .field("key", &self.shared.key.load())
+            .field("key", &self.shared.found.load().key)
             .field("idle_sessions", &self.shared.idle.len())
             .finish_non_exhaustive()
     }

@@ -4,19 +4,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where Debian puts SoftHSM.
-pub const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
+pub(crate) const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
 /// Every token's user PIN.
-pub const USER_PIN: &str = "648219";
+pub(crate) const USER_PIN: &str = "648219";
 const SO_PIN: &str = "31415926";
 
 /// A folder with initialised tokens, removed when dropped.
-pub struct Tokens {
+pub(crate) struct Tokens {
     dir: tempfile::TempDir,
 }
 
 impl Tokens {
     /// Makes a token of each name.
-    pub fn new(names: &[&str]) -> Self {
+    pub(crate) fn new(names: &[&str]) -> Self {
         let tokens = Tokens { dir: tempfile::tempdir().expect("a folder") };
         for name in names {
             std::fs::create_dir(tokens.dir.path().join(name)).expect("a token's folder");
@@ -36,12 +36,12 @@ impl Tokens {
     }
 
     /// SoftHSM's configuration for one token.
-    pub fn softhsm_conf(&self, name: &str) -> PathBuf {
+    pub(crate) fn softhsm_conf(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.conf"))
     }
 
     /// A `ha.toml` with one group of these tokens.
-    pub fn ha_toml_of(&self, names: &[&str]) -> PathBuf {
+    pub(crate) fn ha_toml_of(&self, names: &[&str]) -> PathBuf {
         let path = self.dir.path().join("ha.toml");
         let mut text =
             format!("state_dir = {:?}\n\n[[group]]\nlabel = \"group\"\n", self.dir.path().join("state"));

@@ -15,7 +15,7 @@ use lib::slot::{Limit, Slot, SlotInfo, TokenInfo};
 use lib::types::{AuthPin, RawAuthPin, Version};
 
 /// What was answered, one line for each call, without what must differ between two tokens.
-pub struct Record(pub Vec<String>);
+pub(crate) struct Record(pub(crate) Vec<String>);
 
 impl Record {
     fn note(&mut self, what: &str, answer: impl std::fmt::Debug) {
@@ -42,7 +42,7 @@ fn pin(text: &str) -> AuthPin {
 }
 
 /// The life of a context and all that needs no session. `path` is what `Pkcs11::new` takes.
-pub fn context(path: &std::path::Path, user: &str) -> Record {
+pub(crate) fn context(path: &std::path::Path, user: &str) -> Record {
     let mut r = Record(Vec::new());
     let pkcs11: Pkcs11 = Pkcs11::new(path).expect("the library");
     r.note("new is debug", format!("{pkcs11:?}").is_empty());
@@ -120,7 +120,7 @@ pub fn context(path: &std::path::Path, user: &str) -> Record {
 }
 
 /// Everything that a session does, logged in, on one slot.
-pub fn session(session: &Session) -> Record {
+pub(crate) fn session(session: &Session) -> Record {
     let mut r = Record(Vec::new());
     objects(session, &mut r);
     let (public, private) = keys(session, &mut r);

@@ -70,6 +70,11 @@ impl Session {
         call(self.token.as_ref(), self.handle)
     }
 
+    /// The start of the instance that the session belongs to: it is of no use after a `finalize`.
+    pub(super) fn running(&self) -> &Arc<Running> {
+        &self.running
+    }
+
     /// Closes the session.
     ///
     /// # Errors
