@@ -1,1 +1,32 @@
-//! ha-member.
+//! The one real token: a member's PKCS#11 module, loaded, initialised and called through its C functions.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `fork` | noticing a fork; locks that a forked child can still take |
+//! | `environment` | showing a module its environment without `setenv` |
+//! | `loader` | files to function lists, private copies, refusing ourselves |
+//! | `instance` | one loaded copy: initialise, finalise, calls in flight |
+//! | `search` | which token of an instance a selector means |
+//! | `connector` | [`ModuleConnector`]: connecting again and again |
+//! | `calls` | how slices, PINs and outputs cross the C interface; calls without a session |
+//! | `operations`, `messages` | which C function does what, for each kind of operation |
+//! | `token` | one C call for each method of [`ha_token::Token`] |
+//!
+//! Modules are never unloaded: a hung call may return into one at any time. Everything here may block for as long as
+//! the module does, except where a bounded wait is named.
+#![deny(missing_docs)]
+
+mod calls;
+mod connector;
+mod environment;
+mod fork;
+mod instance;
+mod loader;
+mod messages;
+mod operations;
+mod search;
+mod token;
+
+pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
+pub use fork::fork_generation;
+pub use instance::inside_member;

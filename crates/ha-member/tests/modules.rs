@@ -1,0 +1,145 @@
+//! Modules that behave badly, built for the test around a SoftHSM of their own.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ha_member::{Instance, ModuleConnector};
+use ha_token::{ConnectError, Connector, Function, Rv};
+use support::{SOFTHSM, Store, await_file, build, by_label, connect, shim, token_label};
+
+fn connector(store: &Store, module: &Path, label: &str, instance: Instance) -> ModuleConnector {
+    let mut config = store.config(by_label(label));
+    (config.path, config.instance) = (module.into(), instance);
+    ModuleConnector::new(config)
+}
+
+fn refused(connector: &ModuleConnector) -> ConnectError {
+    connector.connect().map(|_| ()).expect_err("refused")
+}
+
+#[test]
+fn an_error_from_c_get_interface_falls_back_to_the_old_list() {
+    let store = Store::with(&["shim"]);
+    for body in ["return 5;", "*i = 0; return 0;"] {
+        let extra =
+            format!("unsigned long C_GetInterface(void *n, void *v, void **i, unsigned long f) {{ {body} }}");
+        let module = shim(store.dir.path(), &extra, &[]);
+        let connector = connector(&store, &module, "shim", Instance::Private);
+        assert_eq!(token_label(&*connect(&connector)), "shim");
+        connector.disconnect();
+    }
+}
+
+#[test]
+fn a_dependencys_symbol_is_not_the_modules() {
+    let store = Store::with(&[]);
+    let (c, so) = (store.dir.path().join("empty.c"), store.dir.path().join("empty.so"));
+    std::fs::write(&c, "int nothing;").expect("source");
+    let softhsm = std::fs::canonicalize(SOFTHSM).expect("softhsm");
+    build(&[&c, &softhsm], &so, &["-Wl,--no-as-needed"]);
+    for instance in [Instance::Private, Instance::Shared] {
+        let error = refused(&connector(&store, &so, "x", instance));
+        assert!(matches!(error, ConnectError::Load { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_module_that_shows_our_slots_is_refused() {
+    let store = Store::with(&["mirror"]);
+    let overridden = [
+        // C_GetInfo: the manufacturer after the version
+        "static unsigned long f(char *i) { memset(i, ' ', 72); memcpy(i + 2, \"pkcs11-ha\", 9); return 0; }
+         static void change(void **list) { list[3] = f; }",
+        // C_GetSlotInfo: the description
+        "static unsigned long f(unsigned long s, char *i) { memset(i, ' ', 96);
+             memcpy(i, \"HA Virtual Card Slot\", 20); return 0; }
+         static void change(void **list) { list[6] = f; }",
+        // C_GetTokenInfo: the model after label and manufacturer
+        "static unsigned long f(unsigned long s, char *i) { memset(i, ' ', 96);
+             memcpy(i + 64, \"HA group\", 8); return 0; }
+         static void change(void **list) { list[7] = f; }",
+    ];
+    for extra in overridden {
+        let module = shim(store.dir.path(), extra, &[]);
+        let error = refused(&connector(&store, &module, "mirror", Instance::Private));
+        assert!(matches!(error, ConnectError::Itself { .. }), "{error}");
+    }
+}
+
+#[test]
+fn where_no_copy_can_be_loaded_auto_shares_and_private_refuses() {
+    let store = Store::with(&["origin"]);
+    let dir = store.dir.path();
+    std::fs::write(dir.join("beside.c"), "int beside(void) { return 0; }").expect("source");
+    build(&[&dir.join("beside.c")], &dir.join("libbeside.so"), &[]);
+    let search = format!("-L{}", dir.display());
+    let flags = [search.as_str(), "-Wl,--no-as-needed", "-lbeside", "-Wl,-rpath,$ORIGIN"];
+    let module = shim(dir, "", &flags);
+    let error = refused(&connector(&store, &module, "origin", Instance::Private));
+    assert!(matches!(error, ConnectError::Load { .. }), "{error}");
+    let auto = connector(&store, &module, "origin", Instance::Auto);
+    assert!(auto.reinitialises());
+    assert_eq!(token_label(&*connect(&auto)), "origin");
+    assert!(!auto.reinitialises());
+    auto.disconnect();
+    assert_eq!(token_label(&*connect(&auto)), "origin");
+}
+
+#[test]
+fn a_hung_call_costs_its_copy_and_not_the_member() {
+    let store = Store::with(&["hangs"]);
+    let (hang, inside) = (store.dir.path().join("hang"), store.dir.path().join("inside"));
+    let extra = "static unsigned long session_info(unsigned long s, void *i) {
+             wait_while(DIR \"/hang\");
+             return ((unsigned long (*)(unsigned long, void *))original[16])(s, i);
+         }
+         static void change(void **list) { list[16] = session_info; }";
+    let module = shim(store.dir.path(), extra, &[]);
+    let connector = connector(&store, &module, "hangs", Instance::Private);
+    let token = connect(&connector);
+    let session = token.open_session(false).expect("a session");
+    token.session_info(session).expect("does not hang yet");
+    std::fs::write(&hang, "").expect("hang");
+    std::thread::scope(|scope| {
+        let hung = scope.spawn(|| token.session_info(session));
+        await_file(&inside);
+        let next = connect(&connector);
+        assert_eq!(token_label(&*next), "hangs");
+        assert_eq!(token.token_info(), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
+        assert!(!hung.is_finished());
+        std::fs::remove_file(&hang).expect("go on");
+        let _late = hung.join().expect("no crash");
+    });
+    assert_eq!(token_label(&*connect(&connector)), "hangs");
+}
+
+#[test]
+fn who_hangs_in_initialising_loses_its_variables_to_the_next() {
+    let extra = "static unsigned long initialise(void *args) {
+             wait_while(DIR \"/hang\");
+             return ((unsigned long (*)(void *))original[1])(args);
+         }
+         static void change(void **list) { list[1] = initialise; }";
+    let (slow, quick) = (Store::with(&["slow"]), Store::with(&["quick"]));
+    let (hang, inside) = (slow.dir.path().join("hang"), slow.dir.path().join("inside"));
+    std::fs::write(&hang, "").expect("hang");
+    let module = shim(slow.dir.path(), extra, &[]);
+    let slow_one = Arc::new(connector(&slow, &module, "slow", Instance::Private));
+    let quick_one = quick.connector("quick");
+    std::thread::scope(|scope| {
+        let hung = scope.spawn(|| slow_one.connect().map(|_| ()));
+        await_file(&inside);
+        assert_eq!(token_label(&*connect(&quick_one)), "quick");
+        assert!(!hung.is_finished());
+        std::fs::remove_file(&hang).expect("go on");
+        match hung.join().expect("no crash") {
+            // What it read from the environment may have been the other's.
+            Err(ConnectError::Call { function: Function::Initialize, rv: Rv::CANT_LOCK, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(token_label(&*connect(&slow_one)), "slow");
+    assert_eq!(token_label(&*connect(&quick_one)), "quick");
+}
