@@ -141,17 +141,16 @@ impl Caller {
         unsafe { ha_abi::read_mechanism(mechanism) }
     }
 
-    /// Runs `body` on the mechanism, and writes back what it changed in the parameter. An unchanged one is not
-    /// written: it may be in memory that cannot be.
+    /// Runs `body` on the mechanism, and writes back what it changed in the parameter. What is unchanged is not
+    /// written: it may be in memory that cannot be. Allocates nothing where there is no parameter.
     pub(crate) fn with_mechanism<T>(
         &self,
         mechanism: *mut CK_MECHANISM,
         body: impl FnOnce(&mut Mechanism) -> Result<T>,
     ) -> Result<T> {
         let mut ours = self.mechanism(mechanism)?;
-        let before = ours.params.clone(); // allocates nothing where there is no parameter
         let answer = body(&mut ours)?;
-        if ours.params != before {
+        if !matches!(ours.params, Params::None) {
             // SAFETY: the structure that `ours` was read from, writable where the mechanism has outputs.
             unsafe { ha_abi::write_back_mechanism(&ours, mechanism) };
         }
@@ -167,9 +166,8 @@ impl Caller {
     ) -> Result<T> {
         // SAFETY: the parameter of a message with its length, as promised to `trusted`.
         let mut ours = unsafe { ha_abi::read_message_params(kind, params, len) }?;
-        let before = ours.clone();
         let answer = body(&mut ours)?;
-        if ours != before {
+        if !matches!(ours, Params::None) {
             // SAFETY: the structure that `ours` was read from, writable where the mechanism has outputs.
             unsafe { ha_abi::write_back_message_params(kind, &ours, params, len) };
         }

@@ -12,7 +12,6 @@ compile_error!("libha_module.so must unwind: a panic is answered with CKR_GENERA
 
 mod caller;
 mod crypto;
-mod fork;
 mod general;
 mod guard;
 mod keys;

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use ha_core::provider::Provider;
+use ha_member::fork_generation;
 use ha_token::{Result, Rv, Ulong};
 
-use crate::fork;
 
 /// How long `C_Finalize` waits for other threads' calls, and again for the provider to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 struct Running {
     provider: Provider,
-    /// The process that started it, as [`fork::generation`] numbers them.
+    /// The process that started it, as [`fork_generation`] numbers them.
     generation: u64,
     /// Calls blocked in `C_WaitForSlotEvent`, which only stopping the provider ends.
     waiting: AtomicUsize,
@@ -57,7 +57,7 @@ enum Phase {
 pub(crate) fn with<T>(body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
     let running = RUNNING.load();
     match running.as_deref() {
-        Some(r) if r.generation == fork::generation() => body(&r.provider),
+        Some(r) if r.generation == fork_generation() => body(&r.provider),
         _ => Err(Rv::CRYPTOKI_NOT_INITIALIZED),
     }
 }
@@ -67,7 +67,7 @@ pub(crate) fn with<T>(body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
 /// # Errors
 /// Those of [`Provider::wait_for_slot_event`].
 pub(crate) fn wait_for_slot_event(block: bool) -> Result<Ulong> {
-    let running = RUNNING.load_full().filter(|r| r.generation == fork::generation());
+    let running = RUNNING.load_full().filter(|r| r.generation == fork_generation());
     let running = running.ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
     let _waiting = Waiting::enter(&running.waiting);
     running.provider.wait_for_slot_event(block)
@@ -78,8 +78,7 @@ pub(crate) fn wait_for_slot_event(block: bool) -> Result<Ulong> {
 /// # Errors
 /// `CKR_CRYPTOKI_ALREADY_INITIALIZED`, or those of `start`; nothing is then changed.
 pub(crate) fn initialize(start: impl FnOnce() -> Result<Provider>) -> Result<()> {
-    fork::watch();
-    let generation = fork::generation();
+    let generation = fork_generation();
     let mut change = Change::begin(generation, Phase::Stopped).ok_or(Rv::CRYPTOKI_ALREADY_INITIALIZED)?;
     if let Some(parents) = RUNNING.swap(None) {
         // Its threads, sessions and locks are the parent's: not even its destructor may touch them.
@@ -97,7 +96,7 @@ pub(crate) fn initialize(start: impl FnOnce() -> Result<Provider>) -> Result<()>
 /// `CKR_CRYPTOKI_NOT_INITIALIZED`.
 pub(crate) fn finalize() -> Result<()> {
     let mut change =
-        Change::begin(fork::generation(), Phase::Started).ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
+        Change::begin(fork_generation(), Phase::Started).ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
     // From here on, also if something panics.
     change.leads_to = Phase::Stopped;
     let Some(running) = RUNNING.swap(None) else { return Err(Rv::CRYPTOKI_NOT_INITIALIZED) };

@@ -22,7 +22,7 @@ const LEN: CK_ULONG = DATA.len() as CK_ULONG;
 
 /// Walks a function through the output convention: length only, one byte short, exact, no place for the length.
 #[track_caller]
-fn convention(call: impl Fn(*mut u8, *mut CK_ULONG) -> Result<()>) {
+fn convention(mut call: impl FnMut(*mut u8, *mut CK_ULONG) -> Result<()>) {
     let mut len = 99;
     assert_eq!(call(null_mut(), &raw mut len), Ok(()));
     assert_eq!(len, N, "a size query");

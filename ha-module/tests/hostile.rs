@@ -30,7 +30,8 @@ fn every_session_function(session: CK_SESSION_HANDLE) -> Vec<(&'static str, Resu
     macro_rules! table {
         ($($name:ident($($arg:expr),*);)*) => {
             vec![$((stringify!($name), {
-                len = 32;
+                // SAFETY: `l` points to the length above; a call may have changed it.
+                unsafe { l.write(32) };
                 call!($name(session, $($arg),*))
             }),)*]
         };
