@@ -24,7 +24,8 @@ impl Caller {
     ///
     /// # Safety
     /// Until this value is dropped, every pointer given to a method is NULL, or valid for what the method says, for as
-    /// many elements as are given with it, and no other thread changes what it points to.
+    /// many elements as are given with it, and no other thread changes what it points to. Memory for output is given to
+    /// a method once, and does not overlap other arguments except where the standard allows it.
     pub(crate) unsafe fn trusted() -> Self {
         Caller(())
     }
@@ -44,6 +45,7 @@ impl Caller {
     }
 
     /// Space for exactly `len` bytes.
+    #[expect(clippy::mut_from_ref, reason = "the memory is the application's and not this value's")]
     pub(crate) fn space(&self, bytes: *mut u8, len: CK_ULONG) -> Result<&mut [u8]> {
         // SAFETY: writable for `len` bytes, as promised to `trusted`.
         unsafe { ha_abi::slice_mut(bytes, len) }
@@ -181,7 +183,11 @@ impl Caller {
     }
 
     /// The types that a template asks for; values are not read.
-    pub(crate) fn types(&self, attributes: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Vec<AttributeType>> {
+    pub(crate) fn types(
+        &self,
+        attributes: *const CK_ATTRIBUTE,
+        count: CK_ULONG,
+    ) -> Result<Vec<AttributeType>> {
         // SAFETY: `count` attributes, as promised to `trusted`.
         unsafe { ha_abi::attribute_types(attributes, count) }
     }

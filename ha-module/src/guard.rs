@@ -33,7 +33,8 @@ pub(crate) fn running(function: Function, body: impl FnOnce(&Provider) -> Result
 #[cold]
 fn report(function: Function, payload: Box<dyn Any + Send>) {
     let text = payload.downcast_ref::<&'static str>().copied().unwrap_or("(formatted text left out)");
-    let logged = catch_unwind(|| tracing::error!(%function, panic = text, "a bug in pkcs11-ha was contained"));
+    let logged =
+        catch_unwind(|| tracing::error!(%function, panic = text, "a bug in pkcs11-ha was contained"));
     // Dropping what a panic carries may panic again, and this was the last place to catch it.
     std::mem::forget(payload);
     std::mem::forget(logged);

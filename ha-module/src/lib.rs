@@ -8,7 +8,9 @@
 #![allow(non_snake_case)] // the functions have the standard's names
 
 #[cfg(all(panic = "abort", not(test)))]
-compile_error!("libha_module.so must unwind: a panic is answered with CKR_GENERAL_ERROR, never with the host's death");
+compile_error!(
+    "libha_module.so must unwind: a panic is answered with CKR_GENERAL_ERROR, never with the host's death"
+);
 
 mod caller;
 mod crypto;

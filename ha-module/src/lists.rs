@@ -228,7 +228,8 @@ pub unsafe extern "C" fn C_GetInterface(
         let wanted = caller.value(version);
         let mut interfaces = INTERFACES.0.iter().zip(&VERSIONS);
         let suits = |interface: &CK_INTERFACE, is: &CK_VERSION| {
-            wanted.is_none_or(|v| (v.major, v.minor) == (is.major, is.minor)) && interface.flags & flags == flags
+            wanted.is_none_or(|v| (v.major, v.minor) == (is.major, is.minor))
+                && interface.flags & flags == flags
         };
         let (interface, _) = interfaces.find(|(i, v)| suits(i, v)).ok_or(Rv::ARGUMENTS_BAD)?;
         place.put(ptr::from_ref(interface).cast_mut());

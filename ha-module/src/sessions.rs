@@ -14,7 +14,10 @@ use ha_token::{Result, Rv, SessionHandle, Token, UserType};
 use crate::guard::entry;
 
 /// The token that a session belongs to, and the handle as that token knows it.
-pub(crate) fn session(provider: &Provider, handle: CK_SESSION_HANDLE) -> Result<(&Arc<dyn Token>, SessionHandle)> {
+pub(crate) fn session(
+    provider: &Provider,
+    handle: CK_SESSION_HANDLE,
+) -> Result<(&Arc<dyn Token>, SessionHandle)> {
     let handle = SessionHandle(handle);
     provider.session(handle).map(|(_, token)| (token, handle))
 }

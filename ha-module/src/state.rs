@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use ha_core::provider::Provider;
-use ha_member::fork_generation;
+use ha_member::{fork_generation, inside_member};
 use ha_token::{Result, Rv, Ulong};
-
 
 /// How long `C_Finalize` waits for other threads' calls, and again for the provider to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -76,8 +75,10 @@ pub(crate) fn wait_for_slot_event(block: bool) -> Result<Ulong> {
 /// Starts what `start` answers.
 ///
 /// # Errors
-/// `CKR_CRYPTOKI_ALREADY_INITIALIZED`, or those of `start`; nothing is then changed.
+/// `CKR_CRYPTOKI_ALREADY_INITIALIZED`, or those of `start`; nothing is then changed. `CKR_FUNCTION_FAILED` to a member's
+/// module that leads back here: p11-kit's proxy then goes on without us.
 pub(crate) fn initialize(start: impl FnOnce() -> Result<Provider>) -> Result<()> {
+    not_from_a_member()?;
     let generation = fork_generation();
     let mut change = Change::begin(generation, Phase::Stopped).ok_or(Rv::CRYPTOKI_ALREADY_INITIALIZED)?;
     if let Some(parents) = RUNNING.swap(None) {
@@ -93,10 +94,10 @@ pub(crate) fn initialize(start: impl FnOnce() -> Result<Provider>) -> Result<()>
 /// Stops. Calls of other threads are waited for, but not for ever.
 ///
 /// # Errors
-/// `CKR_CRYPTOKI_NOT_INITIALIZED`.
+/// `CKR_CRYPTOKI_NOT_INITIALIZED`; `CKR_FUNCTION_FAILED` as for [`initialize`].
 pub(crate) fn finalize() -> Result<()> {
-    let mut change =
-        Change::begin(fork_generation(), Phase::Started).ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
+    not_from_a_member()?;
+    let mut change = Change::begin(fork_generation(), Phase::Started).ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
     // From here on, also if something panics.
     change.leads_to = Phase::Stopped;
     let Some(running) = RUNNING.swap(None) else { return Err(Rv::CRYPTOKI_NOT_INITIALIZED) };
@@ -106,6 +107,17 @@ pub(crate) fn finalize() -> Result<()> {
         thread::sleep(PAUSE);
     }
     running.provider.shutdown(PATIENCE);
+    Ok(())
+}
+
+/// Refuses what a member's module asks of us while it is being loaded or initialised: it may be what we wait for.
+fn not_from_a_member() -> Result<()> {
+    if inside_member() {
+        tracing::warn!(
+            "a member's module leads back to pkcs11-ha; it is answered as if this library were broken"
+        );
+        return Err(Rv::FUNCTION_FAILED);
+    }
     Ok(())
 }
 

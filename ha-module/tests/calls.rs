@@ -7,7 +7,7 @@ mod common;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-use common::{OUTPUT, fixture, plain, recorder};
+use common::{OUTPUT, call, fixture, plain, recorder};
 use cryptoki_sys::*;
 use ha_token::{Result, Rv};
 
@@ -206,8 +206,7 @@ fn messages_carry_parameter_associated_data_and_the_end() {
 fn keys_are_made_wrapped_and_derived() {
     let f = fixture();
     let mut label = *b"name";
-    let mut template =
-        [CK_ATTRIBUTE { type_: CKA_LABEL, pValue: label.as_mut_ptr().cast(), ulValueLen: 4 }];
+    let mut template = [CK_ATTRIBUTE { type_: CKA_LABEL, pValue: label.as_mut_ptr().cast(), ulValueLen: 4 }];
     let t = template.as_mut_ptr();
     let mut mechanism = plain(CKM_AES_KEY_GEN);
     let m = &raw mut mechanism;
@@ -225,7 +224,8 @@ fn keys_are_made_wrapped_and_derived() {
     call!(C_UnwrapKey(f.session, m, 5, p(OUTPUT), N, t, 1, &raw mut key)).unwrap();
     assert_eq!(key, 77);
     f.saw("unwrap_key 1080 5 12 3");
-    call!(C_UnwrapKeyAuthenticated(f.session, m, 5, p(OUTPUT), N, t, 1, p(DATA), LEN, &raw mut other)).unwrap();
+    call!(C_UnwrapKeyAuthenticated(f.session, m, 5, p(OUTPUT), N, t, 1, p(DATA), LEN, &raw mut other))
+        .unwrap();
     assert_eq!(other, 77);
     f.saw("unwrap_key_authenticated 1080 5 12 3 5");
     key = 0;
@@ -262,7 +262,10 @@ fn sessions_logins_and_pins() {
     f.saw("open_session false");
     assert_eq!(open(CKF_SERIAL_SESSION | CKF_RW_SESSION), Ok(()));
     f.saw("open_session true");
-    assert_eq!(call!(C_OpenSession(2, CKF_SERIAL_SESSION, null_mut(), None, null_mut())), Err(Rv::ARGUMENTS_BAD));
+    assert_eq!(
+        call!(C_OpenSession(2, CKF_SERIAL_SESSION, null_mut(), None, null_mut())),
+        Err(Rv::ARGUMENTS_BAD)
+    );
     let mut info = CK_SESSION_INFO { slotID: 9, state: 9, flags: 0, ulDeviceError: 0 };
     call!(C_GetSessionInfo(session, &raw mut info)).unwrap();
     assert_eq!((info.slotID, info.state, info.ulDeviceError), (2, CKS_RO_PUBLIC_SESSION, 9));
@@ -340,7 +343,10 @@ fn slots_tokens_and_mechanisms() {
     let mut slot: CK_SLOT_INFO = unsafe { std::mem::zeroed() };
     call!(C_GetSlotInfo(2, &raw mut slot)).unwrap();
     assert_eq!((&slot.slotDescription[..8], slot.slotDescription[63]), (&b"a slot  "[..], b' '));
-    assert_eq!((slot.flags, slot.hardwareVersion.minor, slot.firmwareVersion.major), (CKF_TOKEN_PRESENT, 2, 3));
+    assert_eq!(
+        (slot.flags, slot.hardwareVersion.minor, slot.firmwareVersion.major),
+        (CKF_TOKEN_PRESENT, 2, 3)
+    );
     // SAFETY: numbers and bytes only.
     let mut token: CK_TOKEN_INFO = unsafe { std::mem::zeroed() };
     call!(C_GetTokenInfo(2, &raw mut token)).unwrap();
@@ -348,7 +354,8 @@ fn slots_tokens_and_mechanisms() {
     assert_eq!(&token.label[..cut], &recorder::LABEL.as_bytes()[..cut]);
     assert!(token.label[cut..].iter().all(|b| *b == b' '));
     assert_eq!((&token.serialNumber, token.utcTime), (b"0123456789abcdef", [b' '; 16]));
-    let numbers = [token.ulMaxSessionCount, token.ulSessionCount, token.ulMaxRwSessionCount, token.ulRwSessionCount];
+    let numbers =
+        [token.ulMaxSessionCount, token.ulSessionCount, token.ulMaxRwSessionCount, token.ulRwSessionCount];
     assert_eq!(numbers, [1, 2, 3, 4]);
     let numbers = [token.ulMaxPinLen, token.ulMinPinLen, token.ulTotalPublicMemory, token.ulFreePublicMemory];
     assert_eq!(numbers, [5, 6, 7, 8]);
@@ -377,7 +384,8 @@ fn slots_tokens_and_mechanisms() {
 fn objects_and_their_attributes() {
     let f = fixture();
     let mut label = *b"................";
-    let attribute = |type_, value: *mut u8, len| CK_ATTRIBUTE { type_, pValue: value.cast(), ulValueLen: len };
+    let attribute =
+        |type_, value: *mut u8, len| CK_ATTRIBUTE { type_, pValue: value.cast(), ulValueLen: len };
     let mut template = [attribute(CKA_LABEL, label.as_mut_ptr(), 4)];
     let t = template.as_mut_ptr();
     let mut object = 0;

@@ -7,7 +7,7 @@ mod common;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-use common::{Fixture, OUTPUT, fixture, plain};
+use common::{Fixture, OUTPUT, call, fixture, plain};
 use cryptoki_sys::*;
 use ha_token::{Result, Rv};
 
@@ -259,7 +259,12 @@ fn absurd_lengths_are_refused_before_the_token_sees_them() {
 }
 
 /// Starts signing with this mechanism and exactly these bytes as its parameter.
-fn sign_init(f: &Fixture, mechanism: CK_MECHANISM_TYPE, parameter: &mut [u8], claimed: CK_ULONG) -> Result<()> {
+fn sign_init(
+    f: &Fixture,
+    mechanism: CK_MECHANISM_TYPE,
+    parameter: &mut [u8],
+    claimed: CK_ULONG,
+) -> Result<()> {
     let mut mechanism =
         CK_MECHANISM { mechanism, pParameter: parameter.as_mut_ptr().cast(), ulParameterLen: claimed };
     call!(C_SignInit(f.session, &raw mut mechanism, 1))
@@ -287,7 +292,8 @@ fn truncated_parameters_are_refused() {
             assert!(refused, "mechanism {mechanism:#x} with {len} of {size} bytes: {answer:?}");
             f.saw_nothing();
         }
-        let mut nothing = CK_MECHANISM { mechanism, pParameter: null_mut(), ulParameterLen: size as CK_ULONG };
+        let mut nothing =
+            CK_MECHANISM { mechanism, pParameter: null_mut(), ulParameterLen: size as CK_ULONG };
         let answer = call!(C_SignInit(f.session, &raw mut nothing, 1));
         assert!(matches!(answer, Err(Rv::MECHANISM_PARAM_INVALID | Rv::ARGUMENTS_BAD)), "{mechanism:#x}");
         // Absurd inner lengths.

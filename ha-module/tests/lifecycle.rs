@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use common::{Recorder, alone, fixture, turn};
+use common::{Recorder, alone, call, fixture, turn};
 use cryptoki_sys::*;
 use ha_core::provider::Provider;
 use ha_token::Rv;
@@ -231,7 +231,8 @@ fn the_shared_object_can_be_loaded_used_and_closed_again_and_again() {
         let symbol = unsafe { libc::dlsym(library, c"C_GetFunctionList".as_ptr()) };
         assert!(!symbol.is_null());
         // SAFETY: the type that PKCS#11 gives this symbol.
-        let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV = unsafe { std::mem::transmute(symbol) };
+        let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV =
+            unsafe { std::mem::transmute(symbol) };
         let mut list: *mut CK_FUNCTION_LIST = null_mut();
         // SAFETY: a place for the list.
         assert_eq!(unsafe { get(&raw mut list) }, CKR_OK);

@@ -21,8 +21,10 @@ pub fn list() -> &'static CK_FUNCTION_LIST_3_2 {
     // SAFETY: NULL means the default.
     let rv = unsafe { ha_module::C_GetInterface(null_mut(), null_mut(), &raw mut interface, 0) };
     assert_eq!(rv, CKR_OK);
-    // SAFETY: a static of the library, whose default interface is the newest.
-    unsafe { &*(*interface).pFunctionList.cast::<CK_FUNCTION_LIST_3_2>() }
+    // SAFETY: a static of the library.
+    let list = unsafe { *interface }.pFunctionList;
+    // SAFETY: the same, and the default interface is the newest.
+    unsafe { &*list.cast::<CK_FUNCTION_LIST_3_2>() }
 }
 
 /// The list's name of a code, for messages.
@@ -31,7 +33,6 @@ pub fn rv(code: CK_RV) -> Result<(), Rv> {
 }
 
 /// Calls a function of the list.
-#[macro_export]
 macro_rules! call {
     ($f:ident($($arg:expr),* $(,)?)) => {{
         let function = $crate::common::list().$f.unwrap();
@@ -39,6 +40,8 @@ macro_rules! call {
         $crate::common::rv(unsafe { function($($arg),*) })
     }};
 }
+
+pub(crate) use call;
 
 /// The library without a provider, for this test alone.
 pub fn turn() -> MutexGuard<'static, ()> {
@@ -58,7 +61,8 @@ pub fn fixture() -> Fixture {
     let turn = turn();
     let slots: Vec<Arc<Recorder>> = (0..3).map(|n| Arc::new(Recorder::new(n))).collect();
     let token = slots[2].clone();
-    ha_module::install(Provider::from_slots(slots.into_iter().map(|s| s as Arc<dyn Token>).collect())).unwrap();
+    ha_module::install(Provider::from_slots(slots.into_iter().map(|s| s as Arc<dyn Token>).collect()))
+        .unwrap();
     let mut session = 0;
     let flags = CKF_SERIAL_SESSION | CKF_RW_SESSION;
     call!(C_OpenSession(2, flags, null_mut(), None, &raw mut session)).unwrap();

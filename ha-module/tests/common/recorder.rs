@@ -1,6 +1,8 @@
 //! A token that writes down what it is asked and gives fixed answers.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ha_token::*;
@@ -16,6 +18,7 @@ pub struct Recorder {
     slot: Ulong,
     sessions: Mutex<(Ulong, BTreeSet<Ulong>)>,
     calls: Mutex<Vec<String>>,
+    quiet: AtomicBool,
 }
 
 impl Recorder {
@@ -29,15 +32,22 @@ impl Recorder {
         std::mem::take(&mut *lock(&self.calls))
     }
 
-    fn note(&self, session: SessionHandle, call: String) -> Result<()> {
+    /// From here on nothing is written down, and so nothing allocated.
+    pub fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
+    }
+
+    fn note(&self, session: SessionHandle, call: fmt::Arguments<'_>) -> Result<()> {
         if !lock(&self.sessions).1.contains(&session.0) {
             return Err(Rv::SESSION_HANDLE_INVALID);
         }
-        lock(&self.calls).push(call);
+        if !self.quiet.load(Ordering::Relaxed) {
+            lock(&self.calls).push(call.to_string());
+        }
         Ok(())
     }
 
-    fn made(&self, session: SessionHandle, call: String) -> Result<ObjectHandle> {
+    fn made(&self, session: SessionHandle, call: fmt::Arguments<'_>) -> Result<ObjectHandle> {
         self.note(session, call).map(|()| ObjectHandle(77))
     }
 }
@@ -56,13 +66,13 @@ impl Token for Recorder {
             description: "a slot".into(),
             manufacturer: "m".into(),
             // Every second slot is empty.
-            flags: if self.slot % 2 == 0 { ck::CKF_TOKEN_PRESENT } else { 0 },
+            flags: if self.slot.is_multiple_of(2) { ck::CKF_TOKEN_PRESENT } else { 0 },
             hardware_version: Version { major: 1, minor: 2 },
             firmware_version: Version { major: 3, minor: 4 },
         })
     }
     fn token_info(&self) -> Result<TokenInfo> {
-        if self.slot % 2 == 1 {
+        if !self.slot.is_multiple_of(2) {
             return Err(Rv::TOKEN_NOT_PRESENT);
         }
         Ok(TokenInfo {
@@ -100,10 +110,10 @@ impl Token for Recorder {
         Ok(())
     }
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
-        self.note(session, format!("init_pin {:?}", pin.map(<[u8]>::len)))
+        self.note(session, format_args!("init_pin {:?}", pin.map(<[u8]>::len)))
     }
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
-        self.note(session, format!("set_pin {:?} {:?}", old.map(<[u8]>::len), new.map(<[u8]>::len)))
+        self.note(session, format_args!("set_pin {:?} {:?}", old.map(<[u8]>::len), new.map(<[u8]>::len)))
     }
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
         lock(&self.calls).push(format!("open_session {read_write}"));
@@ -121,18 +131,18 @@ impl Token for Recorder {
         Ok(())
     }
     fn session_info(&self, session: SessionHandle) -> Result<SessionInfo> {
-        self.note(session, "session_info".into())?;
+        self.note(session, format_args!("session_info"))?;
         Ok(SessionInfo { state: ck::CKS_RO_PUBLIC_SESSION, flags: ck::CKF_SERIAL_SESSION, device_error: 9 })
     }
     fn session_cancel(&self, session: SessionHandle, flags: Ulong) -> Result<()> {
-        self.note(session, format!("session_cancel {flags:x}"))
+        self.note(session, format_args!("session_cancel {flags:x}"))
     }
     fn session_validation_flags(&self, session: SessionHandle, kind: Ulong) -> Result<Ulong> {
-        self.note(session, format!("session_validation_flags {kind}"))?;
+        self.note(session, format_args!("session_validation_flags {kind}"))?;
         Ok(5)
     }
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
-        self.note(session, format!("login {user:?} {:?}", pin.map(<[u8]>::len)))
+        self.note(session, format_args!("login {user:?} {:?}", pin.map(<[u8]>::len)))
     }
     fn login_user(
         &self,
@@ -141,13 +151,13 @@ impl Token for Recorder {
         pin: Option<&[u8]>,
         name: &[u8],
     ) -> Result<()> {
-        self.note(session, format!("login_user {user:?} {:?} {}", pin.map(<[u8]>::len), name.len()))
+        self.note(session, format_args!("login_user {user:?} {:?} {}", pin.map(<[u8]>::len), name.len()))
     }
     fn logout(&self, session: SessionHandle) -> Result<()> {
-        self.note(session, "logout".into())
+        self.note(session, format_args!("logout"))
     }
     fn create_object(&self, session: SessionHandle, template: &Template) -> Result<ObjectHandle> {
-        self.made(session, format!("create_object {}", kinds(template)))
+        self.made(session, format_args!("create_object {}", kinds(template)))
     }
     fn copy_object(
         &self,
@@ -155,13 +165,13 @@ impl Token for Recorder {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<ObjectHandle> {
-        self.made(session, format!("copy_object {} {}", object.0, kinds(template)))
+        self.made(session, format_args!("copy_object {} {}", object.0, kinds(template)))
     }
     fn destroy_object(&self, session: SessionHandle, object: ObjectHandle) -> Result<()> {
-        self.note(session, format!("destroy_object {}", object.0))
+        self.note(session, format_args!("destroy_object {}", object.0))
     }
     fn object_size(&self, session: SessionHandle, object: ObjectHandle) -> Result<Ulong> {
-        self.note(session, format!("object_size {}", object.0))?;
+        self.note(session, format_args!("object_size {}", object.0))?;
         Ok(42)
     }
     fn get_attributes(
@@ -170,7 +180,7 @@ impl Token for Recorder {
         object: ObjectHandle,
         types: &[AttributeType],
     ) -> Result<Vec<Fetched>> {
-        self.note(session, format!("get_attributes {} {}", object.0, types.len()))?;
+        self.note(session, format_args!("get_attributes {} {}", object.0, types.len()))?;
         Ok(types
             .iter()
             .map(|kind| match *kind {
@@ -186,17 +196,17 @@ impl Token for Recorder {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<()> {
-        self.note(session, format!("set_attributes {} {}", object.0, kinds(template)))
+        self.note(session, format_args!("set_attributes {} {}", object.0, kinds(template)))
     }
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
-        self.note(session, format!("find_objects_init {}", kinds(template)))
+        self.note(session, format_args!("find_objects_init {}", kinds(template)))
     }
     fn find_objects(&self, session: SessionHandle, max: usize) -> Result<Vec<ObjectHandle>> {
-        self.note(session, format!("find_objects {max}"))?;
+        self.note(session, format_args!("find_objects {max}"))?;
         Ok([7, 8, 9].into_iter().take(max).map(ObjectHandle).collect())
     }
     fn find_objects_final(&self, session: SessionHandle) -> Result<()> {
-        self.note(session, "find_objects_final".into())
+        self.note(session, format_args!("find_objects_final"))
     }
     fn op_init(
         &self,
@@ -205,7 +215,10 @@ impl Token for Recorder {
         mechanism: Option<&mut Mechanism>,
         key: ObjectHandle,
     ) -> Result<()> {
-        self.note(session, format!("op_init {kind:?} {:?} {}", mechanism.as_ref().map(|m| m.kind), key.0))?;
+        self.note(
+            session,
+            format_args!("op_init {kind:?} {:?} {}", mechanism.as_ref().map(|m| m.kind), key.0),
+        )?;
         // A token that makes its own IV.
         if let Some(Mechanism { kind: ck::CKM_AES_CBC, params: Params::Bytes(iv) }) = mechanism {
             iv.fill(0xA5);
@@ -219,7 +232,7 @@ impl Token for Recorder {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.note(session, format!("op_one_shot {kind:?} {}", input.len()))?;
+        self.note(session, format_args!("op_one_shot {kind:?} {}", input.len()))?;
         match kind {
             OpKind::Decrypt => output.write(&input.iter().rev().copied().collect::<Vec<_>>()),
             _ => output.write(OUTPUT),
@@ -232,22 +245,22 @@ impl Token for Recorder {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.note(session, format!("op_update {kind:?} {}", input.len()))?;
+        self.note(session, format_args!("op_update {kind:?} {}", input.len()))?;
         output.write(OUTPUT)
     }
     fn op_final(&self, session: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
-        self.note(session, format!("op_final {kind:?}"))?;
+        self.note(session, format_args!("op_final {kind:?}"))?;
         output.write(OUTPUT)
     }
     fn verify(&self, session: SessionHandle, data: &[u8], signature: &[u8]) -> Result<()> {
-        self.note(session, format!("verify {} {}", data.len(), signature.len()))?;
+        self.note(session, format_args!("verify {} {}", data.len(), signature.len()))?;
         if signature == OUTPUT { Ok(()) } else { Err(Rv::SIGNATURE_INVALID) }
     }
     fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
-        self.note(session, format!("verify_final {}", signature.len()))
+        self.note(session, format_args!("verify_final {}", signature.len()))
     }
     fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
-        self.note(session, format!("digest_key {}", key.0))
+        self.note(session, format_args!("digest_key {}", key.0))
     }
     fn combined_update(
         &self,
@@ -256,7 +269,7 @@ impl Token for Recorder {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.note(session, format!("combined_update {kind:?} {}", input.len()))?;
+        self.note(session, format_args!("combined_update {kind:?} {}", input.len()))?;
         output.write(OUTPUT)
     }
     fn verify_signature_init(
@@ -268,17 +281,22 @@ impl Token for Recorder {
     ) -> Result<()> {
         self.note(
             session,
-            format!("verify_signature_init {:?} {} {}", mechanism.map(|m| m.kind), key.0, signature.len()),
+            format_args!(
+                "verify_signature_init {:?} {} {}",
+                mechanism.map(|m| m.kind),
+                key.0,
+                signature.len()
+            ),
         )
     }
     fn verify_signature(&self, session: SessionHandle, data: &[u8]) -> Result<()> {
-        self.note(session, format!("verify_signature {}", data.len()))
+        self.note(session, format_args!("verify_signature {}", data.len()))
     }
     fn verify_signature_final(&self, session: SessionHandle) -> Result<()> {
-        self.note(session, "verify_signature_final".into())
+        self.note(session, format_args!("verify_signature_final"))
     }
     fn message_mechanism(&self, session: SessionHandle, _kind: MessageKind) -> Result<Ulong> {
-        self.note(session, "message_mechanism".into())?;
+        self.note(session, format_args!("message_mechanism"))?;
         Ok(ck::CKM_AES_ECB)
     }
     fn message_init(
@@ -288,7 +306,7 @@ impl Token for Recorder {
         mechanism: Option<&mut Mechanism>,
         key: ObjectHandle,
     ) -> Result<()> {
-        self.note(session, format!("message_init {kind:?} {:?} {}", mechanism.map(|m| m.kind), key.0))
+        self.note(session, format_args!("message_init {kind:?} {:?} {}", mechanism.map(|m| m.kind), key.0))
     }
     fn message_one_shot(
         &self,
@@ -299,7 +317,7 @@ impl Token for Recorder {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.note(session, format!("message_one_shot {kind:?} {} {}", associated.len(), input.len()))?;
+        self.note(session, format_args!("message_one_shot {kind:?} {} {}", associated.len(), input.len()))?;
         output.write(OUTPUT)
     }
     fn message_begin(
@@ -309,7 +327,7 @@ impl Token for Recorder {
         _params: &mut Params,
         associated: &[u8],
     ) -> Result<()> {
-        self.note(session, format!("message_begin {kind:?} {}", associated.len()))
+        self.note(session, format_args!("message_begin {kind:?} {}", associated.len()))
     }
     fn message_next(
         &self,
@@ -320,7 +338,7 @@ impl Token for Recorder {
         last: bool,
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.note(session, format!("message_next {kind:?} {} {last}", input.len()))?;
+        self.note(session, format_args!("message_next {kind:?} {} {last}", input.len()))?;
         output.write(OUTPUT)
     }
     fn verify_message(
@@ -330,7 +348,7 @@ impl Token for Recorder {
         data: &[u8],
         signature: &[u8],
     ) -> Result<()> {
-        self.note(session, format!("verify_message {} {}", data.len(), signature.len()))
+        self.note(session, format_args!("verify_message {} {}", data.len(), signature.len()))
     }
     fn verify_message_next(
         &self,
@@ -339,10 +357,13 @@ impl Token for Recorder {
         data: &[u8],
         signature: Option<&[u8]>,
     ) -> Result<()> {
-        self.note(session, format!("verify_message_next {} {:?}", data.len(), signature.map(<[u8]>::len)))
+        self.note(
+            session,
+            format_args!("verify_message_next {} {:?}", data.len(), signature.map(<[u8]>::len)),
+        )
     }
     fn message_final(&self, session: SessionHandle, kind: MessageKind) -> Result<()> {
-        self.note(session, format!("message_final {kind:?}"))
+        self.note(session, format_args!("message_final {kind:?}"))
     }
     fn generate_key(
         &self,
@@ -350,7 +371,7 @@ impl Token for Recorder {
         mechanism: &mut Mechanism,
         template: &Template,
     ) -> Result<ObjectHandle> {
-        self.made(session, format!("generate_key {:x} {}", mechanism.kind, kinds(template)))
+        self.made(session, format_args!("generate_key {:x} {}", mechanism.kind, kinds(template)))
     }
     fn generate_key_pair(
         &self,
@@ -361,7 +382,7 @@ impl Token for Recorder {
     ) -> Result<(ObjectHandle, ObjectHandle)> {
         self.note(
             session,
-            format!("generate_key_pair {:x} {} {}", mechanism.kind, kinds(public), kinds(private)),
+            format_args!("generate_key_pair {:x} {} {}", mechanism.kind, kinds(public), kinds(private)),
         )?;
         Ok((ObjectHandle(1), ObjectHandle(2)))
     }
@@ -373,7 +394,7 @@ impl Token for Recorder {
         key: ObjectHandle,
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.note(session, format!("wrap_key {:x} {} {}", mechanism.kind, wrapping.0, key.0))?;
+        self.note(session, format_args!("wrap_key {:x} {} {}", mechanism.kind, wrapping.0, key.0))?;
         output.write(OUTPUT)
     }
     fn unwrap_key(
@@ -386,7 +407,13 @@ impl Token for Recorder {
     ) -> Result<ObjectHandle> {
         self.made(
             session,
-            format!("unwrap_key {:x} {} {} {}", mechanism.kind, unwrapping.0, wrapped.len(), kinds(template)),
+            format_args!(
+                "unwrap_key {:x} {} {} {}",
+                mechanism.kind,
+                unwrapping.0,
+                wrapped.len(),
+                kinds(template)
+            ),
         )
     }
     fn derive_key(
@@ -399,7 +426,7 @@ impl Token for Recorder {
     ) -> Result<Option<ObjectHandle>> {
         self.note(
             session,
-            format!("derive_key {:x} {} {} {want_handle}", mechanism.kind, base.0, kinds(template)),
+            format_args!("derive_key {:x} {} {} {want_handle}", mechanism.kind, base.0, kinds(template)),
         )?;
         Ok(want_handle.then_some(ObjectHandle(77)))
     }
@@ -414,7 +441,7 @@ impl Token for Recorder {
     ) -> Result<()> {
         self.note(
             session,
-            format!(
+            format_args!(
                 "wrap_key_authenticated {:x} {} {} {}",
                 mechanism.kind,
                 wrapping.0,
@@ -435,7 +462,7 @@ impl Token for Recorder {
     ) -> Result<ObjectHandle> {
         self.made(
             session,
-            format!(
+            format_args!(
                 "unwrap_key_authenticated {:x} {} {} {} {}",
                 mechanism.kind,
                 unwrapping.0,
@@ -453,7 +480,10 @@ impl Token for Recorder {
         template: &Template,
         output: &mut Output<'_>,
     ) -> Result<Option<ObjectHandle>> {
-        self.note(session, format!("encapsulate_key {:x} {} {}", mechanism.kind, public.0, kinds(template)))?;
+        self.note(
+            session,
+            format_args!("encapsulate_key {:x} {} {}", mechanism.kind, public.0, kinds(template)),
+        )?;
         output.write(OUTPUT)?;
         Ok((!output.is_query()).then_some(ObjectHandle(77)))
     }
@@ -467,7 +497,7 @@ impl Token for Recorder {
     ) -> Result<ObjectHandle> {
         self.made(
             session,
-            format!(
+            format_args!(
                 "decapsulate_key {:x} {} {} {}",
                 mechanism.kind,
                 private.0,
@@ -477,12 +507,12 @@ impl Token for Recorder {
         )
     }
     fn seed_random(&self, session: SessionHandle, seed: &[u8]) -> Result<()> {
-        self.note(session, format!("seed_random {}", seed.len()))
+        self.note(session, format_args!("seed_random {}", seed.len()))
     }
     fn generate_random(&self, session: SessionHandle, output: &mut [u8]) -> Result<()> {
         // A length that no buffer has, so that the suite can make the token itself fail.
         assert!(output.len() != 13, "the recorder panics at 13 bytes");
-        self.note(session, format!("generate_random {}", output.len()))?;
+        self.note(session, format_args!("generate_random {}", output.len()))?;
         output.fill(4);
         Ok(())
     }
