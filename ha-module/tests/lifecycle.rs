@@ -253,6 +253,34 @@ fn the_shared_object_can_be_loaded_used_and_closed_again_and_again() {
 }
 
 #[test]
+fn another_library_with_the_same_names_changes_nothing() {
+    let name = "another_library_with_the_same_names_changes_nothing";
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.so");
+    std::fs::copy(shared_object(), &other).unwrap();
+    // In the global scope, where symbols are looked for first.
+    if !alone(name, &[("LD_PRELOAD", other.as_os_str())], &CONFIGURATION) {
+        return;
+    }
+    // SAFETY: only looks a name up.
+    let preloaded = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"C_GetFunctionList".as_ptr()) };
+    let path = CString::new(shared_object().into_os_string().into_encoded_bytes()).unwrap();
+    // SAFETY: a library whose initialisers do nothing.
+    let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    // SAFETY: the library is open.
+    let symbol = unsafe { libc::dlsym(library, c"C_GetFunctionList".as_ptr()) };
+    assert!(!symbol.is_null() && !preloaded.is_null() && symbol != preloaded);
+    // SAFETY: the type that PKCS#11 gives this symbol.
+    let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV = unsafe { std::mem::transmute(symbol) };
+    let mut list: *mut CK_FUNCTION_LIST = null_mut();
+    // SAFETY: a place for the list.
+    assert_eq!(unsafe { get(&raw mut list) }, CKR_OK);
+    // SAFETY: a static of the library.
+    let listed = unsafe { &*list }.C_GetFunctionList.unwrap();
+    assert_eq!(listed as *const () as usize, symbol as usize, "the list names another library's function");
+}
+
+#[test]
 fn the_library_says_what_it_is() {
     let _fixture = fixture();
     // SAFETY: numbers and bytes only.
