@@ -149,6 +149,15 @@ fn the_table_of_these_tests_has_every_function() {
 }
 
 #[test]
+fn the_documentation_has_one_row_for_every_function() {
+    let text = include_str!("../../docs/functions.md");
+    let rows: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    let all: Vec<&str> = Function::ALL.iter().map(|f| f.name()).collect();
+    assert_eq!(rows, all);
+}
+
+#[test]
 fn before_initialize_every_function_says_so_and_looks_at_no_pointer() {
     let _turn = turn();
     for (name, call) in TABLE {
