@@ -14,7 +14,7 @@ use ha_token::{
 use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
 
 /// One member's own slot.
-pub struct BareSlot {
+pub(crate) struct BareSlot {
     name: String,
     connector: Arc<dyn Connector>,
     number: Ulong,
@@ -25,7 +25,7 @@ pub struct BareSlot {
 
 impl BareSlot {
     /// The slot of a member, connected when it is first asked for.
-    pub fn new(name: String, connector: Arc<dyn Connector>, number: Ulong) -> Self {
+    pub(crate) fn new(name: String, connector: Arc<dyn Connector>, number: Ulong) -> Self {
         BareSlot { name, connector, number, token: Mutex::new(None), sessions: papaya::HashMap::new(), next_session: AtomicU64::new(1) }
     }
 
@@ -96,7 +96,7 @@ impl Token for BareSlot {
         let all: Vec<_> = self.sessions.pin().keys().copied().collect();
         for session in all {
             // Another thread may have closed it in between.
-            drop(self.close_session(SessionHandle(session)));
+            _ = self.close_session(SessionHandle(session));
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ mod bare;
 pub mod config;
 pub mod group;
 mod log;
+pub mod names;
 pub mod policy;
 pub mod provider;
 pub mod replica;

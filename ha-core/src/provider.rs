@@ -161,7 +161,7 @@ impl Provider {
             group.start(threads).map_err(|source| StartError::Thread { group: label, source })?;
             let teller = tell.clone();
             if !group.is_present() {
-                group.when_present(move || drop(teller.send(number)));
+                group.when_present(move || _ = teller.send(number));
             }
             groups.push(group);
         }
@@ -191,6 +191,11 @@ impl Provider {
             bare: Vec::new(),
             stopped: AtomicBool::new(false),
         }
+    }
+
+    /// A provider over slots that somebody else made, for tests and simulations.
+    pub fn from_slots(slots: Vec<Arc<dyn Token>>) -> Self {
+        Provider { slots }
     }
 
     /// What `C_GetInfo` answers.
@@ -245,7 +250,7 @@ impl Provider {
                 Ok(STOP) | Err(_) => {
                     // Passed on: there may be others waiting.
                     if let Some(tell) = &*self.tell.load() {
-                        drop(tell.send(STOP));
+                        _ = tell.send(STOP);
                     }
                     return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
                 }
@@ -261,10 +266,10 @@ impl Provider {
             return Vec::new();
         }
         if let Some(tell) = &*self.tell.load() {
-            drop(tell.send(STOP));
+            _ = tell.send(STOP);
         }
         for slot in &self.slots {
-            drop(slot.close_all_sessions());
+            _ = slot.close_all_sessions();
         }
         let hung = self.groups.iter().flat_map(|g| g.stop(patience)).collect();
         for connector in &self.bare {

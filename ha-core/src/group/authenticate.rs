@@ -54,7 +54,7 @@ impl Group {
         let epoch = self.login.set(who, Some(Zeroizing::new(pin.to_vec())));
         if let Some(link) = self.members.get(accepted).and_then(|m| m.link()) {
             // This one is logged in already; marking it keeps the PIN from being sent twice.
-            drop(link.follow(epoch, || Ok(())));
+            _ = link.follow(epoch, || Ok(()));
         }
         for member in self.members.iter().filter(|m| m.is_up()) {
             if let Some(link) = member.link()

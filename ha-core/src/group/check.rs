@@ -134,7 +134,7 @@ impl Group {
         }
         let copyable = match &row {
             Some(row) => row.is_copyable(),
-            None => self.is_copyable(object, leases),
+            None => self.is_foreign_copyable(object, leases),
         };
         Ok(Some(Checked {
             class: traits.class,

@@ -279,6 +279,11 @@ impl Group {
         member.alone.load(Ordering::Relaxed) > 0 || (self.login.who() == Who::User && self.may_hold_foreign(member))
     }
 
+    /// Whether a member's token holds objects that the ledger does not know.
+    fn may_hold_foreign(&self, member: &Member) -> bool {
+        member.foreign.load(Ordering::Relaxed)
+    }
+
     /// A member hosts one more object that no other member has.
     pub(crate) fn host_more(&self, member: &Member) {
         member.alone.fetch_add(1, Ordering::Relaxed);
@@ -287,7 +292,7 @@ impl Group {
     /// One of those went.
     pub(crate) fn host_less(&self, member: &Member) {
         // Never below zero: a second drop of the same object must not wrap.
-        drop(member.alone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)));
+        _ = member.alone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     }
 
     /// What the ledger answers in place of a member, among these types.

@@ -38,7 +38,7 @@ impl Group {
                 &name,
                 Box::new(move || {
                     group.connect(&member);
-                    drop(sender.send(()));
+                    _ = sender.send(());
                     first.set();
                     drop((sender, first));
                     group.keep(&member);
@@ -67,13 +67,14 @@ impl Group {
             };
             match due {
                 (State::Suspect, _) => self.probe(member),
-                (State::Down | State::Quarantined, Some(at)) if at <= now && self.config.recovery.mode == RecoveryMode::Auto => {
-                    self.connect(member);
+                (State::Down, Some(at)) if self.config.recovery.mode == RecoveryMode::Auto => {
+                    if at <= now {
+                        self.connect(member);
+                    } else {
+                        member.wake.wait(Some(at - now));
+                    }
                 }
-                (_, Some(at)) => {
-                    member.wake.wait(Some(at.saturating_sub(now).max(Duration::from_millis(1))));
-                }
-                (_, None) => {
+                _ => {
                     member.wake.wait(None);
                 }
             }

@@ -1,6 +1,6 @@
 //! A member: its configuration, its health, its current connection, and backing sessions lent from it.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct Member {
     rtt: AtomicU64,
     /// Objects that applications can see here and nowhere else: a search has to ask this member too.
     pub(super) alone: AtomicU32,
+    /// Whether the token holds objects that the ledger does not know.
+    pub(super) foreign: AtomicBool,
     /// Wakes the member's keeper.
     pub(super) wake: Arc<dyn Event>,
 }
@@ -62,6 +64,7 @@ impl Member {
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),
             alone: AtomicU32::new(0),
+            foreign: AtomicBool::new(true),
             wake,
         }
     }

@@ -3,7 +3,11 @@
 //! A [`Group`] owns its members, the table of virtual objects, the login state and the ledger. It lends backing
 //! sessions ([`Lease`]) and is told how the calls made on them ended; the rules of PKCS#11 are the slot's.
 
+mod authenticate;
 mod catch_up;
+mod change;
+mod check;
+mod enrol;
 mod identify;
 mod keeper;
 mod link;
@@ -12,8 +16,8 @@ mod member;
 mod objects;
 mod replicate;
 mod report;
-mod authenticate;
 mod status;
+mod sync;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +29,10 @@ pub use link::Link;
 pub use login::{Login, Pin, Who};
 pub use member::{Fault, Lease, Member};
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
-pub use replicate::Created;
+pub use catch_up::CaughtUp;
+pub use check::{Checked, Word};
 pub use report::{GroupEvent, Reporter};
+pub use sync::Adopted;
 pub use status::{GroupStatus, MemberStatus};
 
 use crate::config::GroupConfig;
@@ -60,6 +66,8 @@ pub struct Group {
     stopping: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
     on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    /// Held while the group keys are made or moved: by one thread at a time.
+    bootstrap: Mutex<()>,
 }
 
 /// What a call needs of the member that serves it.
@@ -98,6 +106,7 @@ impl Group {
             stopping: AtomicBool::new(false),
             keepers: Mutex::default(),
             on_appear: Mutex::default(),
+            bootstrap: Mutex::default(),
             config,
             world,
         })

@@ -199,6 +199,11 @@ impl Objects {
         }
     }
 
+    /// The session objects that a virtual session owns.
+    pub fn select_session(&self, session: SessionHandle) -> Vec<Arc<Object>> {
+        self.select(|o| o.origin == Origin::Session(session))
+    }
+
     /// Every object that `f` picks, in the order of their handles.
     pub fn select(&self, f: impl Fn(&Object) -> bool) -> Vec<Arc<Object>> {
         let mut found: Vec<_> = self.by_handle.pin().values().filter(|o| f(o)).cloned().collect();

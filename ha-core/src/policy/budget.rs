@@ -43,7 +43,7 @@ impl Budget {
     /// Whether a retry may be made at `now`; it is paid for if so. `first_on_healthy` is always granted.
     pub fn withdraw(&self, now: Duration, first_on_healthy: bool) -> bool {
         let window = now.as_secs() / WINDOW.as_secs() + 1;
-        if self.window.swap(window, Ordering::AcqRel) != window {
+        if self.window.fetch_max(window, Ordering::AcqRel) < window {
             self.floor.store(FLOOR, Ordering::Release);
         }
         take(&self.balance) || take(&self.floor) || first_on_healthy

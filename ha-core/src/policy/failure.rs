@@ -41,7 +41,6 @@ pub fn classify(function: Function, rv: Rv) -> Class {
         | Rv::ENCRYPTED_DATA_LEN_RANGE
         | Rv::AEAD_DECRYPT_FAILED
         | Rv::FUNCTION_NOT_PARALLEL
-        | Rv::FUNCTION_NOT_SUPPORTED
         | Rv::KEY_SIZE_RANGE
         | Rv::KEY_TYPE_INCONSISTENT
         | Rv::KEY_NOT_NEEDED
@@ -113,6 +112,8 @@ pub fn classify(function: Function, rv: Rv) -> Class {
         Rv::SESSION_CLOSED | Rv::SESSION_HANDLE_INVALID | Rv::SESSION_READ_ONLY | Rv::OPERATION_ACTIVE | Rv::OPERATION_NOT_INITIALIZED => Session,
         // Only handles that were valid when they were last seen are passed on.
         Rv::OBJECT_HANDLE_INVALID | Rv::KEY_HANDLE_INVALID | Rv::UNWRAPPING_KEY_HANDLE_INVALID | Rv::WRAPPING_KEY_HANDLE_INVALID => Object,
+        // Another member may have the function; if none has, this is the answer.
+        Rv::FUNCTION_NOT_SUPPORTED => Capacity,
         Rv::HOST_MEMORY | Rv::DEVICE_MEMORY | Rv::SESSION_COUNT | Rv::TOKEN_RESOURCE_EXCEEDED | Rv::SEED_RANDOM_REQUIRED => Capacity,
         Rv::DEVICE_ERROR
         | Rv::DEVICE_REMOVED

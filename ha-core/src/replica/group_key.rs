@@ -119,7 +119,7 @@ pub fn find(on: On<'_>, group: &[u8; 16]) -> Result<Option<GroupKeys>> {
 /// The member's answer.
 pub fn create(on: On<'_>, group: &[u8; 16], enrolled: bool) -> Result<GroupKeys> {
     clear(on, group)?;
-    let mut make = |purpose| {
+    let make = |purpose| {
         let mut t = template(group, purpose, enrolled);
         // Ahead of CKA_COPYABLE and CKA_MODIFIABLE, which stay last.
         t.insert(2, Attribute::ulong(ck::CKA_VALUE_LEN, 32));
@@ -243,7 +243,7 @@ pub fn transfer(from: On<'_>, keys: &GroupKeys, to: On<'_>, group: &[u8; 16], ke
     to.discard(key.private);
     to.discard(key.public);
     if moved.is_err() {
-        drop(clear(to, group));
+        _ = clear(to, group);
     }
     moved
 }

@@ -267,7 +267,7 @@ impl Verifier {
 
 fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Option<rsa::PublicKey> {
     let number = |bytes: &[u8]| rsa::BoxedUint::from_be_slice_vartime(bytes);
-    rsa::PublicKey::new_with_max_size(number(modulus), number(exponent), 16384).ok()
+    rsa::PublicKey::new_with_size_limits(number(modulus), number(exponent), 1024..=16384).ok()
 }
 
 fn check_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> bool {

@@ -20,7 +20,6 @@ use ha_token::{
     Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo, Ulong, UserType, Version, ck,
 };
 
-pub(crate) use search::find_backing;
 use session::VirtualSession;
 
 use crate::group::{Group, Need, Who};

@@ -51,7 +51,7 @@ impl VirtualSlot {
     fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<ObjectHandle>> {
         let user = self.group.login.who() == Who::User;
         let mut objects = Vec::new();
-        for backing in find_backing(lease, template)? {
+        for backing in crate::replica::find_all(lease.on(), template, BATCH)? {
             if let Some(object) = self.group.object_of(lease, backing)?
                 && (user || !object.private)
             {
@@ -60,14 +60,7 @@ impl VirtualSlot {
         }
         Ok(objects)
     }
-}
 
-/// Every handle of a member that matches. The search in the session is ended again, also after an error.
-pub(crate) fn find_backing(lease: &Lease, template: &Template) -> Result<Vec<ObjectHandle>> {
-    crate::replica::find_all(lease.on(), template, BATCH)
-}
-
-impl VirtualSlot {
     /// `C_FindObjects`.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ impl VirtualSlot {
         self.count_session(session.read_write, false);
         self.end(&session);
         if self.session_counts().0 == 0 && self.group.login.who() != Who::Nobody {
-            drop(self.log_out_everywhere());
+            _ = self.log_out_everywhere();
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ impl VirtualSlot {
         let all: Vec<_> = self.sessions.pin().values().map(|s| s.handle).collect();
         for handle in all {
             // Another thread may have closed it in between, which is what is wanted.
-            drop(self.close(handle));
+            _ = self.close(handle);
         }
     }
 
