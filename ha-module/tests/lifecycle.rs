@@ -271,7 +271,8 @@ fn another_library_with_the_same_names_changes_nothing() {
     let symbol = unsafe { libc::dlsym(library, c"C_GetFunctionList".as_ptr()) };
     assert!(!symbol.is_null() && !preloaded.is_null() && symbol != preloaded);
     // SAFETY: the type that PKCS#11 gives this symbol.
-    let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV = unsafe { std::mem::transmute(symbol) };
+    let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV =
+        unsafe { std::mem::transmute(symbol) };
     let mut list: *mut CK_FUNCTION_LIST = null_mut();
     // SAFETY: a place for the list.
     assert_eq!(unsafe { get(&raw mut list) }, CKR_OK);
