@@ -6,8 +6,11 @@ pub use cryptoki;
 pub use ha_token as token;
 
 pub mod api;
+mod bare;
 pub mod config;
 pub mod group;
+mod log;
+pub mod names;
 pub mod policy;
 pub mod provider;
 pub mod replica;

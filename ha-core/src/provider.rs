@@ -1,16 +1,38 @@
 //! The provider: every slot that an application sees, for one configuration.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ha_token::{LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, Version};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use ha_member::{Instance, ModuleConfig, ModuleConnector};
+use ha_token::{ConnectError, Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, Version};
+
+use crate::bare::BareSlot;
+use crate::config::{Config, ConfigError, GroupConfig, InstanceMode, MemberConfig, RecoveryMode};
+use crate::group::Group;
+use crate::replica::ledger::Ledger;
+use crate::seam::{System, World};
+use crate::slot::VirtualSlot;
 
 /// Bits of a session handle that name the slot.
-const SLOT_BITS: u32 = 10;
+pub(crate) const SLOT_BITS: u32 = 10;
+/// This library's version, as PKCS#11 tells it.
+pub(crate) const LIBRARY_VERSION: Version = Version { major: 0, minor: 1 };
+/// Longest that a process of this host is waited for at the ledger.
+const LEDGER_WAIT: Duration = Duration::from_secs(10);
 
 /// One configured instance: the groups' virtual slots, then the members' own slots where they are shown.
+///
+/// No global state: several may live in one process. All methods may be called from any thread.
 pub struct Provider {
+    groups: Vec<Arc<Group>>,
     slots: Vec<Arc<dyn Token>>,
+    events: Receiver<Ulong>,
+    /// Kept for the slots to tell of themselves; dropped at shutdown, which ends every wait.
+    tell: arc_swap::ArcSwapOption<Sender<Ulong>>,
+    bare: Vec<Arc<ModuleConnector>>,
+    stopped: AtomicBool,
 }
 
 /// What the host allows a provider to do.
@@ -23,27 +45,152 @@ pub struct StartOptions {
 /// Why a provider could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The configuration is not right.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Threads are needed and not allowed.
-    #[error("threads are needed and not allowed")]
-    NeedsThreads,
+    #[error(
+        "group {group:?}: threads are needed and the application does not allow them; set deadline = \"off\" and [group.recovery] mode = \"manual\""
+    )]
+    NeedsThreads {
+        /// The group's label.
+        group: String,
+    },
+    /// The operating system refused a thread.
+    #[error("group {group:?}: no thread could be started: {source}")]
+    Thread {
+        /// The group's label.
+        group: String,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+    /// More slots than session handles can name.
+    #[error("{0} slots are configured and {max} can be served", max = 1u64 << SLOT_BITS)]
+    TooManySlots(usize),
 }
 
 impl StartError {
     /// The code `C_Initialize` answers.
     pub fn rv(&self) -> Rv {
         match self {
-            StartError::NeedsThreads => Rv::NEED_TO_CREATE_THREADS,
+            StartError::Config(_) | StartError::Thread { .. } | StartError::TooManySlots(_) => Rv::GENERAL_ERROR,
+            StartError::NeedsThreads { .. } => Rv::NEED_TO_CREATE_THREADS,
         }
     }
 }
 
 impl Provider {
-    /// Finds and reads the configuration (contract section 2) and starts. No file at all: a provider without slots.
+    /// Finds and reads the configuration (the search order is in the operators' documentation), sets up its log and
+    /// starts. No file at all: a provider without slots.
     ///
     /// # Errors
     /// [`StartError`], already logged.
-    pub fn from_environment(_options: StartOptions) -> std::result::Result<Self, StartError> {
-        Ok(Provider { slots: Vec::new() })
+    pub fn from_environment(options: StartOptions) -> std::result::Result<Self, StartError> {
+        let started = match Config::load() {
+            Ok(None) => Ok(Self::from_slots(Vec::new())),
+            Ok(Some(config)) => {
+                crate::log::install(&config.log);
+                Self::start(config, options)
+            }
+            Err(error) => {
+                crate::log::install(&crate::config::Log::default());
+                Err(error.into())
+            }
+        };
+        if let Err(error) = &started {
+            tracing::error!(%error, "pkcs11-ha cannot start");
+        }
+        started
+    }
+
+    /// Starts the groups of a configuration.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn from_config(config: Config) -> std::result::Result<Self, StartError> {
+        Self::start(config, StartOptions { may_create_threads: true })
+    }
+
+    fn start(config: Config, options: StartOptions) -> std::result::Result<Self, StartError> {
+        let world = System::new();
+        let connectors = config
+            .groups
+            .iter()
+            .map(|g| g.members.iter().map(|m| Box::new(connector(m)) as Box<dyn Connector>).collect())
+            .collect();
+        let bare: Vec<_> = if config.ha_only {
+            Vec::new()
+        } else {
+            config.groups.iter().flat_map(|g| &g.members).map(|m| (m.name.clone(), Arc::new(connector(m)))).collect()
+        };
+        Self::assemble(config, options, world, connectors, bare)
+    }
+
+    /// Starts the groups of a configuration over members and a world given from outside: for simulations.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn with_members(config: Config, world: Arc<dyn World>, connectors: Vec<Vec<Box<dyn Connector>>>) -> std::result::Result<Self, StartError> {
+        Self::assemble(config, StartOptions { may_create_threads: true }, world, connectors, Vec::new())
+    }
+
+    fn assemble(
+        config: Config,
+        options: StartOptions,
+        world: Arc<dyn World>,
+        connectors: Vec<Vec<Box<dyn Connector>>>,
+        bare: Vec<(String, Arc<ModuleConnector>)>,
+    ) -> std::result::Result<Self, StartError> {
+        let total = config.groups.len() + bare.len();
+        if total > 1 << SLOT_BITS {
+            return Err(StartError::TooManySlots(total));
+        }
+        let (tell, events) = unbounded();
+        let mut groups = Vec::new();
+        let mut slots: Vec<Arc<dyn Token>> = Vec::new();
+        for (group_config, connectors) in config.groups.into_iter().zip(connectors) {
+            let threads = group_config.recovery.mode == RecoveryMode::Auto || group_config.deadline.is_some();
+            let label = group_config.label.clone();
+            if threads && !options.may_create_threads {
+                return Err(StartError::NeedsThreads { group: label });
+            }
+            let ledger = open_ledger(&config.state_dir, &group_config, &*world);
+            let group = Group::new(group_config, connectors, ledger, Arc::clone(&world));
+            let number = slots.len() as Ulong;
+            slots.push(Arc::new(VirtualSlot::new(Arc::clone(&group), number)));
+            group.start(threads).map_err(|source| StartError::Thread { group: label, source })?;
+            let teller = tell.clone();
+            if !group.is_present() {
+                group.when_present(move || _ = teller.send(number));
+            }
+            groups.push(group);
+        }
+        let mut connectors = Vec::new();
+        for (name, connector) in bare {
+            slots.push(Arc::new(BareSlot::new(name, Arc::clone(&connector) as Arc<dyn Connector>, slots.len() as Ulong)));
+            connectors.push(connector);
+        }
+        Ok(Provider {
+            groups,
+            slots,
+            events,
+            tell: arc_swap::ArcSwapOption::new(Some(Arc::new(tell))),
+            bare: connectors,
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// A provider over slots made elsewhere.
+    pub fn from_slots(slots: Vec<Arc<dyn Token>>) -> Self {
+        let (tell, events) = unbounded();
+        Provider {
+            groups: Vec::new(),
+            slots,
+            events,
+            tell: arc_swap::ArcSwapOption::new(Some(Arc::new(tell))),
+            bare: Vec::new(),
+            stopped: AtomicBool::new(false),
+        }
     }
 
     /// A provider over slots that somebody else made, for tests and simulations.
@@ -57,8 +204,13 @@ impl Provider {
             cryptoki_version: Version { major: 3, minor: 2 },
             manufacturer: "pkcs11-ha".into(),
             description: "HA group virtual slot".into(),
-            library_version: Version { major: 0, minor: 1 },
+            library_version: LIBRARY_VERSION,
         }
+    }
+
+    /// The groups in the order of the configuration.
+    pub fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
     }
 
     /// The slots in order; the position is the slot's number.
@@ -84,15 +236,95 @@ impl Provider {
         Ok((id, slot))
     }
 
-    /// `C_WaitForSlotEvent`: the slot where a token appeared or went; `CKR_NO_EVENT` at once if `block` is false and
-    /// nothing happened; `CKR_CRYPTOKI_NOT_INITIALIZED` when the provider is shut down while waiting.
+    /// `C_WaitForSlotEvent`: the slot where a token appeared.
     ///
     /// # Errors
-    /// As said.
-    pub fn wait_for_slot_event(&self, _block: bool) -> Result<Ulong> {
-        Err(Rv::NO_EVENT)
+    /// `CKR_NO_EVENT` at once if `block` is false and nothing happened; `CKR_CRYPTOKI_NOT_INITIALIZED` when the provider
+    /// is shut down while waiting.
+    pub fn wait_for_slot_event(&self, block: bool) -> Result<Ulong> {
+        if !block {
+            return self.events.try_recv().map_err(|_| Rv::NO_EVENT);
+        }
+        loop {
+            match self.events.recv() {
+                Ok(STOP) | Err(_) => {
+                    // Passed on: there may be others waiting.
+                    if let Some(tell) = &*self.tell.load() {
+                        _ = tell.send(STOP);
+                    }
+                    return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+                }
+                Ok(slot) => return Ok(slot),
+            }
+        }
     }
 
-    /// Stops: no new calls, those in flight drained for at most `patience`, threads joined, members finalised.
-    pub fn shutdown(&self, _patience: Duration) {}
+    /// Stops: waits of slot events end, keepers' threads are joined, members finalised. At most `patience` is waited for a
+    /// member that hangs. Answers the names of the members that did not end in time. Idempotent.
+    pub fn shutdown(&self, patience: Duration) -> Vec<String> {
+        if self.stopped.swap(true, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        if let Some(tell) = &*self.tell.load() {
+            _ = tell.send(STOP);
+        }
+        for slot in &self.slots {
+            _ = slot.close_all_sessions();
+        }
+        let hung = self.groups.iter().flat_map(|g| g.stop(patience)).collect();
+        for connector in &self.bare {
+            connector.disconnect();
+        }
+        hung
+    }
+}
+
+/// Told in place of a slot's number when the provider stops.
+const STOP: Ulong = Ulong::MAX;
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.shutdown(Duration::from_secs(5));
+    }
+}
+
+/// The way to a member's token that the configuration names.
+pub fn connector(member: &MemberConfig) -> ModuleConnector {
+    ModuleConnector::new(ModuleConfig {
+        path: member.module.clone(),
+        instance: match member.instance {
+            InstanceMode::Auto => Instance::Auto,
+            InstanceMode::Private => Instance::Private,
+            InstanceMode::Shared => Instance::Shared,
+        },
+        env: member.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        selector: member.selector.clone(),
+    })
+}
+
+/// Opens a group's ledger. Without one keys can be used and nothing is changed.
+fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) -> Option<Ledger> {
+    let mut failed = false;
+    let opened = Ledger::open(dir, &group.label, group.deadline.unwrap_or(LEDGER_WAIT), &mut |bytes| failed |= world.random(bytes).is_err());
+    match opened {
+        Ok(_) if failed => {
+            tracing::error!(group = %group.label, "no random numbers for the ledger: nothing is created, changed or destroyed");
+            None
+        }
+        Ok(ledger) => {
+            if ledger.is_read_only() {
+                tracing::warn!(group = %group.label, dir = %dir.display(), "the ledger is another user's or cannot be written: keys can be used, nothing is created, changed or destroyed");
+            }
+            Some(ledger)
+        }
+        Err(error) => {
+            tracing::error!(group = %group.label, dir = %dir.display(), %error, "no ledger: keys can be used, nothing is created, changed or destroyed");
+            None
+        }
+    }
+}
+
+/// Whether a connection error says that waiting will not help.
+pub fn is_permanent(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Itself { .. })
 }

@@ -56,9 +56,11 @@ impl fmt::Debug for ModuleConfig {
 /// The [`Connector`] of a module: loads it at the first [`connect`](Connector::connect).
 ///
 /// For a private instance each `connect` closes the token given out before, waits two seconds for its calls to
-/// leave, finalises and initialises. Where a call, or an earlier `connect`, hangs in the copy, the copy is left alone and
-/// another one is loaded; with eight of them hung, `CKR_CANT_LOCK` is answered until one comes back. A shared instance is initialised if nobody has,
-/// and finalised with the last connector that uses it, if we initialised it.
+/// leave, finalises and initialises. Where a call, or an earlier `connect`, hangs in the copy, the copy is left alone
+/// and another one is loaded; with eight of them hung, `CKR_CANT_LOCK` is answered until one comes back. A shared
+/// instance is initialised if nobody has, and finalised with the last connector that uses it, if we initialised it.
+///
+/// In a forked child private instances are loaded anew; a shared one is taken in whatever state the fork left it.
 ///
 /// Dropping a connector calls no module: its token goes on working, and what was initialised stays so.
 #[derive(Debug)]
@@ -126,9 +128,10 @@ impl ModuleConnector {
             (None, Instance::Auto) => match self.private(attempt, &copies) {
                 Ok(copy) => return self.start(attempt, &copy, true, f),
                 Err(ConnectError::Load { reason, .. }) if copies.is_empty() => {
+                    let copy = self.share(attempt)?;
                     let path = self.path().display();
                     tracing::warn!(%path, %reason, "no private instance: this member shares the process's one");
-                    self.share(attempt)?
+                    copy
                 }
                 Err(e) => return Err(e),
             },
@@ -249,10 +252,12 @@ impl Connector for ModuleConnector {
 
     fn disconnect(&self) {
         let (_, copies, shared) = self.begin();
+        let mut wait = LEAVE;
         for copy in copies.iter().rev() {
-            if let Some(_gate) = free(copy, LEAVE) {
+            if let Some(_gate) = free(copy, wait) {
                 copy.finalise();
             }
+            wait = Duration::ZERO;
         }
         if let Some(copy) = shared
             && let Some(_gate) = copy.gate.acquire(LEAVE)

@@ -4,10 +4,11 @@
 //! name one buffer of [`CAPACITY`] bytes is put into the environment once, with `putenv`, and kept for ever; from then
 //! on it is only rewritten in place, with atomic byte stores. What that is, plainly:
 //!
-//! - The environment is the process's: while a member is loaded or initialised, *every* thread sees its value.
+//! - The environment is the process's: while a member is loaded or initialised, *every* thread sees its value, and so
+//!   does a program started then.
 //! - Before the value changes, the first byte of the name is replaced, so that a look-up meanwhile finds nothing instead
 //!   of half a value. Who keeps the pointer that an earlier `getenv` gave sees the text change under it.
-//! - Afterwards the host's own value is back; if it had none, the name stays hidden in this way.
+//! - Afterwards the host's own value is back; if it had none, the name stays hidden in this way, with an empty value.
 //! - The one `putenv` for a new name can move the table of variables, as any `putenv` does.
 //!
 //! Members that share a name take turns. One that is stuck in `C_Initialize` loses its turn after [`LEASE`] to the next

@@ -162,7 +162,13 @@ impl Copy {
                 self.finalise();
                 Err(failed(Rv::CANT_LOCK))
             }
-            Err(Rv::CRYPTOKI_ALREADY_INITIALIZED) => Ok(()), // the host's, which finalises it
+            Err(Rv::CRYPTOKI_ALREADY_INITIALIZED) => {
+                if !shared {
+                    let path = path.display();
+                    tracing::warn!(%path, "this module's private copies share their state: it cannot be initialised alone");
+                }
+                Ok(()) // whoever did it finalises it
+            }
             Err(rv) => Err(failed(rv)),
         }
     }
@@ -252,4 +258,27 @@ fn environment_error(path: &Path, function: Function, error: &EnvironmentError) 
 /// The length of a slice as it crosses the interface.
 pub(crate) fn ulong(len: usize) -> Ulong {
     Ulong::try_from(len).unwrap_or(Ulong::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connector_reached_from_inside_a_member_refuses() {
+        use ha_token::{Connector, Selector};
+        let connector = crate::ModuleConnector::new(crate::ModuleConfig {
+            path: "/usr/lib/softhsm/libsofthsm2.so".into(),
+            instance: crate::Instance::Private,
+            env: Vec::new(),
+            selector: Selector::default(),
+        });
+        let outer = Inside::enter();
+        drop(Inside::enter());
+        assert!(inside_member(), "an inner end does not end the outer one");
+        let answer = connector.connect().map(|_| ());
+        assert!(matches!(answer, Err(ConnectError::Itself { .. })));
+        drop(outer);
+        assert!(!inside_member());
+    }
 }

@@ -40,13 +40,16 @@ impl Functions {
         self.version
     }
 
-    /// Copies a list that a module gave, as far as its version says that it reaches.
+    /// Copies a list that a module gave: one from an `interface` as far as its version says that it reaches, one from
+    /// `C_GetFunctionList` as far as 2.40's, whatever version it claims.
     ///
     /// # Safety
-    /// `list` points to a function list of the version that its first field tells.
-    unsafe fn read(list: *const ck::CK_FUNCTION_LIST) -> Functions {
+    /// `list` points to a 2.40 function list, or, from an interface, to one of the version that its first field tells.
+    unsafe fn read(list: *const ck::CK_FUNCTION_LIST, interface: bool) -> Functions {
         // SAFETY: every list starts with its version.
         let version = unsafe { (*list).version };
+        let told = Version { major: version.major, minor: version.minor };
+        let version = if interface { told } else { told.min(Version { major: 2, minor: 40 }) };
         let len = match (version.major, version.minor) {
             (3.., 2..) | (4.., _) => size_of::<ck::CK_FUNCTION_LIST_3_2>(),
             (3, _) => size_of::<ck::CK_FUNCTION_LIST_3_0>(),
@@ -58,7 +61,7 @@ impl Functions {
         unsafe { std::ptr::copy_nonoverlapping(list.cast::<u8>(), whole.as_mut_ptr().cast::<u8>(), len) };
         // SAFETY: a version, and function pointers of which zero means `None`.
         let list = unsafe { whole.assume_init() };
-        Functions { list, version: Version { major: version.major, minor: version.minor } }
+        Functions { list, version }
     }
 }
 
@@ -213,7 +216,7 @@ impl Object {
             return Err(load_error(path, "C_GetFunctionList gave no list"));
         }
         // SAFETY: a list that the module gave, not null.
-        Ok(unsafe { Functions::read(list) })
+        Ok(unsafe { Functions::read(list, false) })
     }
 
     fn newest_interface(&self) -> Option<Functions> {
@@ -237,7 +240,7 @@ impl Object {
                 return None;
             }
             // SAFETY: the "PKCS 11" interface's list starts with its version, which says what it is.
-            Some(unsafe { Functions::read(list.cast()) })
+            Some(unsafe { Functions::read(list.cast(), true) })
         });
         offered.max_by_key(Functions::version)
     }
@@ -251,4 +254,38 @@ fn last_error() -> String {
     }
     // SAFETY: as above; copied at once.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_in_memory_and_in_files_are_different_objects() {
+        let path = Path::new("/usr/lib/softhsm/libsofthsm2.so");
+        let bytes = read(path).expect("SoftHSM");
+        let objects = [
+            copy_in_memory(path, &bytes),
+            copy_in_memory(path, &bytes),
+            copy_in_file(path, &bytes),
+            copy_in_file(path, &bytes),
+        ];
+        let mut lists: Vec<_> = objects
+            .map(|object| object.expect("loads").symbol(c"C_GetFunctionList").expect("its own"))
+            .into_iter()
+            .collect();
+        lists.sort_unstable();
+        lists.dedup();
+        assert_eq!(lists.len(), 4);
+    }
+
+    #[test]
+    fn our_own_library_is_known_by_its_mark() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("x.so");
+        for (mark, itself) in [(&MARK[..], true), (&MARK[1..], false)] {
+            std::fs::write(&file, [b"before", mark, b"after"].concat()).expect("written");
+            assert_eq!(matches!(read(&file), Err(ConnectError::Itself { .. })), itself);
+        }
+    }
 }

@@ -48,6 +48,17 @@ pub(crate) fn made(call: impl FnOnce(*mut Ulong) -> Result<()>) -> Result<Object
     Ok(ObjectHandle(handle))
 }
 
+/// Hands a mechanism, a template and a place for a new object's handle to `call`.
+pub(crate) fn make(
+    mechanism: &mut Mechanism,
+    template: &Template,
+    call: impl FnOnce(*mut ck::CK_MECHANISM, *mut ck::CK_ATTRIBUTE, Ulong, *mut Ulong) -> Result<()>,
+) -> Result<ObjectHandle> {
+    with_mechanism(mechanism, |raw| {
+        with_template(template, |attributes, count| made(|object| call(raw, attributes, count, object)))
+    })
+}
+
 /// `C_XxxInit`; a NULL mechanism cancels.
 pub(crate) fn init(
     call: &Call<'_>,

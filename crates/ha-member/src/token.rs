@@ -15,7 +15,7 @@ use ha_token::{
 use crate::calls::{self, input, invoke, output, pin};
 use crate::instance::{Call, Life, ulong};
 use crate::messages;
-use crate::operations::{self, made, with_mechanism, with_template};
+use crate::operations::{self, made, make, with_mechanism, with_template};
 
 type Messages = BTreeMap<(SessionHandle, MessageKind), Ulong>;
 
@@ -500,11 +500,7 @@ impl Token for RealToken {
         template: &Template,
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
-        with_mechanism(mechanism, |raw| {
-            with_template(template, |attributes, count| {
-                made(|key| invoke!(call, C_GenerateKey, session.0, raw, attributes, count, key))
-            })
-        })
+        make(mechanism, template, |raw, t, n, key| invoke!(call, C_GenerateKey, session.0, raw, t, n, key))
     }
 
     fn generate_key_pair(
@@ -515,27 +511,14 @@ impl Token for RealToken {
         private: &Template,
     ) -> Result<(ObjectHandle, ObjectHandle)> {
         let call = self.enter()?;
-        let mut pair = (ck::CK_INVALID_HANDLE, ck::CK_INVALID_HANDLE);
-        let (one, two) = (&raw mut pair.0, &raw mut pair.1);
-        with_mechanism(mechanism, |raw| {
-            with_template(public, |public, publics| {
-                with_template(private, |private, privates| {
-                    invoke!(
-                        call,
-                        C_GenerateKeyPair,
-                        session.0,
-                        raw,
-                        public,
-                        publics,
-                        private,
-                        privates,
-                        one,
-                        two
-                    )
-                })
+        let mut other = ck::CK_INVALID_HANDLE;
+        let second = &raw mut other;
+        let first = make(mechanism, public, |raw, t, n, first| {
+            with_template(private, |u, m| {
+                invoke!(call, C_GenerateKeyPair, session.0, raw, t, n, u, m, first, second)
             })
         })?;
-        Ok((ObjectHandle(pair.0), ObjectHandle(pair.1)))
+        Ok((first, ObjectHandle(other)))
     }
 
     fn wrap_key(
@@ -548,7 +531,7 @@ impl Token for RealToken {
     ) -> Result<()> {
         let call = self.enter()?;
         with_mechanism(mechanism, |raw| {
-            output(out, |place, len| invoke!(call, C_WrapKey, session.0, raw, wrapping.0, key.0, place, len))
+            output(out, |to, len| invoke!(call, C_WrapKey, session.0, raw, wrapping.0, key.0, to, len))
         })
     }
 
@@ -562,23 +545,8 @@ impl Token for RealToken {
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
         let (blob, len) = (input(wrapped), ulong(wrapped.len()));
-        with_mechanism(mechanism, |raw| {
-            with_template(template, |attributes, count| {
-                made(|key| {
-                    invoke!(
-                        call,
-                        C_UnwrapKey,
-                        session.0,
-                        raw,
-                        unwrapping.0,
-                        blob,
-                        len,
-                        attributes,
-                        count,
-                        key
-                    )
-                })
-            })
+        make(mechanism, template, |raw, t, n, key| {
+            invoke!(call, C_UnwrapKey, session.0, raw, unwrapping.0, blob, len, t, n, key)
         })
     }
 
@@ -591,12 +559,11 @@ impl Token for RealToken {
         want_handle: bool,
     ) -> Result<Option<ObjectHandle>> {
         let call = self.enter()?;
-        with_mechanism(mechanism, |raw| {
-            with_template(template, |attributes, count| {
-                let derive = |key| invoke!(call, C_DeriveKey, session.0, raw, base.0, attributes, count, key);
-                if want_handle { made(derive).map(Some) } else { derive(std::ptr::null_mut()).map(|()| None) }
-            })
-        })
+        let key = make(mechanism, template, |raw, t, n, key| {
+            let key = if want_handle { key } else { std::ptr::null_mut() };
+            invoke!(call, C_DeriveKey, session.0, raw, base.0, t, n, key)
+        })?;
+        Ok(want_handle.then_some(key))
     }
 
     fn wrap_key_authenticated(
@@ -610,20 +577,10 @@ impl Token for RealToken {
     ) -> Result<()> {
         let call = self.enter()?;
         let (aad, aad_len) = (input(associated), ulong(associated.len()));
+        let (by, key) = (wrapping.0, key.0);
         with_mechanism(mechanism, |raw| {
-            output(out, |place, len| {
-                invoke!(
-                    call,
-                    C_WrapKeyAuthenticated,
-                    session.0,
-                    raw,
-                    wrapping.0,
-                    key.0,
-                    aad,
-                    aad_len,
-                    place,
-                    len
-                )
+            output(out, |to, len| {
+                invoke!(call, C_WrapKeyAuthenticated, session.0, raw, by, key, aad, aad_len, to, len)
             })
         })
     }
@@ -638,27 +595,11 @@ impl Token for RealToken {
         associated: &[u8],
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
-        let (blob, blob_len) = (input(wrapped), ulong(wrapped.len()));
+        let (blob, len) = (input(wrapped), ulong(wrapped.len()));
         let (aad, aad_len) = (input(associated), ulong(associated.len()));
-        with_mechanism(mechanism, |raw| {
-            with_template(template, |attributes, count| {
-                made(|key| {
-                    invoke!(
-                        call,
-                        C_UnwrapKeyAuthenticated,
-                        session.0,
-                        raw,
-                        unwrapping.0,
-                        blob,
-                        blob_len,
-                        attributes,
-                        count,
-                        aad,
-                        aad_len,
-                        key
-                    )
-                })
-            })
+        let (s, by) = (session.0, unwrapping.0);
+        make(mechanism, template, |raw, t, n, key| {
+            invoke!(call, C_UnwrapKeyAuthenticated, s, raw, by, blob, len, t, n, aad, aad_len, key)
         })
     }
 
@@ -672,24 +613,9 @@ impl Token for RealToken {
     ) -> Result<Option<ObjectHandle>> {
         let call = self.enter()?;
         let query = out.is_query();
-        let key = with_mechanism(mechanism, |raw| {
-            with_template(template, |attributes, count| {
-                made(|key| {
-                    output(out, |place, len| {
-                        invoke!(
-                            call,
-                            C_EncapsulateKey,
-                            session.0,
-                            raw,
-                            public.0,
-                            attributes,
-                            count,
-                            place,
-                            len,
-                            key
-                        )
-                    })
-                })
+        let key = make(mechanism, template, |raw, t, n, key| {
+            output(out, |to, len| {
+                invoke!(call, C_EncapsulateKey, session.0, raw, public.0, t, n, to, len, key)
             })
         })?;
         Ok((!query).then_some(key))
@@ -705,23 +631,8 @@ impl Token for RealToken {
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
         let (text, len) = (input(ciphertext), ulong(ciphertext.len()));
-        with_mechanism(mechanism, |raw| {
-            with_template(template, |attributes, count| {
-                made(|key| {
-                    invoke!(
-                        call,
-                        C_DecapsulateKey,
-                        session.0,
-                        raw,
-                        private.0,
-                        attributes,
-                        count,
-                        text,
-                        len,
-                        key
-                    )
-                })
-            })
+        make(mechanism, template, |raw, t, n, key| {
+            invoke!(call, C_DecapsulateKey, session.0, raw, private.0, t, n, text, len, key)
         })
     }
 

@@ -2,7 +2,10 @@
 
 mod support;
 
-use ha_token::{Attribute, Fetched, Mechanism, MessageKind, ObjectHandle, OpKind, Output, Rv, Value, ck};
+use ha_token::{
+    Attribute, Fetched, Field, FieldValue, Mechanism, MessageKind, ObjectHandle, OpKind, Output, Params, Rv,
+    StructParams, Value, ck,
+};
 use support::{Store, aes_key, connect, find, login, token_label};
 
 const P256: [u8; 10] = [0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
@@ -142,4 +145,59 @@ fn data_objects_come_back_byte_for_byte() {
     let copy = token.copy_object(session, object, &vec![]).expect("copies");
     let read = token.get_attributes(session, copy, &[ck::CKA_VALUE]).expect("reads");
     assert_eq!(read, [Fetched::Value(Value::Bytes(value.into()))]);
+}
+
+#[test]
+fn parameters_with_pointers_and_nested_templates_reach_the_token() {
+    let store = Store::with(&["deep"]);
+    let token = connect(&store.connector("deep"));
+    let session = login(&*token);
+    let pair = || {
+        let public = vec![Attribute::bytes(ck::CKA_EC_PARAMS, P256)];
+        let private = vec![Attribute::bool(ck::CKA_DERIVE, true), Attribute::bool(ck::CKA_TOKEN, false)];
+        let mut generate = Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN);
+        let (public, private) =
+            token.generate_key_pair(session, &mut generate, &public, &private).expect("a pair");
+        let point = token.get_attributes(session, public, &[ck::CKA_EC_POINT]).expect("a point");
+        (point[0].bytes().expect("a value").to_vec(), private)
+    };
+    let ((point_a, private_a), (point_b, private_b)) = (pair(), pair());
+    let agree = |private, point: &[u8]| {
+        let field = |name, value| Field { name, value };
+        let fields = vec![
+            field("kdf", FieldValue::Ulong(ck::CKD_NULL)),
+            field("pSharedData", FieldValue::Bytes(None)),
+            field("pPublicData", FieldValue::Bytes(Some(point.to_vec()))),
+        ];
+        let params = StructParams { layout: "CK_ECDH1_DERIVE_PARAMS", fields };
+        let mut ecdh = Mechanism { kind: ck::CKM_ECDH1_DERIVE, params: Params::Struct(Box::new(params)) };
+        let template = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+            Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET),
+            Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+            Attribute::bool(ck::CKA_SENSITIVE, false),
+            Attribute::bool(ck::CKA_EXTRACTABLE, true),
+        ];
+        let key = token.derive_key(session, &mut ecdh, private, &template, true).expect("derives");
+        let value = token.get_attributes(session, key.expect("a handle"), &[ck::CKA_VALUE]).expect("a value");
+        value[0].bytes().expect("shown").to_vec()
+    };
+    let secret = agree(private_a, &point_b);
+    assert_eq!((secret.len(), &secret), (32, &agree(private_b, &point_a)));
+
+    let inner = vec![Attribute::bool(ck::CKA_SENSITIVE, true), Attribute::bool(ck::CKA_EXTRACTABLE, false)];
+    let template = vec![
+        Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+        Attribute::bool(ck::CKA_UNWRAP, true),
+        Attribute::template(ck::CKA_UNWRAP_TEMPLATE, inner.clone()),
+    ];
+    let mut generate = Mechanism::plain(ck::CKM_AES_KEY_GEN);
+    let key = token.generate_key(session, &mut generate, &template).expect("a key");
+    let read = token.get_attributes(session, key, &[ck::CKA_UNWRAP_TEMPLATE]).expect("reads");
+    match read[0].value() {
+        Some(Value::Template(seen)) => {
+            assert!(seen.len() == 2 && inner.iter().all(|a| seen.contains(a)), "{seen:?}");
+        }
+        other => panic!("{other:?}"),
+    }
 }

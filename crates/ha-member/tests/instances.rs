@@ -107,6 +107,26 @@ fn two_servers_and_one_that_dies_and_returns() {
 }
 
 #[test]
+fn a_stopped_server_is_had_back_when_it_goes_on() {
+    let store = Store::with(&["stopped"]);
+    let server = Server::start(&store, "stopped");
+    let connector = ModuleConnector::new(server.config("stopped"));
+    let token = connect(&connector);
+    server.signal(libc::SIGSTOP);
+    std::thread::scope(|scope| {
+        let hung = scope.spawn(|| token.token_info());
+        let tries: Vec<_> = (0..2).map(|_| scope.spawn(|| connector.connect().map(|_| ()))).collect();
+        server.signal(libc::SIGCONT);
+        let _late = hung.join().expect("no crash");
+        for one in tries {
+            let _overtaken = one.join().expect("no crash");
+        }
+    });
+    assert_eq!(token_label(&*connect(&connector)), "stopped");
+    assert_eq!(token.token_info(), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
+}
+
+#[test]
 fn calls_in_flight_end_before_the_instance_does() {
     let store = Store::with(&["busy"]);
     let connector = store.connector("busy");

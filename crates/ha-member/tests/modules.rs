@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ha_member::{Instance, ModuleConnector};
-use ha_token::{ConnectError, Connector, Function, Rv};
+use ha_token::{
+    ConnectError, Connector, Function, Mechanism, MessageKind, ObjectHandle, OpKind, Output, Rv,
+    SessionHandle, ck,
+};
 use support::{SOFTHSM, Store, await_file, build, by_label, connect, shim, token_label};
 
 fn connector(store: &Store, module: &Path, label: &str, instance: Instance) -> ModuleConnector {
@@ -142,4 +145,82 @@ fn who_hangs_in_initialising_loses_its_variables_to_the_next() {
     });
     assert_eq!(token_label(&*connect(&slow_one)), "slow");
     assert_eq!(token_label(&*connect(&quick_one)), "quick");
+}
+
+#[test]
+fn a_3_0_interface_is_used_as_far_as_it_reaches() {
+    let store = Store::with(&["three"]);
+    // 93 entries are a 3.0 list; what stands behind it must not be taken for 3.2's functions.
+    let extra = r#"
+static unsigned long cancel(unsigned long session, unsigned long flags) { return 0x80000000UL + flags; }
+static unsigned long begin(unsigned long session, void *mechanism, unsigned long key) { return 0; }
+static unsigned long end(unsigned long session) { return 0; }
+unsigned long C_GetFunctionList(void **);
+unsigned long C_GetInterface(char *name, unsigned char *version, void **answer, unsigned long flags) {
+    static struct { char *name; void *list; unsigned long flags; } interface;
+    static void *three[120];
+    void *two;
+    if (version && (version[0] != 3 || version[1] != 0)) return 7;
+    C_GetFunctionList(&two);
+    memcpy(three, two, 69 * sizeof(void *));
+    ((unsigned char *)three)[0] = 3;
+    ((unsigned char *)three)[1] = 0;
+    three[72] = cancel;
+    three[73] = begin;
+    three[77] = end;
+    three[93] = (void *)1;
+    interface.name = "PKCS 11";
+    interface.list = three;
+    *answer = &interface;
+    return 0;
+}"#;
+    let module = shim(store.dir.path(), extra, &[]);
+    let token = connect(&connector(&store, &module, "three", Instance::Private));
+    let session = token.open_session(false).expect("a session");
+    assert_eq!(token.session_cancel(session, 5), Err(Rv(0x8000_0005)));
+    let mut mechanism = Mechanism::plain(ck::CKM_AES_GCM);
+    let key = ObjectHandle(1);
+    let made = token.encapsulate_key(session, &mut mechanism, key, &vec![], &mut Output::query());
+    assert_eq!(made, Err(Rv::FUNCTION_NOT_SUPPORTED));
+
+    let kind = MessageKind::Encrypt;
+    let gone = Err(Rv::OPERATION_NOT_INITIALIZED);
+    for ends in 0..3 {
+        token.message_init(session, kind, Some(&mut mechanism), key).expect("begins");
+        assert_eq!(token.message_mechanism(session, kind), Ok(ck::CKM_AES_GCM));
+        assert_eq!(token.message_mechanism(session, MessageKind::Sign), gone);
+        assert_eq!(token.message_mechanism(SessionHandle(session.0 + 1), kind), gone);
+        match ends {
+            0 => token.message_final(session, kind),
+            1 => token.message_init(session, kind, None, key),
+            _ => token.close_session(session),
+        }
+        .expect("ends");
+        assert_eq!(token.message_mechanism(session, kind), gone);
+    }
+}
+
+#[test]
+fn strange_lengths_and_missing_functions_do_no_harm() {
+    let store = Store::with(&["strange"]);
+    let extra = "static unsigned long digest(unsigned long s, void *d, unsigned long n, void *out, unsigned long *len) {
+             if (!out) { *len = 20; return 0; }
+             if (*len < 20) return 0x150; /* too small, and does not say how small */
+             *len = *len == 21 ? 22 : ~0UL; return 0; /* claims more than there is room for */
+         }
+         static void change(void **list) { list[39] = digest; list[65] = 0; }";
+    let module = shim(store.dir.path(), extra, &[]);
+    let token = connect(&connector(&store, &module, "strange", Instance::Private));
+    let session = token.open_session(false).expect("a session");
+    let digest = |room: usize| {
+        let mut space = vec![0; room];
+        let mut out = Output::buffer(&mut space);
+        let answer = token.op_one_shot(session, OpKind::Digest, b"", &mut out);
+        (answer, out.len())
+    };
+    assert_eq!(digest(0), (Err(Rv::BUFFER_TOO_SMALL), 20));
+    assert_eq!(digest(19), (Err(Rv::BUFFER_TOO_SMALL), 20));
+    assert_eq!(digest(21), (Err(Rv::GENERAL_ERROR), 0));
+    assert_eq!(digest(30), (Err(Rv::GENERAL_ERROR), 0));
+    assert_eq!(token.generate_random(session, &mut [0; 8]), Err(Rv::FUNCTION_NOT_SUPPORTED));
 }

@@ -148,6 +148,20 @@ impl StructParams {
         })
     }
 
+    /// Takes over what a token wrote into a copy of this structure; everything else stays.
+    pub fn take_outputs(&mut self, from: StructParams) {
+        for (mine, theirs) in self.fields.iter_mut().zip(from.fields) {
+            match (&mut mine.value, theirs.value) {
+                (mine @ (FieldValue::Output(_) | FieldValue::OutputHandles(_)), theirs) => *mine = theirs,
+                (FieldValue::Struct(Some(mine)), FieldValue::Struct(Some(theirs))) => mine.take_outputs(*theirs),
+                (FieldValue::List(mine), FieldValue::List(theirs)) => {
+                    mine.iter_mut().zip(theirs).for_each(|(m, t)| m.take_outputs(t));
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn translate_handles(&mut self, f: &mut dyn FnMut(ObjectHandle) -> Result<ObjectHandle>) -> Result<()> {
         self.each(&mut |value| match value {
             FieldValue::Handle(h) if h.0 != 0 => {

@@ -1,1 +1,15 @@
-//! The configuration file.
+//! The configuration file: where it is looked for, what it says, whether it is right.
+
+mod parse;
+mod pin;
+mod search;
+mod types;
+mod uri;
+
+pub use parse::ConfigError;
+pub use pin::{PinError, PinSource};
+pub use search::Surroundings;
+pub use types::{
+    Config, GroupConfig, InitToken, InstanceMode, Log, LogFormat, LogLevel, LogTarget, MemberConfig, NonExtractable, Recovery, RecoveryMode,
+    Role, SessionObjects, Uncopyable,
+};

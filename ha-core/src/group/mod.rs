@@ -1,1 +1,322 @@
-//! Who the members are, their health, who serves next, recovery.
+//! Who the members are, their health, who serves next, and recovery.
+//!
+//! A [`Group`] owns its members, the table of virtual objects, the login state and the ledger. It lends backing
+//! sessions ([`Lease`]) and is told how the calls made on them ended; the rules of PKCS#11 are the slot's.
+
+mod authenticate;
+mod catch_up;
+mod change;
+mod check;
+mod enrol;
+mod identify;
+mod keeper;
+mod link;
+mod login;
+mod member;
+mod objects;
+mod replicate;
+mod report;
+mod status;
+mod sync;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
+
+pub use link::Link;
+pub use login::{Login, Pin, Who};
+pub use member::{Fault, Lease, Member};
+pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
+pub use catch_up::CaughtUp;
+pub use check::{Checked, Word};
+pub use report::{GroupEvent, Reporter};
+pub use sync::Adopted;
+pub use status::{GroupStatus, MemberStatus};
+
+use crate::config::GroupConfig;
+use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, plan};
+use crate::policy::budget::Budget;
+use crate::policy::failure::{Class, classify};
+use crate::policy::health::{self, Health, State};
+use crate::replica::ledger::Ledger;
+use crate::seam::{Thread, World};
+
+/// Several member tokens behind one virtual slot. All methods may be called from any thread.
+pub struct Group {
+    /// What the configuration file says.
+    pub config: GroupConfig,
+    /// Time, randomness and threads.
+    pub world: Arc<dyn World>,
+    /// The members in the order of the file.
+    pub members: Vec<Arc<Member>>,
+    /// The virtual objects.
+    pub objects: Objects,
+    /// The application's login.
+    pub login: Login,
+    /// What is told to people and programs.
+    pub reporter: Reporter,
+    /// The ledger; without one nothing is created, changed or destroyed.
+    pub(crate) ledger: Option<Ledger>,
+    budget: Budget,
+    turn: AtomicU64,
+    generations: AtomicU64,
+    seen: AtomicBool,
+    stopping: AtomicBool,
+    keepers: Mutex<Vec<Box<dyn Thread>>>,
+    on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    /// Held while the group keys are made or moved: by one thread at a time.
+    bootstrap: Mutex<()>,
+}
+
+/// What a call needs of the member that serves it.
+#[derive(Clone, Copy, Default)]
+pub struct Need<'a> {
+    /// The mechanism, with the flag of the use (0: any use).
+    pub mechanism: Option<(Ulong, Ulong)>,
+    /// Objects that must be there.
+    pub objects: &'a [&'a Object],
+    /// The member to stay on, if it can serve.
+    pub preferred: Option<usize>,
+}
+
+impl Group {
+    /// A group whose members are not connected yet; [`Group::start`] does that.
+    pub fn new(config: GroupConfig, connectors: Vec<Box<dyn Connector>>, ledger: Option<Ledger>, world: Arc<dyn World>) -> Arc<Self> {
+        let settings = health::Settings::from(&config.recovery);
+        let members = config
+            .members
+            .iter()
+            .cloned()
+            .zip(connectors)
+            .enumerate()
+            .map(|(i, (c, connector))| Arc::new(Member::new(i, c, connector, Health::new(settings), world.event())))
+            .collect();
+        Arc::new(Group {
+            reporter: Reporter::new(&config.label),
+            members,
+            objects: Objects::new(),
+            login: Login::new(),
+            ledger,
+            budget: Budget::new(),
+            turn: AtomicU64::new(0),
+            generations: AtomicU64::new(1),
+            seen: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            keepers: Mutex::default(),
+            on_appear: Mutex::default(),
+            bootstrap: Mutex::default(),
+            config,
+            world,
+        })
+    }
+
+    /// Whether any member has been connected since the start: from then on the virtual token is present.
+    pub fn is_present(&self) -> bool {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// Called once, when the virtual token appears.
+    pub fn when_present(&self, f: impl Fn() + Send + Sync + 'static) {
+        *self.on_appear.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+    }
+
+    /// The members to try, best first.
+    pub fn plan(&self, need: &Need<'_>) -> Plan {
+        let mut candidates = [Candidate { usable: false, standby: false, load: 0 }; MAX_MEMBERS];
+        for (candidate, member) in candidates.iter_mut().zip(&self.members) {
+            *candidate = Candidate { usable: self.can_serve(member, need), standby: member.is_standby(), load: member.load() };
+        }
+        let count = self.members.len().min(MAX_MEMBERS);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        plan(self.config.balance, candidates.get(..count).unwrap_or(&[]), turn, need.preferred)
+    }
+
+    fn can_serve(&self, member: &Member, need: &Need<'_>) -> bool {
+        if !member.is_up() {
+            return false;
+        }
+        let local = need.objects.iter().all(|o| match o.origin {
+            // A replicated object may be on a member where its handle is not known yet.
+            Origin::Ledger(_) => true,
+            Origin::Foreign | Origin::Session(_) => o.lives_on(member.index),
+        });
+        if !local {
+            return false;
+        }
+        match need.mechanism {
+            None => true,
+            Some((mechanism, flag)) => {
+                // Where no member is known to have it, the members themselves say so in their own words.
+                !self.someone_supports(mechanism, flag) || member.link().is_some_and(|l| l.supports(mechanism, flag))
+            }
+        }
+    }
+
+    fn someone_supports(&self, mechanism: Ulong, flag: Ulong) -> bool {
+        self.members.iter().any(|m| m.is_up() && m.link().is_some_and(|l| l.supports(mechanism, flag)))
+    }
+
+    /// Lends a backing session of a member, logged in as the application is.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` without a connection, else the member's answer.
+    pub fn lease(&self, member: &Arc<Member>) -> Result<Lease> {
+        let link = member.link().ok_or(Rv::DEVICE_ERROR)?;
+        self.lease_on(member, link)
+    }
+
+    fn lease_on(&self, member: &Arc<Member>, link: Arc<Link>) -> Result<Lease> {
+        if !link.has_followed(self.login.epoch()) {
+            self.follow_login(member, &link)?;
+        }
+        member.lend(link)
+    }
+
+    /// A call to a member succeeded.
+    pub fn succeeded(&self, _member: &Member) {
+        self.budget.deposit();
+    }
+
+    /// Whether another try may be made now (guarantee G7).
+    pub fn may_retry(&self, first_on_healthy: bool) -> bool {
+        self.budget.withdraw(self.world.now(), first_on_healthy)
+    }
+
+    /// A call on a connection failed: classifies the answer, tells the health machine and the log.
+    pub fn failed(&self, member: &Arc<Member>, link: &Link, function: Function, rv: Rv) -> Class {
+        let class = classify(function, rv);
+        if class == Class::Caller {
+            return class;
+        }
+        let stale = member.link().is_none_or(|l| l.generation != link.generation);
+        if !stale && class == Class::Member {
+            self.blame(member, function, rv);
+        }
+        class
+    }
+
+    /// Puts a fault down to a member: it is suspect and gets probed.
+    pub fn blame(&self, member: &Arc<Member>, function: Function, rv: Rv) {
+        member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
+        self.reporter.fault(self.world.now(), member.name(), function, rv, Class::Member);
+        self.health_event(member, health::Event::CallFailed(Class::Member));
+        member.wake.set();
+    }
+
+    /// Feeds the health machine of a member and tells of the change, if there is one.
+    pub(crate) fn health_event(&self, member: &Member, event: health::Event) {
+        let now = self.world.now();
+        let random = self.random_u64();
+        let transition = {
+            let mut health = member.health();
+            let transition = health.on(event, now, random);
+            member.publish(&health);
+            transition
+        };
+        if let Some(t) = transition {
+            self.reporter.transition(member.name(), t.from, t.to, &t.cause.to_string());
+        }
+    }
+
+    /// A random number for jitter; its quality does not matter.
+    pub(crate) fn random_u64(&self) -> u64 {
+        let mut bytes = [0u8; 8];
+        // Without randomness the jitter is constant, which is harmless.
+        drop(self.world.random(&mut bytes));
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Fresh random bytes for identifiers and challenges.
+    ///
+    /// # Errors
+    /// `CKR_RANDOM_NO_RNG` when the operating system has none.
+    pub(crate) fn nonce<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0u8; N];
+        self.world.random(&mut bytes).map_err(|error| {
+            tracing::error!(%error, "no random numbers");
+            Rv::RANDOM_NO_RNG
+        })?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn appeared(&self) {
+        if !self.seen.swap(true, Ordering::AcqRel)
+            && let Some(f) = &*self.on_appear.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            f();
+        }
+    }
+
+    /// The mechanisms that every active member has, as last known: each with the narrowest key sizes and common flags.
+    pub fn mechanisms(&self) -> Vec<(Ulong, MechanismInfo)> {
+        let mut common: Option<Vec<(Ulong, MechanismInfo)>> = None;
+        let links: Vec<_> = self.members.iter().filter(|m| !m.is_standby()).filter_map(|m| m.link()).collect();
+        for link in &links {
+            common = Some(match common {
+                None => link.mechanisms.clone(),
+                Some(list) => list
+                    .into_iter()
+                    .filter_map(|(kind, info)| {
+                        let i = link.mechanisms.binary_search_by_key(&kind, |m| m.0).ok()?;
+                        Some((kind, narrow(info, link.mechanisms.get(i)?.1)))
+                    })
+                    .collect(),
+            });
+        }
+        common.unwrap_or_default()
+    }
+
+    /// Stops the keepers and disconnects the members; the first `patience` is for calls in flight. Answers the names of
+    /// the members whose threads did not end.
+    pub fn stop(&self, patience: Duration) -> Vec<String> {
+        self.stopping.store(true, Ordering::Release);
+        for member in &self.members {
+            member.wake.set();
+        }
+        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        let until = self.world.now() + patience;
+        let pause = self.world.event();
+        let mut hung = Vec::new();
+        for (keeper, member) in keepers.into_iter().zip(&self.members) {
+            while !keeper.is_finished() && self.world.now() < until {
+                pause.wait(Some(Duration::from_millis(1)));
+            }
+            if keeper.is_finished() {
+                keeper.join();
+            } else {
+                tracing::warn!(member = member.name(), "a call to the member did not return in time; its thread is left behind");
+                hung.push(member.name().to_owned());
+            }
+        }
+        for member in &self.members {
+            member.set_link(None);
+            if !hung.iter().any(|h| h == member.name()) {
+                member.connector().disconnect();
+            }
+        }
+        hung
+    }
+
+    /// Members that are up now.
+    pub fn up(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.iter().filter(|m| m.state() == State::Up)
+    }
+}
+
+fn narrow(a: MechanismInfo, b: MechanismInfo) -> MechanismInfo {
+    MechanismInfo {
+        min_key_size: a.min_key_size.max(b.min_key_size),
+        max_key_size: a.max_key_size.min(b.max_key_size),
+        flags: a.flags & b.flags,
+    }
+}

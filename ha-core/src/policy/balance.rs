@@ -1,1 +1,141 @@
-//! balance.
+//! Which member serves next: a plan from a snapshot.
+//!
+//! Every candidate is looked at: with at most 32 members a full scan is cheaper and better than two random choices.
+
+/// How members are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Balance {
+    /// The fewest outstanding operations, ties in turn.
+    #[default]
+    LeastBusy,
+    /// Each in turn.
+    RoundRobin,
+    /// The first in the configuration.
+    Primary,
+}
+
+/// The most members of a group.
+pub const MAX_MEMBERS: usize = 32;
+
+/// A member as the plan sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Up, and able to serve the operation.
+    pub usable: bool,
+    /// Serves only when no active member does.
+    pub standby: bool,
+    /// Outstanding operations.
+    pub load: u32,
+}
+
+/// Members in the order to try them. No allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    order: [u8; MAX_MEMBERS],
+    len: u8,
+}
+
+impl Plan {
+    /// The indices in order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.order.iter().take(self.len.into()).map(|i| usize::from(*i))
+    }
+
+    /// The pick.
+    pub fn first(&self) -> Option<usize> {
+        self.iter().next()
+    }
+
+    /// How many members the plan names.
+    pub fn len(&self) -> usize {
+        self.len.into()
+    }
+
+    /// Whether nobody can serve.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// Orders the usable candidates: active ones first, then standby ones, which are there for when every active one fails
+/// during the call. `turn` is a counter; `preferred` comes first if it is usable and not a standby behind active ones.
+/// Candidates beyond [`MAX_MEMBERS`] are left out.
+pub fn plan(balance: Balance, candidates: &[Candidate], turn: u64, preferred: Option<usize>) -> Plan {
+    let mut keyed = [(false, true, u32::MAX, usize::MAX, 0u8); MAX_MEMBERS];
+    let mut len = 0;
+    let usable = candidates.iter().take(MAX_MEMBERS).filter(|c| c.usable).count();
+    if usable == 0 {
+        return Plan { order: [0; MAX_MEMBERS], len: 0 };
+    }
+    let start = (turn % usable as u64) as usize;
+    for (place, (index, candidate)) in
+        keyed.iter_mut().zip(candidates.iter().take(MAX_MEMBERS).enumerate().filter(|(_, c)| c.usable))
+    {
+        let rank = len;
+        // The distance from whose turn it is, among the usable ones: a member that is down passes its turn on evenly.
+        let distance = (rank + usable - start) % usable;
+        let (load, tie) = match balance {
+            Balance::LeastBusy => (candidate.load, distance),
+            Balance::RoundRobin => (0, distance),
+            Balance::Primary => (0, rank),
+        };
+        *place = (candidate.standby, preferred != Some(index), load, tie, index as u8);
+        len += 1;
+    }
+    if let Some(used) = keyed.get_mut(..len) {
+        used.sort_unstable();
+    }
+    let mut order = [0; MAX_MEMBERS];
+    for (place, key) in order.iter_mut().zip(keyed).take(len) {
+        *place = key.4;
+    }
+    Plan { order, len: len as u8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        proptest::collection::vec((any::<bool>(), any::<bool>(), 0u32..5).prop_map(|(usable, standby, load)| Candidate { usable, standby, load }), 0..=MAX_MEMBERS)
+    }
+
+    fn balances() -> impl Strategy<Value = Balance> {
+        prop_oneof![Just(Balance::LeastBusy), Just(Balance::RoundRobin), Just(Balance::Primary)]
+    }
+
+    proptest! {
+        #[test]
+        fn every_usable_member_once_and_no_other(c in candidates(), b in balances(), turn: u64, preferred in proptest::option::of(0usize..40)) {
+            let mut named: Vec<usize> = plan(b, &c, turn, preferred).iter().collect();
+            named.sort_unstable();
+            let usable: Vec<usize> = (0..c.len()).filter(|i| c[*i].usable).collect();
+            prop_assert_eq!(named, usable);
+        }
+
+        #[test]
+        fn no_standby_before_an_active_member(c in candidates(), b in balances(), turn: u64, preferred in proptest::option::of(0usize..40)) {
+            let standbys: Vec<bool> = plan(b, &c, turn, preferred).iter().map(|i| c[i].standby).collect();
+            prop_assert!(standbys.is_sorted());
+        }
+
+        #[test]
+        fn the_least_busy_active_member_is_picked(c in candidates(), turn: u64) {
+            if let Some(pick) = plan(Balance::LeastBusy, &c, turn, None).first() {
+                let best = c.iter().filter(|x| x.usable && x.standby == c[pick].standby).map(|x| x.load).min();
+                prop_assert_eq!(Some(c[pick].load), best);
+            }
+        }
+
+        #[test]
+        fn ties_are_broken_evenly(n in 1usize..=MAX_MEMBERS, start in 0u64..1000) {
+            let c = vec![Candidate { usable: true, standby: false, load: 3 }; n];
+            let mut picks = vec![0; n];
+            for turn in start..start + 10 * n as u64 {
+                picks[plan(Balance::LeastBusy, &c, turn, None).first().unwrap()] += 1;
+            }
+            prop_assert!(picks.iter().all(|p| *p == 10));
+        }
+    }
+}

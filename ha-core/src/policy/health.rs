@@ -1,1 +1,287 @@
-//! health.
+//! A member's health: a machine without a clock.
+//!
+//! ```text
+//!              failed call                  probe failed,
+//!        ┌──────────────────► suspect ──── or connecting failed ──► down ◄────────────┐
+//!        │                       │                                   │  probes back   │
+//!        up ◄────────────────────┘                                   │  off, jittered │
+//!        ▲      probe succeeded                                      ▼                │
+//!        └───────────────── caught up ◄──────────────────────── syncing ──────────────┘
+//!                                                                         failed
+//!   any state ── refused PIN, wrong token ──► quarantined ── recover ──► down
+//!   any state ── by the operator ───────────► drained ────── resume ───► down
+//! ```
+//!
+//! A member that goes down soon after it came up flaps: it is held down longer each time, and forgiven when it stays up.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::failure::Class;
+
+/// Where a member stands. The words are those of `hactl status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// Serves.
+    Up,
+    /// Failed, and is being probed; not used meanwhile.
+    Suspect,
+    /// Not used until a connection succeeds.
+    Down,
+    /// Connected, and brought up to date.
+    Syncing,
+    /// Not to be used until a person has looked: refused PIN, wrong token.
+    Quarantined,
+    /// Taken out by the operator.
+    Drained,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 6] = [State::Up, State::Suspect, State::Down, State::Syncing, State::Quarantined, State::Drained];
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Up => "up",
+            State::Suspect => "suspect",
+            State::Down => "down",
+            State::Syncing => "syncing",
+            State::Quarantined => "quarantined",
+            State::Drained => "drained",
+        })
+    }
+}
+
+/// What happened to a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A call failed with an answer of this class.
+    CallFailed(Class),
+    /// It answered, and holds what it must hold.
+    ProbeSucceeded,
+    /// It did not; or it could not be connected.
+    ProbeFailed,
+    /// A new connection was made.
+    Connected,
+    /// What it missed has been brought to it.
+    CaughtUp,
+    /// Its PIN was refused, or another token is behind it.
+    Quarantine,
+    /// The operator takes it out.
+    Drain,
+    /// The operator, or the application with a new PIN, wants it back.
+    Recover,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Event::CallFailed(_) => "a call failed",
+            Event::ProbeSucceeded => "it answers",
+            Event::ProbeFailed => "it does not answer",
+            Event::Connected => "it was connected",
+            Event::CaughtUp => "it is up to date",
+            Event::Quarantine => "it may not be used until somebody has looked",
+            Event::Drain => "the operator took it out",
+            Event::Recover => "it is wanted back",
+        })
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transition {
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+    /// What caused it.
+    pub cause: Event,
+}
+
+/// The recovery settings of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Before the first probe of a member that is down.
+    pub interval: Duration,
+    /// The longest time between probes.
+    pub max_interval: Duration,
+}
+
+/// The machine of one member.
+#[derive(Clone, Debug)]
+pub struct Health {
+    settings: Settings,
+    state: State,
+    failures: u32,
+    flaps: u32,
+    up_since: Duration,
+    next_probe: Option<Duration>,
+}
+
+/// A member that goes down within this many probe intervals of coming up flaps.
+const FLAP_INTERVALS: u32 = 10;
+/// Doublings at most.
+const MAX_SHIFT: u32 = 16;
+
+impl Health {
+    /// Down, to be connected at once.
+    pub fn new(settings: Settings) -> Self {
+        Health { settings, state: State::Down, failures: 0, flaps: 0, up_since: Duration::ZERO, next_probe: Some(Duration::ZERO) }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// When a member that is down is to be tried again.
+    pub fn next_probe(&self) -> Option<Duration> {
+        match self.state {
+            State::Down => self.next_probe,
+            State::Up | State::Suspect | State::Syncing | State::Quarantined | State::Drained => None,
+        }
+    }
+
+    /// Takes an event in; answers the change of state, if there is one. `random` spreads probes.
+    pub fn on(&mut self, event: Event, now: Duration, random: u64) -> Option<Transition> {
+        let from = self.state;
+        let to = match (from, event) {
+            (_, Event::Quarantine) => State::Quarantined,
+            (_, Event::Drain) => State::Drained,
+            (State::Drained | State::Quarantined | State::Down, Event::Recover) => State::Down,
+            (State::Up, Event::CallFailed(Class::Member)) => State::Suspect,
+            (State::Suspect, Event::ProbeSucceeded) => State::Up,
+            (State::Up | State::Suspect | State::Syncing | State::Down, Event::ProbeFailed) => State::Down,
+            (State::Down | State::Suspect, Event::Connected) => State::Syncing,
+            (State::Syncing, Event::CaughtUp) => State::Up,
+            (State::Syncing, Event::CallFailed(Class::Member)) => State::Down,
+            (state, _) => state,
+        };
+        match (from, to) {
+            (State::Down, State::Down) if event == Event::Recover => {
+                self.failures = 0;
+                self.next_probe = Some(now);
+            }
+            (_, State::Down) if event == Event::Recover => self.next_probe = Some(now),
+            (_, State::Down) if event == Event::ProbeFailed || from != to => {
+                if from == State::Up || from == State::Suspect {
+                    let soon = self.settings.interval * FLAP_INTERVALS;
+                    self.flaps = if now.saturating_sub(self.up_since) < soon { self.flaps.saturating_add(1) } else { 0 };
+                    self.failures = self.flaps.saturating_sub(1);
+                }
+                self.next_probe = Some(now + self.back_off(random));
+                self.failures = self.failures.saturating_add(1);
+            }
+            (State::Syncing, State::Up) => {
+                self.failures = 0;
+                self.up_since = now;
+            }
+            _ => {}
+        }
+        self.state = to;
+        (from != to).then_some(Transition { from, to, cause: event })
+    }
+
+    /// The interval, doubled for each failure, at most the longest one, up to a fifth shorter by chance.
+    fn back_off(&self, random: u64) -> Duration {
+        let doubled = self.settings.interval.saturating_mul(1 << self.failures.min(MAX_SHIFT));
+        let longest = doubled.min(self.settings.max_interval);
+        longest - longest.mul_f64((random % 1000) as f64 / 5000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SETTINGS: Settings = Settings { interval: Duration::from_secs(1), max_interval: Duration::from_secs(60) };
+
+    fn events() -> impl Strategy<Value = Vec<(Event, u64, u64)>> {
+        let event = prop_oneof![
+            Just(Event::CallFailed(Class::Member)),
+            Just(Event::CallFailed(Class::Caller)),
+            Just(Event::CallFailed(Class::Ambiguous)),
+            Just(Event::ProbeSucceeded),
+            Just(Event::ProbeFailed),
+            Just(Event::Connected),
+            Just(Event::CaughtUp),
+            Just(Event::Quarantine),
+            Just(Event::Drain),
+            Just(Event::Recover),
+        ];
+        proptest::collection::vec((event, 0u64..100_000, any::<u64>()), 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn up_again_only_by_catching_up_or_a_good_probe_of_a_suspect(history in events()) {
+            let mut health = Health::new(SETTINGS);
+            let mut now = Duration::ZERO;
+            for (event, ms, random) in history {
+                now += Duration::from_millis(ms);
+                if let Some(t) = health.on(event, now, random)
+                    && t.to == State::Up
+                {
+                    prop_assert!(matches!((t.from, t.cause), (State::Syncing, Event::CaughtUp) | (State::Suspect, Event::ProbeSucceeded)));
+                }
+            }
+        }
+
+        #[test]
+        fn a_quarantined_member_comes_out_only_when_wanted_back(history in events()) {
+            let mut health = Health::new(SETTINGS);
+            for (event, _, random) in history {
+                if let Some(t) = health.on(event, Duration::ZERO, random)
+                    && t.from == State::Quarantined
+                {
+                    prop_assert!(matches!(t.cause, Event::Recover | Event::Drain));
+                }
+            }
+        }
+
+        #[test]
+        fn a_member_that_is_down_is_tried_again_in_bounded_time(history in events()) {
+            let mut health = Health::new(SETTINGS);
+            let mut now = Duration::ZERO;
+            for (event, ms, random) in history {
+                now += Duration::from_millis(ms);
+                let changed = health.on(event, now, random).is_some();
+                if health.state() == State::Down && (changed || event == Event::ProbeFailed) {
+                    let at = health.next_probe().unwrap();
+                    prop_assert!(at <= now + SETTINGS.max_interval);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn probes_back_off_to_the_longest_interval() {
+        let mut health = Health::new(SETTINGS);
+        let waits: Vec<u64> = (0..8)
+            .map(|_| {
+                health.on(Event::ProbeFailed, Duration::ZERO, 0);
+                health.next_probe().unwrap().as_secs()
+            })
+            .collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn a_member_that_flaps_is_held_down_longer() {
+        let mut health = Health::new(SETTINGS);
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            health.on(Event::Connected, Duration::ZERO, 0);
+            health.on(Event::CaughtUp, Duration::ZERO, 0);
+            health.on(Event::CallFailed(Class::Member), Duration::ZERO, 0);
+            health.on(Event::ProbeFailed, Duration::ZERO, 0);
+            waits.push(health.next_probe().unwrap().as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8]);
+    }
+}

@@ -1,1 +1,194 @@
-//! life.
+//! A new key's life, as templates: what the key is made from, and what every copy of it is.
+//!
+//! A key is made as a session object that may be extracted, whatever was asked for; the copies that stay are unwrapped
+//! from its blob with exactly what was asked for, every default written out, so that all are alike.
+
+use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Template, TemplateExt, Ulong, ck};
+
+use super::On;
+
+/// What says how the key is kept, not what it is: not given to the session object it is made as.
+const KEEPING: [AttributeType; 8] = [
+    ck::CKA_MODIFIABLE,
+    ck::CKA_COPYABLE,
+    ck::CKA_DESTROYABLE,
+    ck::CKA_TRUSTED,
+    ck::CKA_WRAP_WITH_TRUSTED,
+    ck::CKA_ALWAYS_AUTHENTICATE,
+    ck::CKA_UNIQUE_ID,
+    ck::CKA_LOCAL,
+];
+
+/// What the value brings with it: not given again when the value is unwrapped.
+const BROUGHT: [AttributeType; 15] = [
+    ck::CKA_VALUE,
+    ck::CKA_VALUE_LEN,
+    ck::CKA_MODULUS,
+    ck::CKA_MODULUS_BITS,
+    ck::CKA_PUBLIC_EXPONENT,
+    ck::CKA_PRIVATE_EXPONENT,
+    ck::CKA_PRIME_1,
+    ck::CKA_PRIME_2,
+    ck::CKA_EXPONENT_1,
+    ck::CKA_EXPONENT_2,
+    ck::CKA_COEFFICIENT,
+    ck::CKA_EC_PARAMS,
+    ck::CKA_EC_POINT,
+    ck::CKA_CHECK_VALUE,
+    ck::CKA_PUBLIC_KEY_INFO,
+];
+
+/// Attributes of a secret or private key whose defaults are the token's: read from the key that was made.
+const SECRET_FLAGS: [AttributeType; 9] = [
+    ck::CKA_PRIVATE,
+    ck::CKA_ENCRYPT,
+    ck::CKA_DECRYPT,
+    ck::CKA_SIGN,
+    ck::CKA_VERIFY,
+    ck::CKA_WRAP,
+    ck::CKA_UNWRAP,
+    ck::CKA_DERIVE,
+    ck::CKA_KEY_TYPE,
+];
+const PRIVATE_FLAGS: [AttributeType; 7] =
+    [ck::CKA_PRIVATE, ck::CKA_DECRYPT, ck::CKA_SIGN, ck::CKA_SIGN_RECOVER, ck::CKA_UNWRAP, ck::CKA_DERIVE, ck::CKA_KEY_TYPE];
+const PUBLIC_FLAGS: [AttributeType; 7] =
+    [ck::CKA_PRIVATE, ck::CKA_ENCRYPT, ck::CKA_VERIFY, ck::CKA_VERIFY_RECOVER, ck::CKA_WRAP, ck::CKA_DERIVE, ck::CKA_KEY_TYPE];
+/// Attributes that name the key: read from it where they were not asked for (a copy or an unwrapped key inherits them).
+const NAMES: [AttributeType; 5] = [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
+/// A public key's value.
+const PUBLIC_VALUE: [AttributeType; 4] = [ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT, ck::CKA_EC_PARAMS, ck::CKA_EC_POINT];
+/// What differs between a key that was generated and its copies: answered from the ledger.
+const REMEMBERED: [AttributeType; 4] = [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
+
+/// Whether the asked-for key may be extracted: with the defaults that SoftHSM and most tokens have, it may not.
+pub fn may_be_extracted(asked: &Template) -> bool {
+    asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true) && asked.get_bool(ck::CKA_WRAP_WITH_TRUSTED) != Some(true)
+}
+
+/// The template of the session object that the key is made as.
+pub fn as_made(asked: &Template) -> Template {
+    let mut made: Template = asked.iter().filter(|a| !KEEPING.contains(&a.kind)).cloned().collect();
+    made.set(Attribute::bool(ck::CKA_TOKEN, false));
+    made.set(Attribute::bool(ck::CKA_SENSITIVE, true));
+    made.set(Attribute::bool(ck::CKA_EXTRACTABLE, true));
+    made
+}
+
+/// The same for a public key, which has neither sensitivity nor extractability.
+pub fn public_as_made(asked: &Template) -> Template {
+    let mut made: Template = asked.iter().filter(|a| !KEEPING.contains(&a.kind)).cloned().collect();
+    made.set(Attribute::bool(ck::CKA_TOKEN, false));
+    made
+}
+
+/// The template that every copy of a secret or private key is unwrapped with.
+///
+/// # Errors
+/// The member's answer.
+pub fn as_kept(on: On<'_>, made: ObjectHandle, class: Ulong, asked: &Template) -> Result<Template> {
+    let flags: &[AttributeType] = if class == ck::CKO_PRIVATE_KEY { &PRIVATE_FLAGS } else { &SECRET_FLAGS };
+    let types: Vec<AttributeType> = flags.iter().chain(&NAMES).copied().collect();
+    let read = on.read(made, &types)?;
+    let mut kept = vec![Attribute::ulong(ck::CKA_CLASS, class)];
+    kept.extend(read.get_ulong(ck::CKA_KEY_TYPE).map(|t| Attribute::ulong(ck::CKA_KEY_TYPE, t)));
+    kept.push(Attribute::bool(ck::CKA_TOKEN, true));
+    kept.push(Attribute::bool(ck::CKA_SENSITIVE, asked.get_bool(ck::CKA_SENSITIVE) != Some(false)));
+    kept.push(Attribute::bool(ck::CKA_EXTRACTABLE, asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)));
+    add_missing(&mut kept, read);
+    add_asked(&mut kept, asked);
+    Ok(kept)
+}
+
+/// The template that every copy of a public key is created from.
+///
+/// # Errors
+/// The member's answer.
+pub fn public_as_kept(on: On<'_>, made: ObjectHandle, asked: &Template) -> Result<Template> {
+    let types: Vec<AttributeType> = PUBLIC_FLAGS.iter().chain(&NAMES).chain(&PUBLIC_VALUE).copied().collect();
+    let read = on.read(made, &types)?;
+    let mut kept = vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_PUBLIC_KEY)];
+    kept.extend(read.get_ulong(ck::CKA_KEY_TYPE).map(|t| Attribute::ulong(ck::CKA_KEY_TYPE, t)));
+    kept.push(Attribute::bool(ck::CKA_TOKEN, true));
+    add_missing(&mut kept, read);
+    add_asked(&mut kept, asked);
+    Ok(kept)
+}
+
+/// A key with its value, for a token that cannot wrap it: the value passes through this process.
+///
+/// # Errors
+/// The member's answer.
+pub fn with_value(on: On<'_>, readable: ObjectHandle, kept: &Template) -> Result<Template> {
+    let value = on.read(readable, &[ck::CKA_VALUE, ck::CKA_EC_PARAMS])?;
+    let mut whole = kept.clone();
+    for attribute in value {
+        // Ahead of CKA_MODIFIABLE, which stays last.
+        whole.insert(2.min(whole.len()), attribute);
+    }
+    Ok(whole)
+}
+
+/// What the ledger answers for every copy, as it is of the key that was made.
+///
+/// # Errors
+/// The member's answer.
+pub fn to_remember(on: On<'_>, made: ObjectHandle, generated: bool) -> Result<Template> {
+    let mut read = on.read(made, &REMEMBERED)?;
+    // A session object made by CreateObject is not local; one made by generation is, and so is the key that was asked for.
+    read.set(Attribute::bool(ck::CKA_LOCAL, generated));
+    read.retain(|a| a.value.as_bytes().is_none_or(|b| !b.is_empty()));
+    Ok(read)
+}
+
+fn add_missing(kept: &mut Template, read: Template) {
+    for attribute in read {
+        let empty = attribute.value.as_bytes().is_some_and(<[u8]>::is_empty);
+        if !empty && kept.get(attribute.kind).is_none() {
+            kept.push(attribute);
+        }
+    }
+}
+
+/// What was asked for wins over what was read; CKA_MODIFIABLE comes last (SoftHSM refuses what follows it).
+fn add_asked(kept: &mut Template, asked: &Template) {
+    let mut last = None;
+    for attribute in asked {
+        match attribute.kind {
+            ck::CKA_TOKEN | ck::CKA_CLASS | ck::CKA_KEY_TYPE | ck::CKA_SENSITIVE | ck::CKA_EXTRACTABLE | ck::CKA_LOCAL | ck::CKA_UNIQUE_ID => {}
+            ck::CKA_MODIFIABLE => last = Some(attribute.clone()),
+            kind if BROUGHT.contains(&kind) => {}
+            _ => kept.set(attribute.clone()),
+        }
+    }
+    kept.extend(last);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_extractable_whatever_was_asked() {
+        let asked = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bool(ck::CKA_EXTRACTABLE, false), Attribute::bool(ck::CKA_MODIFIABLE, false)];
+        let made = as_made(&asked);
+        assert_eq!(made.get_bool(ck::CKA_TOKEN), Some(false));
+        assert_eq!(made.get_bool(ck::CKA_EXTRACTABLE), Some(true));
+        assert_eq!(made.get_bool(ck::CKA_SENSITIVE), Some(true));
+        assert!(made.get(ck::CKA_MODIFIABLE).is_none());
+    }
+
+    #[test]
+    fn modifiable_is_last_and_no_value_is_given_twice() {
+        let asked = vec![Attribute::bool(ck::CKA_MODIFIABLE, false), Attribute::bytes(ck::CKA_VALUE, *b"secret"), Attribute::bytes(ck::CKA_ID, *b"1")];
+        let mut kept = Vec::new();
+        add_asked(&mut kept, &asked);
+        assert_eq!(kept.iter().map(|a| a.kind).collect::<Vec<_>>(), [ck::CKA_ID, ck::CKA_MODIFIABLE]);
+    }
+
+    #[test]
+    fn a_key_that_wants_a_trusted_wrapper_counts_as_not_extractable() {
+        let asked = vec![Attribute::bool(ck::CKA_EXTRACTABLE, true), Attribute::bool(ck::CKA_WRAP_WITH_TRUSTED, true)];
+        assert!(!may_be_extracted(&asked));
+    }
+}

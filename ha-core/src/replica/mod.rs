@@ -1,4 +1,7 @@
-//! Copying keys, proving copies, the ledger, reconciling.
+//! Copying keys, proving copies, the ledger.
+//!
+//! What works on tokens here are straight-line procedures over one or two open, logged-in sessions: which members,
+//! what after a failure, and what the ledger is told, the group decides.
 
 pub mod group_key;
 pub mod ledger;
@@ -6,3 +9,63 @@ pub mod life;
 pub mod proof;
 pub mod verifier;
 pub mod wrapping;
+
+use ha_token::{Attribute, AttributeType, Fetched, ObjectHandle, Result, SessionHandle, Template, Token, Ulong, ck};
+
+/// A backing session on one member.
+#[derive(Clone, Copy)]
+pub struct On<'a> {
+    /// The member's token.
+    pub token: &'a dyn Token,
+    /// The session, logged in if the work needs it.
+    pub session: SessionHandle,
+}
+
+impl On<'_> {
+    /// Attributes as a template: those that can be read.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub fn read(&self, object: ObjectHandle, types: &[AttributeType]) -> Result<Template> {
+        let fetched = self.token.get_attributes(self.session, object, types)?;
+        Ok(types
+            .iter()
+            .zip(fetched)
+            .filter_map(|(kind, f)| match f {
+                Fetched::Value(value) => Some(Attribute { kind: *kind, value }),
+                Fetched::Sensitive | Fetched::Invalid => None,
+            })
+            .collect())
+    }
+
+    /// Destroys an object that is not wanted any more; failing leaves a session object that goes with its session.
+    pub fn discard(&self, object: ObjectHandle) {
+        if let Err(rv) = self.token.destroy_object(self.session, object) {
+            tracing::debug!(%rv, "a throw-away object could not be destroyed");
+        }
+    }
+}
+
+/// Every handle that matches, fetched `batch` at a time. The search is ended again, also after an error.
+///
+/// # Errors
+/// The member's answer.
+pub fn find_all(on: On<'_>, template: &Template, batch: usize) -> Result<Vec<ObjectHandle>> {
+    on.token.find_objects_init(on.session, template)?;
+    let mut found = Vec::new();
+    let answer = loop {
+        match on.token.find_objects(on.session, batch) {
+            Ok(some) if some.is_empty() => break Ok(()),
+            Ok(some) => found.extend(some),
+            Err(rv) => break Err(rv),
+        }
+    };
+    let ended = on.token.find_objects_final(on.session);
+    answer.and(ended)?;
+    Ok(found)
+}
+
+/// Whether objects of this class hold a value that must not be seen.
+pub fn is_secret(class: Ulong) -> bool {
+    matches!(class, ck::CKO_PRIVATE_KEY | ck::CKO_SECRET_KEY)
+}

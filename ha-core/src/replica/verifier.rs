@@ -1,1 +1,396 @@
-//! verifier.
+//! The software side of the proof that copies are one key: what a copy must answer to be believed.
+//!
+//! Nothing here calls a token, and nothing secret is kept: a verifier is a public key, or a nonce with the answer that
+//! the right key gives.
+
+use ha_token::{Ulong, ck};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+/// Stands before every nonce that is signed, so that a proof's signature is good for nothing else.
+const DOMAIN: &[u8] = b"pkcs11-ha proof v1\0";
+
+/// What a copy of a key must answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verifier {
+    /// An RSA public key.
+    Rsa {
+        /// Big-endian.
+        modulus: Vec<u8>,
+        /// Big-endian.
+        exponent: Vec<u8>,
+    },
+    /// A public key on a Weierstrass curve.
+    Ec {
+        /// `CKA_EC_PARAMS`.
+        params: Vec<u8>,
+        /// The point, uncompressed, without an OCTET STRING around it.
+        point: Vec<u8>,
+    },
+    /// An Ed25519 public key.
+    Ed25519 {
+        /// The point.
+        point: Vec<u8>,
+    },
+    /// A secret key, by one answer of it.
+    Secret {
+        /// What the key is made to do.
+        method: SecretMethod,
+        /// Bytes of the key; 0 where the token does not say.
+        length: Ulong,
+        /// What it was given.
+        nonce: Vec<u8>,
+        /// What it answered.
+        answer: Vec<u8>,
+    },
+    /// An object whose content can be read.
+    Content {
+        /// SHA-256 of it.
+        digest: Vec<u8>,
+    },
+}
+
+/// How a secret key is challenged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SecretMethod {
+    /// A MAC over the nonce, by this mechanism.
+    Mac(Ulong),
+    /// The nonce encrypted as one block, by this mechanism.
+    Encrypt(Ulong),
+    /// The nonce decrypted as one block, by this mechanism.
+    Decrypt(Ulong),
+    /// A throw-away key with the nonce's value wrapped, by this deterministic mechanism.
+    Wrap(Ulong),
+}
+
+impl SecretMethod {
+    fn code(self) -> (u8, Ulong) {
+        match self {
+            SecretMethod::Mac(m) => (0, m),
+            SecretMethod::Encrypt(m) => (1, m),
+            SecretMethod::Decrypt(m) => (2, m),
+            SecretMethod::Wrap(m) => (3, m),
+        }
+    }
+
+    fn from_code(code: u8, m: Ulong) -> Option<Self> {
+        Some(match code {
+            0 => SecretMethod::Mac(m),
+            1 => SecretMethod::Encrypt(m),
+            2 => SecretMethod::Decrypt(m),
+            3 => SecretMethod::Wrap(m),
+            _ => return None,
+        })
+    }
+}
+
+/// The message that is signed for a nonce.
+pub fn challenge_message(nonce: &[u8; 32]) -> Vec<u8> {
+    [DOMAIN, nonce].concat()
+}
+
+/// Curves that signatures and key agreement are checked on in software.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Curve {
+    P256,
+    P384,
+    P521,
+}
+
+impl Curve {
+    /// By `CKA_EC_PARAMS`: the object identifiers, as DER.
+    pub(crate) fn of(params: &[u8]) -> Option<Self> {
+        match params {
+            [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07] => Some(Curve::P256),
+            [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22] => Some(Curve::P384),
+            [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23] => Some(Curve::P521),
+            _ => None,
+        }
+    }
+
+    /// The digest of a message that fits the curve's order.
+    pub(crate) fn digest(self, message: &[u8]) -> Vec<u8> {
+        match self {
+            Curve::P256 => Sha256::digest(message).to_vec(),
+            Curve::P384 => Sha384::digest(message).to_vec(),
+            Curve::P521 => Sha512::digest(message).to_vec(),
+        }
+    }
+}
+
+/// DER: Ed25519's object identifier, and the printable name that some tokens use.
+const ED25519: [&[u8]; 2] = [&[0x06, 0x03, 0x2b, 0x65, 0x70], b"\x13\x0cedwards25519"];
+
+impl Verifier {
+    /// From a public key's attributes. `CKA_EC_POINT` may or may not be wrapped in an OCTET STRING.
+    pub fn from_public(key_type: Ulong, modulus: Option<&[u8]>, exponent: Option<&[u8]>, params: Option<&[u8]>, point: Option<&[u8]>) -> Option<Self> {
+        match key_type {
+            ck::CKK_RSA => Some(Verifier::Rsa { modulus: unsigned(modulus?)?, exponent: unsigned(exponent?)? }),
+            ck::CKK_EC => Some(Verifier::Ec { params: params?.to_vec(), point: bare_point(point?).to_vec() }),
+            ck::CKK_EC_EDWARDS if params.is_none_or(|p| ED25519.contains(&p)) => {
+                let point = bare_point(point?).to_vec();
+                (point.len() == 32).then_some(Verifier::Ed25519 { point })
+            }
+            _ => None,
+        }
+    }
+
+    /// Of readable content.
+    pub fn of_content<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut digest = Sha256::new();
+        for part in parts {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Verifier::Content { digest: digest.finalize().to_vec() }
+    }
+
+    /// What `check` shows: the same for all copies of one key. For a secret key it tells one proof from another only.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        match self {
+            Verifier::Content { digest } => digest.as_slice().try_into().unwrap_or_else(|_| Sha256::digest(digest).into()),
+            other => Sha256::digest(other.to_bytes()).into(),
+        }
+    }
+
+    /// For the ledger.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (tag, fields): (u8, Vec<Vec<u8>>) = match self {
+            Verifier::Rsa { modulus, exponent } => (1, vec![modulus.clone(), exponent.clone()]),
+            Verifier::Ec { params, point } => (2, vec![params.clone(), point.clone()]),
+            Verifier::Ed25519 { point } => (3, vec![point.clone()]),
+            Verifier::Secret { method, length, nonce, answer } => {
+                let (code, mechanism) = method.code();
+                let numbers = [vec![code], (mechanism as u64).to_be_bytes().to_vec(), (*length as u64).to_be_bytes().to_vec()].concat();
+                (4, vec![numbers, nonce.clone(), answer.clone()])
+            }
+            Verifier::Content { digest } => (5, vec![digest.clone()]),
+        };
+        out.push(tag);
+        for field in fields {
+            out.extend_from_slice(&(field.len() as u32).to_be_bytes());
+            out.extend_from_slice(&field);
+        }
+        out
+    }
+
+    /// From the ledger; `None` for what is not a verifier.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (tag, mut rest) = bytes.split_first()?;
+        let mut fields = Vec::new();
+        while !rest.is_empty() {
+            let (len, after) = rest.split_first_chunk::<4>()?;
+            let (field, after) = after.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+            fields.push(field.to_vec());
+            rest = after;
+        }
+        let mut fields = fields.into_iter();
+        let verifier = match tag {
+            1 => Verifier::Rsa { modulus: fields.next()?, exponent: fields.next()? },
+            2 => Verifier::Ec { params: fields.next()?, point: fields.next()? },
+            3 => Verifier::Ed25519 { point: fields.next()? },
+            4 => {
+                let numbers = fields.next()?;
+                let (code, numbers) = numbers.split_first()?;
+                let (mechanism, length) = numbers.split_first_chunk::<8>()?;
+                let length = u64::from_be_bytes(length.try_into().ok()?);
+                let method = SecretMethod::from_code(*code, u64::from_be_bytes(*mechanism) as Ulong)?;
+                Verifier::Secret { method, length: length as Ulong, nonce: fields.next()?, answer: fields.next()? }
+            }
+            5 => Verifier::Content { digest: fields.next()? },
+            _ => return None,
+        };
+        fields.next().is_none().then_some(verifier)
+    }
+
+    /// Whether `signature` is this key's over `message`. RSA: PKCS#1 v1.5 with SHA-256. EC: r and s of equal length over
+    /// the digest that fits the curve. Ed25519: over the message itself.
+    pub fn check_signature(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Verifier::Rsa { modulus, exponent } => rsa_key(modulus, exponent)
+                .is_some_and(|key| key.verify(rsa::Pkcs1v15Sign::new::<rsa::sha2::Sha256>(), &Sha256::digest(message), signature).is_ok()),
+            Verifier::Ec { params, point } => match Curve::of(params) {
+                None => false,
+                Some(curve) => check_ecdsa(curve, point, &curve.digest(message), signature),
+            },
+            Verifier::Ed25519 { point } => {
+                let key = point.as_slice().try_into().ok().and_then(|p| ed25519_dalek::VerifyingKey::from_bytes(p).ok());
+                let signature = ed25519_dalek::Signature::from_slice(signature).ok();
+                key.zip(signature).is_some_and(|(k, s)| k.verify_strict(message, &s).is_ok())
+            }
+            Verifier::Secret { .. } | Verifier::Content { .. } => false,
+        }
+    }
+
+    /// Encrypts a challenge to an RSA key (PKCS#1 v1.5), its padding drawn from `seed`.
+    pub fn encrypt_challenge(&self, seed: &[u8; 32], plain: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Verifier::Rsa { modulus, exponent } => {
+                rsa_key(modulus, exponent)?.encrypt(&mut Stream::new(seed), rsa::Pkcs1v15Encrypt, plain).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// A throw-away key's public point for a key agreement with this key, and the secret that must come out.
+    pub fn agree(&self, seed: &[u8; 32]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let Verifier::Ec { params, point } = self else { return None };
+        macro_rules! agree {
+            ($curve:ident, $len:expr) => {{
+                let mut scalar = [0u8; $len];
+                Stream::new(seed).fill(&mut scalar);
+                // Below the order of every curve here.
+                if let Some(first) = scalar.first_mut() {
+                    *first = 0;
+                }
+                let mine = $curve::SecretKey::from_slice(&scalar).ok()?;
+                let theirs = $curve::PublicKey::from_sec1_bytes(point).ok()?;
+                let shared = $curve::ecdh::diffie_hellman(mine.to_nonzero_scalar(), theirs.as_affine());
+                let public = mine.public_key().to_sec1_bytes();
+                let public: Box<[u8]> = match public.first() {
+                    Some(4) => public,
+                    _ => {
+                        use p256::elliptic_curve::sec1::ToSec1Point;
+                        mine.public_key().to_sec1_point(false).as_bytes().into()
+                    }
+                };
+                Some((public.to_vec(), shared.raw_secret_bytes().to_vec()))
+            }};
+        }
+        match Curve::of(params)? {
+            Curve::P256 => agree!(p256, 32),
+            Curve::P384 => agree!(p384, 48),
+            Curve::P521 => agree!(p521, 66),
+        }
+    }
+}
+
+fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Option<rsa::PublicKey> {
+    let number = |bytes: &[u8]| rsa::BoxedUint::from_be_slice_vartime(bytes);
+    rsa::PublicKey::new_with_size_limits(number(modulus), number(exponent), 1024..=16384).ok()
+}
+
+fn check_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> bool {
+    macro_rules! check {
+        ($curve:ident) => {{
+            use $curve::ecdsa::signature::hazmat::PrehashVerifier;
+            let key = $curve::ecdsa::VerifyingKey::from_sec1_bytes(point).ok();
+            let signature = $curve::ecdsa::Signature::from_slice(signature).ok();
+            key.zip(signature).is_some_and(|(k, s)| k.verify_prehash(digest, &s).is_ok())
+        }};
+    }
+    match curve {
+        Curve::P256 => check!(p256),
+        Curve::P384 => check!(p384),
+        Curve::P521 => check!(p521),
+    }
+}
+
+/// A number without leading zeros; `None` for zero.
+fn unsigned(bytes: &[u8]) -> Option<Vec<u8>> {
+    let start = bytes.iter().position(|b| *b != 0)?;
+    bytes.get(start..).map(<[u8]>::to_vec)
+}
+
+/// The point itself, out of the DER OCTET STRING that PKCS#11 wants around it.
+fn bare_point(point: &[u8]) -> &[u8] {
+    match point {
+        [0x04, 0x81, len, rest @ ..] if usize::from(*len) == rest.len() => rest,
+        [0x04, len, rest @ ..] if *len < 0x80 && usize::from(*len) == rest.len() => rest,
+        _ => point,
+    }
+}
+
+/// Bytes drawn from a seed: padding and throw-away keys of challenges, which the seed's maker alone can foresee.
+struct Stream {
+    seed: [u8; 32],
+    counter: u64,
+}
+
+impl Stream {
+    fn new(seed: &[u8; 32]) -> Self {
+        Stream { seed: *seed, counter: 0 }
+    }
+
+    fn fill(&mut self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(32) {
+            let block = Sha256::new().chain_update(self.seed).chain_update(self.counter.to_be_bytes()).finalize();
+            self.counter += 1;
+            for (to, from) in chunk.iter_mut().zip(block) {
+                *to = from;
+            }
+        }
+    }
+}
+
+impl rsa::rand_core::TryRng for Stream {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        let mut bytes = [0; 4];
+        self.fill(&mut bytes);
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        self.fill(out);
+        Ok(())
+    }
+}
+
+impl rsa::rand_core::TryCryptoRng for Stream {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn the_ledger_form_round_trips(a in bytes(), b in bytes(), m: u32, length: u32, kind in 0..5) {
+            let verifier = match kind {
+                0 => Verifier::Rsa { modulus: a, exponent: b },
+                1 => Verifier::Ec { params: a, point: b },
+                2 => Verifier::Ed25519 { point: a },
+                3 => Verifier::Secret { method: SecretMethod::Wrap(m.into()), length: length.into(), nonce: a, answer: b },
+                _ => Verifier::Content { digest: a },
+            };
+            prop_assert_eq!(Verifier::from_bytes(&verifier.to_bytes()), Some(verifier));
+        }
+
+        #[test]
+        fn no_bytes_panic(a in bytes()) {
+            drop(Verifier::from_bytes(&a));
+        }
+    }
+
+    #[test]
+    fn a_signature_of_the_key_is_believed_and_of_no_other_message() {
+        use p521::ecdsa::signature::hazmat::PrehashSigner;
+        let params = vec![0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+        let mut scalar = [7u8; 66];
+        scalar[0] = 0;
+        let key = p521::ecdsa::SigningKey::from_slice(&scalar).unwrap();
+        let point = key.verifying_key().to_sec1_point(false).as_bytes().to_vec();
+        let wrapped = [&[0x04, 0x81, point.len() as u8], point.as_slice()].concat();
+        let verifier = Verifier::from_public(ck::CKK_EC, None, None, Some(&params), Some(&wrapped)).unwrap();
+        let message = challenge_message(&[1; 32]);
+        let signature: p521::ecdsa::Signature = key.sign_prehash(&Sha512::digest(&message)).unwrap();
+        assert!(verifier.check_signature(&message, &signature.to_bytes()));
+        assert!(!verifier.check_signature(&challenge_message(&[2; 32]), &signature.to_bytes()));
+        let (public, secret) = verifier.agree(&[9; 32]).unwrap();
+        let peer = p521::PublicKey::from_sec1_bytes(&public).unwrap();
+        let mine = p521::SecretKey::from_slice(&scalar).unwrap();
+        assert_eq!(p521::ecdh::diffie_hellman(mine.to_nonzero_scalar(), peer.as_affine()).raw_secret_bytes().to_vec(), secret);
+    }
+}

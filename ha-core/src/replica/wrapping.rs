@@ -1,1 +1,115 @@
-//! wrapping.
+//! Which wrapping mechanism copies which keys between two tokens: asked of the mechanism list, then tried.
+
+use ha_token::{Attribute, Mechanism, ObjectHandle, Output, Result, Rv, Template, TemplateExt, Ulong, ck};
+
+use super::On;
+
+/// `CKM_AES_KEY_WRAP_KWP` (RFC 5649), `CKM_AES_KEY_WRAP_PAD` (on SoftHSM the same), `CKM_AES_KEY_WRAP` (RFC 3394).
+const CANDIDATES: [Ulong; 3] = [ck::CKM_AES_KEY_WRAP_KWP, ck::CKM_AES_KEY_WRAP_PAD, ck::CKM_AES_KEY_WRAP];
+
+/// What a token's wrapping mechanisms were seen to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WrapAbility {
+    formats: Vec<Format>,
+}
+
+/// One wrapping mechanism of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Format {
+    /// The mechanism.
+    pub mechanism: Ulong,
+    /// Whether a secret whose length is no multiple of eight comes back as it was.
+    exact: bool,
+}
+
+impl WrapAbility {
+    /// Tries the token's wrapping mechanisms on throw-away session keys of its own.
+    ///
+    /// # Errors
+    /// The member's answer to anything but a trial itself.
+    pub fn probe(on: On<'_>) -> Result<Self> {
+        let mut formats = Vec::new();
+        let wrapping = on.token.generate_key(on.session, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &throw_away(ck::CKK_AES, Some(32)));
+        let Ok(wrapping) = wrapping else { return Ok(WrapAbility::default()) };
+        for mechanism in CANDIDATES {
+            if on.token.mechanism_info(mechanism).is_ok_and(|i| i.flags & ck::CKF_WRAP != 0 && i.flags & ck::CKF_UNWRAP != 0)
+                && round_trip(on, wrapping, mechanism, &[0x5a; 24])
+            {
+                formats.push(Format { mechanism, exact: round_trip(on, wrapping, mechanism, &[0xa5; 20]) });
+            }
+        }
+        on.discard(wrapping);
+        Ok(WrapAbility { formats })
+    }
+
+    /// The mechanisms that may carry a secret of this length (private keys have lengths of their own: `None`).
+    pub fn formats(&self, length: Option<usize>) -> impl Iterator<Item = Format> + '_ {
+        let odd = length.is_some_and(|l| l % 8 != 0);
+        self.formats.iter().copied().filter(move |f| f.exact || !odd)
+    }
+
+    /// Whether the token can unwrap what the mechanism wrapped elsewhere.
+    pub fn has(&self, mechanism: Ulong) -> bool {
+        self.formats.iter().any(|f| f.mechanism == mechanism)
+    }
+}
+
+/// Whether a known value comes back as it was.
+fn round_trip(on: On<'_>, wrapping: ObjectHandle, mechanism: Ulong, value: &[u8]) -> bool {
+    let mut template = throw_away(ck::CKK_GENERIC_SECRET, None);
+    template.push(Attribute::bytes(ck::CKA_VALUE, value));
+    let Ok(known) = on.token.create_object(on.session, &template) else { return false };
+    let back = wrap(on, wrapping, known, mechanism)
+        .and_then(|blob| unwrap(on, wrapping, &blob, mechanism, &throw_away(ck::CKK_GENERIC_SECRET, None)))
+        .and_then(|key| {
+            let read = on.read(key, &[ck::CKA_VALUE]);
+            on.discard(key);
+            read
+        });
+    on.discard(known);
+    back.is_ok_and(|read| read.get_bytes(ck::CKA_VALUE) == Some(value))
+}
+
+fn throw_away(key_type: Ulong, length: Option<Ulong>) -> Template {
+    let mut template = vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+        Attribute::ulong(ck::CKA_KEY_TYPE, key_type),
+        Attribute::bool(ck::CKA_TOKEN, false),
+        Attribute::bool(ck::CKA_SENSITIVE, false),
+        Attribute::bool(ck::CKA_EXTRACTABLE, true),
+    ];
+    if key_type == ck::CKK_AES {
+        template.push(Attribute::bool(ck::CKA_WRAP, true));
+        template.push(Attribute::bool(ck::CKA_UNWRAP, true));
+    }
+    template.extend(length.map(|l| Attribute::ulong(ck::CKA_VALUE_LEN, l)));
+    template
+}
+
+/// Wraps a key.
+///
+/// # Errors
+/// The member's answer.
+pub fn wrap(on: On<'_>, wrapping: ObjectHandle, key: ObjectHandle, mechanism: Ulong) -> Result<Vec<u8>> {
+    let mut mechanism = Mechanism::plain(mechanism);
+    let mut space = vec![0; 8192];
+    let mut out = Output::buffer(&mut space);
+    match on.token.wrap_key(on.session, &mut mechanism, wrapping, key, &mut out) {
+        Ok(()) => Ok(out.written().to_vec()),
+        Err(Rv::BUFFER_TOO_SMALL) => {
+            let mut space = vec![0; out.len()];
+            let mut out = Output::buffer(&mut space);
+            on.token.wrap_key(on.session, &mut mechanism, wrapping, key, &mut out)?;
+            Ok(out.written().to_vec())
+        }
+        Err(rv) => Err(rv),
+    }
+}
+
+/// Unwraps a key.
+///
+/// # Errors
+/// The member's answer.
+pub fn unwrap(on: On<'_>, unwrapping: ObjectHandle, blob: &[u8], mechanism: Ulong, template: &Template) -> Result<ObjectHandle> {
+    on.token.unwrap_key(on.session, &mut Mechanism::plain(mechanism), unwrapping, blob, template)
+}

@@ -1,0 +1,134 @@
+//! `hactl`: the operator's command for HA groups.
+//!
+//! Exit status: 0 all is well, 1 the answer is bad news, 2 usage or configuration error.
+
+mod adopt;
+mod check;
+mod config;
+mod context;
+mod doctor;
+mod init;
+mod output;
+mod slots;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Operates HA groups of PKCS#11 tokens.
+#[derive(Parser)]
+#[command(name = "hactl", version, about, disable_help_subcommand = true)]
+struct Cli {
+    /// The configuration file; without it the usual search order.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One JSON document on standard output, and nothing else there.
+    #[arg(long, global = true)]
+    json: bool,
+    /// A file that holds the PIN (readable by its owner only); else $PKCS11_HA_PIN, else a prompt.
+    #[arg(long, global = true, value_name = "FILE")]
+    pin_file: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Makes SoftHSM tokens and a working ha.toml in a folder: a first group in one command.
+    Init {
+        /// How many tokens.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+        softhsm: u8,
+        /// The folder; it must be empty or not exist.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The group's label.
+        #[arg(long, default_value = "ha1")]
+        label: String,
+    },
+    /// Slots, as an application sees them.
+    Slot {
+        #[command(subcommand)]
+        verb: SlotVerb,
+    },
+    /// The members' state.
+    Status {
+        /// Refresh every second, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Compares the objects of the members; with --prove, proves that copies are the same key.
+    Check {
+        /// Challenge every copy.
+        #[arg(long)]
+        prove: bool,
+    },
+    /// Replicates what is missing, applies what is pending, then checks.
+    Sync {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Makes the keys that one member held before the group the group's own.
+    Adopt {
+        /// The member's name.
+        member: String,
+    },
+    /// The configuration file.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Tries configuration, modules, tokens, PINs, permissions and versions, and says what to mend.
+    Doctor,
+}
+
+#[derive(Subcommand)]
+enum SlotVerb {
+    /// Every slot an application sees, with its kind.
+    List,
+}
+
+#[derive(Subcommand)]
+enum ConfigVerb {
+    /// Is the file right?
+    Check,
+}
+
+/// What a verb answers: whether all is well.
+pub(crate) enum Answer {
+    /// Exit status 0.
+    Well,
+    /// Exit status 1.
+    BadNews,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let context = context::Context { config: cli.config, json: cli.json, pin_file: cli.pin_file };
+    let answer = match cli.verb {
+        Verb::Init { softhsm, dir, label } => init::run(&context, softhsm, &dir, &label),
+        Verb::Slot { verb: SlotVerb::List } => slots::list(&context),
+        Verb::Status { watch } => status::run(&context, watch),
+        Verb::Check { prove } => check::run(&context, prove),
+        Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
+        Verb::Adopt { member } => adopt::adopt(&context, &member),
+        Verb::Config { verb: ConfigVerb::Check } => config::check(&context),
+        Verb::Doctor => doctor::run(&context),
+    };
+    match answer {
+        Ok(Answer::Well) => ExitCode::SUCCESS,
+        Ok(Answer::BadNews) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("hactl: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Destroying and changing token objects: on every member, and remembered for those that are away.
+
+use std::sync::Arc;
+
+use ha_token::{Function, Result, Rv, Template, TemplateExt, UserType, ck};
+
+use super::{Group, Object, Origin};
+use crate::policy::failure::Class;
+
+impl Group {
+    /// Destroys a token object on every member that is up. With the first that did, the destruction is final: members
+    /// that are away destroy theirs when they come back.
+    ///
+    /// # Errors
+    /// The members' answers when none destroyed it: it is then as it was.
+    pub(crate) fn destroy_everywhere(&self, object: &Arc<Object>) -> Result<()> {
+        let id = match object.origin {
+            Origin::Ledger(id) => Some(id),
+            Origin::Foreign | Origin::Session(_) => None,
+        };
+        let ledger = self.ledger()?;
+        if let Some(id) = id {
+            ledger.destroy_begin(id).map_err(|e| self.ledger_failed(e))?;
+        }
+        let mut first = None;
+        let mut refused = None;
+        for member in self.up() {
+            if id.is_none() && !object.lives_on(member.index) {
+                continue;
+            }
+            let answer = self.lease(member).and_then(|lease| {
+                let handle = if id.is_some() { self.backing(&lease, object) } else { self.handle_of(&lease, object) };
+                let answer = handle.and_then(|h| lease.token().destroy_object(lease.session, h));
+                match answer {
+                    Err(rv) => match self.failed(member, &lease.link, Function::DestroyObject, rv) {
+                        // Not there is as good as destroyed, on a member that is sound.
+                        Class::Object => self.looks_alive(&lease.link).inspect_err(|rv| self.blame(member, Function::DestroyObject, *rv)),
+                        _ => Err(rv),
+                    },
+                    Ok(()) => Ok(()),
+                }
+            });
+            match answer {
+                Ok(()) => {
+                    if let Some(id) = id {
+                        if first.is_none() {
+                            ledger.destroy_final(id).map_err(|e| self.ledger_failed(e))?;
+                        }
+                        ledger.acknowledge(id, member.name()).map_err(|e| self.ledger_failed(e))?;
+                    }
+                    first.get_or_insert(member.index);
+                }
+                Err(rv) => refused = Some(rv),
+            }
+        }
+        match (first, refused) {
+            (Some(_), _) => Ok(()),
+            (None, refused) => {
+                if let Some(id) = id {
+                    ledger.destroy_rollback(id).map_err(|e| self.ledger_failed(e))?;
+                }
+                Err(refused.unwrap_or(Rv::DEVICE_ERROR))
+            }
+        }
+    }
+
+    /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.
+    ///
+    /// # Errors
+    /// The first member's refusal: nothing was changed then. Once one member has changed, the change goes forward.
+    pub(crate) fn set_everywhere(&self, object: &Arc<Object>, template: &Template) -> Result<()> {
+        let id = match object.origin {
+            Origin::Ledger(id) => Some(id),
+            Origin::Foreign | Origin::Session(_) => None,
+        };
+        let ledger = self.ledger()?;
+        let row = match id {
+            Some(id) => ledger.object(id).map_err(|e| self.ledger_failed(e))?,
+            None => None,
+        };
+        let holders: Vec<&str> = row.iter().flat_map(|r| &r.copies).map(String::as_str).collect();
+        let mut changed = false;
+        let mut refused = None;
+        let mut behind = Vec::new();
+        for member in &self.members {
+            let holds = if id.is_some() { holders.contains(&member.name()) } else { object.lives_on(member.index) };
+            if !holds {
+                continue;
+            }
+            let answer = if member.is_up() {
+                self.lease(member).and_then(|lease| {
+                    let handle = self.backing(&lease, object)?;
+                    lease.token().set_attributes(lease.session, handle, template).inspect_err(|rv| {
+                        self.failed(member, &lease.link, Function::SetAttributeValue, *rv);
+                    })
+                })
+            } else {
+                Err(Rv::DEVICE_ERROR)
+            };
+            match answer {
+                Ok(()) => changed = true,
+                Err(rv) if !changed && crate::policy::failure::classify(Function::SetAttributeValue, rv) == Class::Caller => return Err(rv),
+                Err(rv) => {
+                    refused = Some(rv);
+                    behind.push(member.name());
+                }
+            }
+        }
+        if !changed {
+            return Err(refused.unwrap_or(Rv::DEVICE_ERROR));
+        }
+        let mut traits = (*object.traits()).clone();
+        if let Some(new) = template.get_bytes(if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID }) {
+            traits.id = new.into();
+        }
+        if let Some(new) = template.get_bytes(ck::CKA_LABEL) {
+            traits.label = new.into();
+        }
+        if let (Some(id), Some(row)) = (id, row) {
+            let mut kept = row.template;
+            for attribute in template {
+                kept.set(attribute.clone());
+            }
+            for member in behind {
+                ledger.pend(id, member, template).map_err(|e| self.ledger_failed(e))?;
+            }
+            ledger.update(id, &traits.id, &traits.label, &kept).map_err(|e| self.ledger_failed(e))?;
+        }
+        object.set_traits(traits);
+        Ok(())
+    }
+
+    /// Initialises every member's token anew: everything on them is gone (`init_token = "all"`).
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` unless every member is up; the first member's refusal.
+    pub(crate) fn initialise_all(&self, pin: &[u8], label: &str) -> Result<()> {
+        let _ = UserType::So;
+        let mut links = Vec::new();
+        for member in &self.members {
+            let link = member.link().filter(|_| member.is_up()).ok_or(Rv::DEVICE_ERROR)?;
+            links.push((member, link));
+        }
+        let ledger = self.ledger()?;
+        for (member, link) in links {
+            // A token's own label stays: it is what the configuration knows it by. The virtual token's is the group's.
+            let _ = label;
+            link.token.close_all_sessions()?;
+            let answer = link.token.init_token(Some(pin), &link.info.label);
+            member.set_link(None);
+            self.blame(member, Function::InitToken, answer.err().unwrap_or(Rv::DEVICE_ERROR));
+            answer?;
+        }
+        for row in ledger.objects().map_err(|e| self.ledger_failed(e))? {
+            if row.is_committed() {
+                ledger.destroy_begin(row.id).and_then(|()| ledger.destroy_final(row.id)).map_err(|e| self.ledger_failed(e))?;
+            }
+            for member in &row.copies {
+                ledger.acknowledge(row.id, member).map_err(|e| self.ledger_failed(e))?;
+            }
+        }
+        Ok(())
+    }
+}

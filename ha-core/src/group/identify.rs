@@ -1,0 +1,320 @@
+//! Which virtual object a member's object is, and which of a member's objects a virtual one is.
+//!
+//! A member's objects are matched to the ledger's by class, key type, id and label, and are believed only when their
+//! proof succeeded: never by label or id alone (guarantee G3).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, Ulong, ck};
+
+use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust, Who};
+use crate::replica::ledger::{ObjectId, ObjectRow};
+use crate::replica::proof::{self, Outcome};
+use crate::replica::verifier::Verifier;
+use crate::replica::{On, find_all, group_key};
+
+/// `CKA_KEY_TYPE` of what has none.
+const NO_TYPE: Ulong = Ulong::MAX;
+const TRAITS: [AttributeType; 8] = [
+    ck::CKA_CLASS,
+    ck::CKA_TOKEN,
+    ck::CKA_PRIVATE,
+    ck::CKA_KEY_TYPE,
+    ck::CKA_ID,
+    ck::CKA_LABEL,
+    ck::CKA_CERTIFICATE_TYPE,
+    ck::CKA_APPLICATION,
+];
+
+impl Group {
+    /// Reads what identifies an object: one call. With it whether it is a token object and a private one.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(crate) fn read_traits(&self, on: On<'_>, handle: ObjectHandle) -> Result<(Traits, bool, bool)> {
+        let answers = on.token.get_attributes(on.session, handle, &TRAITS)?;
+        let bytes = |i: usize| answers.get(i).and_then(|a| a.bytes()).unwrap_or(&[]);
+        let ulong = |i: usize| answers.get(i).and_then(|a| a.value()).and_then(|v| v.as_ulong());
+        let flag = |i: usize| bytes(i).first().is_some_and(|b| *b != 0);
+        let class = ulong(0).ok_or(Rv::DEVICE_ERROR)?;
+        let key_type = ulong(3).or(ulong(6)).unwrap_or(NO_TYPE);
+        let id = if class == ck::CKO_DATA { bytes(7) } else { bytes(4) };
+        Ok((Traits { class, key_type, id: id.into(), label: bytes(5).into() }, flag(1), flag(2)))
+    }
+
+    /// The virtual object that a member's object is; `None` for one that no application sees.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(crate) fn object_of(&self, lease: &Lease, backing: ObjectHandle) -> Result<Option<Arc<Object>>> {
+        match lease.link.virtual_of(backing) {
+            Some(0) => return Ok(None),
+            Some(handle) => match self.objects.get(ObjectHandle(handle)) {
+                Ok(object) => return Ok(Some(object)),
+                // Taken out by a logout, and visible again.
+                Err(_) => lease.link.unbind(backing),
+            },
+            None => {}
+        }
+        let (traits, token, private) = match self.read_traits(lease.on(), backing) {
+            Ok(read) => read,
+            // Destroyed between the search and now.
+            Err(Rv::OBJECT_HANDLE_INVALID) => return Ok(None),
+            Err(rv) => return Err(rv),
+        };
+        if !token {
+            // Somebody else's session object, or a throw-away of a proof: handles of these are used again.
+            return Ok(None);
+        }
+        if group_key::is_ours(&traits.label, &traits.id) {
+            lease.link.bind(backing, 0);
+            return Ok(None);
+        }
+        let object = match self.match_row(lease, &traits) {
+            Match::Row(row) => {
+                let place = place(lease, backing, Trust::Unproven);
+                let object = self.objects.add(Origin::Ledger(row.id), traits, private, None);
+                object.put(place);
+                object
+            }
+            Match::Destroyed => {
+                lease.link.bind(backing, 0);
+                return Ok(None);
+            }
+            Match::Foreign => self.foreign(lease, backing, traits, private)?,
+        };
+        lease.link.bind(backing, object.handle.0);
+        Ok(Some(object))
+    }
+
+    fn match_row(&self, lease: &Lease, traits: &Traits) -> Match {
+        let Some(ledger) = &self.ledger else { return Match::Foreign };
+        let rows = match ledger.find(traits.class, traits.key_type, &traits.id, &traits.label) {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(group = %self.config.label, %error, "the ledger cannot be read: the object counts as foreign");
+                return Match::Foreign;
+            }
+        };
+        let mut destroyed = false;
+        for row in rows {
+            if row.is_destroyed() {
+                destroyed |= row.copies.iter().any(|c| c == lease.member.name());
+                continue;
+            }
+            let taken = self.objects.by_id(row.id).is_some_and(|o| o.place(lease.member.index, lease.link.generation).is_some());
+            if !taken {
+                return Match::Row(Box::new(row));
+            }
+        }
+        if destroyed { Match::Destroyed } else { Match::Foreign }
+    }
+
+    /// An object that the ledger does not know: one with its equals on other members, or alone, or in conflict.
+    fn foreign(&self, lease: &Lease, backing: ObjectHandle, traits: Traits, private: bool) -> Result<Arc<Object>> {
+        let here = place(lease, backing, Trust::Proven);
+        let object = self.objects.add(Origin::Foreign, traits.clone(), private, Some(here));
+        lease.link.bind(backing, object.handle.0);
+        self.host_more(&lease.member);
+        for member in self.up().filter(|m| m.index != lease.member.index) {
+            let Ok(there) = self.lease(member) else { continue };
+            for other in self.with_traits(&there, &traits)? {
+                let known = there.link.virtual_of(other).and_then(|h| self.objects.get(ObjectHandle(h)).ok());
+                if known.as_ref().is_some_and(|o| o.origin != Origin::Foreign || o.lives_on(lease.member.index)) {
+                    continue;
+                }
+                match self.compare(lease.on(), backing, there.on(), other, &traits)? {
+                    Outcome::Same => {
+                        if let Some(known) = known {
+                            // The other one was here first: this is a copy of it.
+                            self.objects.remove(&object);
+                            known.put(here);
+                            lease.link.bind(backing, known.handle.0);
+                            return Ok(known);
+                        }
+                        object.put(place(&there, other, Trust::Proven));
+                        there.link.bind(other, object.handle.0);
+                        break;
+                    }
+                    Outcome::Different => {
+                        let rival = known.unwrap_or_else(|| {
+                            let rival = self.objects.add(Origin::Foreign, traits.clone(), private, Some(place(&there, other, Trust::Proven)));
+                            there.link.bind(other, rival.handle.0);
+                            self.host_more(member);
+                            rival
+                        });
+                        rival.set_conflicted();
+                        object.set_conflicted();
+                        self.reporter.conflict(member.name(), &traits.label);
+                    }
+                    Outcome::Unproven(reason) => {
+                        tracing::warn!(group = %self.config.label, member = member.name(), label = %String::from_utf8_lossy(&traits.label), reason,
+                            "objects of the same label and id on two members cannot be compared: both are shown");
+                    }
+                }
+            }
+        }
+        Ok(object)
+    }
+
+    /// A member's token objects with these traits.
+    pub(crate) fn with_traits(&self, lease: &Lease, traits: &Traits) -> Result<Vec<ObjectHandle>> {
+        let mut template: Template = vec![Attribute::ulong(ck::CKA_CLASS, traits.class), Attribute::bool(ck::CKA_TOKEN, true)];
+        if traits.class == ck::CKO_DATA {
+            template.push(Attribute::bytes(ck::CKA_APPLICATION, &*traits.id));
+        } else {
+            if !traits.id.is_empty() {
+                template.push(Attribute::bytes(ck::CKA_ID, &*traits.id));
+            }
+            if traits.key_type != NO_TYPE && traits.class != ck::CKO_CERTIFICATE {
+                template.push(Attribute::ulong(ck::CKA_KEY_TYPE, traits.key_type));
+            }
+        }
+        if !traits.label.is_empty() {
+            template.push(Attribute::bytes(ck::CKA_LABEL, &*traits.label));
+        }
+        let mut found = Vec::new();
+        for handle in find_all(lease.on(), &template, 64)? {
+            // An empty id or label cannot be searched for on every token.
+            if self.read_traits(lease.on(), handle)?.0 == *traits {
+                found.push(handle);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether two members' objects are the same.
+    pub(crate) fn compare(&self, a: On<'_>, in_a: ObjectHandle, b: On<'_>, in_b: ObjectHandle, traits: &Traits) -> Result<Outcome> {
+        let pin = self.login.pin();
+        let Some(verifier) = proof::make_verifier(a, in_a, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))? else {
+            return Ok(Outcome::Unproven("no challenge fits this key".into()));
+        };
+        proof::prove(b, in_b, traits.class, &verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
+    }
+
+    /// A member's handle of an object, proven: what a call may use.
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID` when the member has no copy that may be used; the member's answers.
+    pub(crate) fn backing(&self, lease: &Lease, object: &Object) -> Result<ObjectHandle> {
+        if object.is_conflicted() {
+            return Err(Rv::KEY_FUNCTION_NOT_PERMITTED);
+        }
+        match object.place(lease.member.index, lease.link.generation) {
+            Some(Place { trust: Trust::Proven, handle, .. }) => Ok(handle),
+            Some(Place { trust: Trust::Conflict, .. }) => Err(Rv::OBJECT_HANDLE_INVALID),
+            Some(Place { trust: Trust::Unproven, handle, .. }) => self.resolve(lease, object, Some(handle)),
+            None => self.resolve(lease, object, None),
+        }
+    }
+
+    /// A member's handle of an object for reading its attributes: a proof is not needed for that.
+    ///
+    /// # Errors
+    /// As [`Group::backing`].
+    pub(crate) fn handle_of(&self, lease: &Lease, object: &Object) -> Result<ObjectHandle> {
+        match object.place(lease.member.index, lease.link.generation) {
+            Some(Place { trust: Trust::Proven | Trust::Unproven, handle, .. }) => Ok(handle),
+            Some(Place { trust: Trust::Conflict, .. }) => Err(Rv::OBJECT_HANDLE_INVALID),
+            None => self.resolve(lease, object, None),
+        }
+    }
+
+    /// Finds an object on a member by its traits and proves it. `likely` is tried first.
+    fn resolve(&self, lease: &Lease, object: &Object, likely: Option<ObjectHandle>) -> Result<ObjectHandle> {
+        let traits = object.traits();
+        let row = match object.origin {
+            Origin::Session(_) => return Err(Rv::OBJECT_HANDLE_INVALID),
+            Origin::Ledger(id) => self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten()),
+            Origin::Foreign => None,
+        };
+        let verifier = row.as_ref().and_then(ObjectRow::verifier);
+        let mut failed = None;
+        let candidates = likely.into_iter().chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely));
+        for handle in candidates {
+            let owner = lease.link.virtual_of(handle).filter(|h| *h != object.handle.0);
+            if owner.is_some_and(|h| self.objects.get(ObjectHandle(h)).is_ok_and(|o| o.place(lease.member.index, lease.link.generation).is_some_and(|p| p.trust == Trust::Proven))) {
+                continue;
+            }
+            let outcome = match (&verifier, object.origin) {
+                (Some(verifier), _) => self.prove(lease, handle, traits.class, verifier)?,
+                // A foreign object has nothing to be compared with; it is what the application was shown.
+                (None, Origin::Foreign) => Outcome::Same,
+                (None, _) => Outcome::Unproven("the ledger holds no verifier".into()),
+            };
+            match outcome {
+                Outcome::Same => {
+                    object.put(place(lease, handle, Trust::Proven));
+                    lease.link.bind(handle, object.handle.0);
+                    return Ok(handle);
+                }
+                Outcome::Different => failed = Some(handle),
+                Outcome::Unproven(reason) => {
+                    tracing::warn!(group = %self.config.label, member = lease.member.name(), label = %String::from_utf8_lossy(&traits.label), reason,
+                        "a copy cannot be proven: it is not used");
+                    failed = Some(handle);
+                }
+            }
+        }
+        if let Some(handle) = failed {
+            object.put(place(lease, handle, Trust::Conflict));
+            self.reporter.conflict(lease.member.name(), &traits.label);
+        }
+        Err(Rv::OBJECT_HANDLE_INVALID)
+    }
+
+    /// Challenges one copy.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(crate) fn prove(&self, lease: &Lease, handle: ObjectHandle, class: Ulong, verifier: &Verifier) -> Result<Outcome> {
+        let pin = self.login.pin();
+        proof::prove(lease.on(), handle, class, verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
+    }
+
+    /// Whether a search has to ask this member too: it hosts objects that no other member has.
+    pub(crate) fn has_more(&self, member: &Member, token: Option<bool>) -> bool {
+        let _ = token;
+        member.alone.load(Ordering::Relaxed) > 0 || (self.login.who() == Who::User && self.may_hold_foreign(member))
+    }
+
+    /// Whether a member's token holds objects that the ledger does not know.
+    fn may_hold_foreign(&self, member: &Member) -> bool {
+        member.foreign.load(Ordering::Relaxed)
+    }
+
+    /// A member hosts one more object that no other member has.
+    pub(crate) fn host_more(&self, member: &Member) {
+        member.alone.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of those went.
+    pub(crate) fn host_less(&self, member: &Member) {
+        // Never below zero: a second drop of the same object must not wrap.
+        _ = member.alone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+
+    /// What the ledger answers in place of a member, among these types.
+    pub(crate) fn remembered(&self, id: ObjectId, types: &[AttributeType]) -> Option<Template> {
+        const DIFFER: [AttributeType; 6] =
+            [ck::CKA_UNIQUE_ID, ck::CKA_LOCAL, ck::CKA_CHECK_VALUE, ck::CKA_VALUE_LEN, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_BITS];
+        if !types.iter().any(|t| DIFFER.contains(t)) {
+            return None;
+        }
+        let row = self.ledger.as_ref()?.object(id).ok().flatten()?;
+        let mut answers: Template = row.template.into_iter().filter(|a| DIFFER.contains(&a.kind)).collect();
+        answers.push(Attribute::bytes(ck::CKA_UNIQUE_ID, id.to_string().into_bytes()));
+        Some(answers)
+    }
+}
+
+enum Match {
+    Row(Box<ObjectRow>),
+    Destroyed,
+    Foreign,
+}
+
+pub(super) fn place(lease: &Lease, handle: ObjectHandle, trust: Trust) -> Place {
+    Place { member: lease.member.index, generation: lease.link.generation, handle, trust }
+}

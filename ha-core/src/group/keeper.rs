@@ -1,0 +1,202 @@
+//! The keeper: one thread for each member that connects it, probes it when it is suspect, and takes it back.
+//!
+//! Members do not wait for each other here: a module that hangs while it is initialised holds up its own keeper only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_token::{ConnectError, Function, Rv};
+
+use super::{Fault, Group, Link, Member};
+use crate::config::RecoveryMode;
+use crate::policy::failure::Class;
+use crate::policy::health::{Event, State};
+
+/// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Group {
+    /// Connects every member, on its keeper's thread, and waits for their first answers. With `threads` false the
+    /// members are connected on this thread, once, and no keeper is started.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(self: &Arc<Self>, threads: bool) -> std::io::Result<()> {
+        if !threads {
+            for member in &self.members {
+                self.connect(member);
+            }
+            return Ok(());
+        }
+        let first = self.world.event();
+        let (sender, answers) = crossbeam::channel::bounded(self.members.len());
+        let mut keepers = Vec::new();
+        for member in &self.members {
+            let (group, member, sender, first) = (Arc::clone(self), Arc::clone(member), sender.clone(), Arc::clone(&first));
+            let name = format!("ha-{}", member.name());
+            keepers.push(self.world.spawn(
+                &name,
+                Box::new(move || {
+                    group.connect(&member);
+                    _ = sender.send(());
+                    first.set();
+                    drop((sender, first));
+                    group.keep(&member);
+                }),
+            )?);
+        }
+        *self.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = keepers;
+        let until = self.world.now() + START_PATIENCE;
+        while answers.len() < self.members.len() {
+            let now = self.world.now();
+            if now >= until {
+                tracing::warn!(group = %self.config.label, "some members have not answered yet; they are taken in when they do");
+                break;
+            }
+            first.wait(Some(until - now));
+        }
+        Ok(())
+    }
+
+    fn keep(self: &Arc<Self>, member: &Arc<Member>) {
+        while !self.is_stopping() {
+            let now = self.world.now();
+            let due = {
+                let health = member.health();
+                (health.state(), health.next_probe())
+            };
+            match due {
+                (State::Suspect, _) => self.probe(member),
+                (State::Down, Some(at)) if self.config.recovery.mode == RecoveryMode::Auto => {
+                    if at <= now {
+                        self.connect(member);
+                    } else {
+                        member.wake.wait(Some(at - now));
+                    }
+                }
+                _ => {
+                    member.wake.wait(None);
+                }
+            }
+        }
+    }
+
+    /// Asks a suspect member whether it still is what it was.
+    fn probe(self: &Arc<Self>, member: &Arc<Member>) {
+        let started = self.world.now();
+        let answer = match member.link() {
+            None => Err(Rv::DEVICE_ERROR),
+            Some(link) => self.looks_alive(&link),
+        };
+        match answer {
+            Ok(()) => {
+                member.set_round_trip(self.world.now().saturating_sub(started));
+                self.health_event(member, Event::ProbeSucceeded);
+            }
+            Err(rv) => {
+                self.note(member, Function::GetTokenInfo, rv);
+                self.health_event(member, Event::ProbeFailed);
+            }
+        }
+    }
+
+    /// Whether the token answers and holds what it must hold: a lost SoftHSM token looks healthy otherwise.
+    ///
+    /// # Errors
+    /// The member's answer; `CKR_DEVICE_REMOVED` when an object that must be there is not.
+    pub fn looks_alive(&self, link: &Link) -> Result<(), Rv> {
+        link.probe()?;
+        if let Some(keys) = link.group_keys()
+            && self.login.who() == super::Who::User
+        {
+            link.token
+                .get_attributes(link.anchor(), keys.extractable, &[ha_token::ck::CKA_CLASS])
+                .map_err(|_| Rv::DEVICE_REMOVED)?;
+        }
+        Ok(())
+    }
+
+    fn note(&self, member: &Member, function: Function, rv: Rv) {
+        member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
+    }
+
+    /// One try to connect a member: initialise, find the token, log in, catch up, use.
+    pub(crate) fn connect(self: &Arc<Self>, member: &Arc<Member>) {
+        member.set_link(None);
+        let token = match member.connector().connect() {
+            Ok(token) => token,
+            Err(error) => {
+                if member.connect_error().as_deref() != Some(&error.to_string()) {
+                    tracing::warn!(group = %self.config.label, member = member.name(), %error, "member cannot be connected");
+                }
+                member.set_connect_error(Some(error.to_string()));
+                let event = match error {
+                    ConnectError::Itself { .. } | ConnectError::Ambiguous { .. } | ConnectError::NotInitialised { .. } => {
+                        Event::Quarantine
+                    }
+                    ConnectError::Load { .. } | ConnectError::Call { .. } | ConnectError::NoToken { .. } => Event::ProbeFailed,
+                };
+                self.health_event(member, event);
+                return;
+            }
+        };
+        let link = match Link::open(token, self.next_generation()) {
+            Ok(link) => Arc::new(link),
+            Err(rv) => {
+                self.note(member, Function::OpenSession, rv);
+                member.set_connect_error(Some(format!("the token was found, and answered {rv} when it was asked about itself")));
+                self.health_event(member, Event::ProbeFailed);
+                return;
+            }
+        };
+        if let Err(reason) = self.recognise(member, &link) {
+            tracing::error!(group = %self.config.label, member = member.name(), reason, "member is not used");
+            member.set_connect_error(Some(reason));
+            self.health_event(member, Event::Quarantine);
+            return;
+        }
+        member.set_connect_error(None);
+        self.health_event(member, Event::Connected);
+        if let Err(rv) = self.follow_login(member, &link) {
+            self.note(member, Function::Login, rv);
+            self.health_event(member, Event::ProbeFailed);
+            return;
+        }
+        member.set_link(Some(link));
+        self.health_event(member, Event::CaughtUp);
+        self.appeared();
+    }
+
+    /// Whether the token may be this member: nobody else's, and the one that was there before.
+    fn recognise(&self, member: &Member, link: &Link) -> Result<(), String> {
+        for other in &self.members {
+            if other.index != member.index
+                && let Some(l) = other.link()
+                && l.info.serial == link.info.serial
+                && l.info.manufacturer == link.info.manufacturer
+                && l.info.model == link.info.model
+                && l.info.label == link.info.label
+            {
+                return Err(format!(
+                    "it is the same token as member {:?} (label {:?}, serial {}); name another token, or take one of the two out of the group",
+                    other.name(),
+                    link.info.label,
+                    link.info.serial
+                ));
+            }
+        }
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        match ledger.remember_member(member.name(), &link.info.serial) {
+            Ok(None) => Ok(()),
+            Ok(Some(before)) if before == link.info.serial => Ok(()),
+            Ok(Some(before)) => Err(format!(
+                "the token behind it has serial {} and had {before}; put the right token back, or take the member out and add it as a new one",
+                link.info.serial
+            )),
+            Err(error) => {
+                tracing::warn!(member = member.name(), %error, "the ledger cannot remember the member's token");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! One connection to a member's token: its pooled backing sessions, its login, its handles.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam::queue::ArrayQueue;
+use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong};
+use papaya::HashMap;
+
+use crate::replica::group_key::GroupKeys;
+use crate::replica::wrapping::WrapAbility;
+
+/// Idle backing sessions kept open for each connection; more are closed when they come back.
+const POOL: usize = 128;
+
+/// One connection: from one initialisation of the member's module to the next.
+pub struct Link {
+    /// The token. Answers `CKR_CRYPTOKI_NOT_INITIALIZED` once a newer connection was made.
+    pub token: Arc<dyn Token>,
+    /// Counts the group's connections: no two have the same.
+    pub generation: u64,
+    /// What the token said of itself when it was connected.
+    pub info: TokenInfo,
+    /// The token's mechanisms, sorted by type.
+    pub mechanisms: Vec<(Ulong, MechanismInfo)>,
+    /// Keeps the token's login alive: some tokens log out when their last session closes.
+    anchor: SessionHandle,
+    pool: ArrayQueue<SessionHandle>,
+    /// The group's login epoch that this connection has followed to.
+    login_epoch: AtomicU64,
+    login_turn: Mutex<()>,
+    /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
+    handles: HashMap<Ulong, Ulong>,
+    /// This connection's handles of the group keys, once found or made.
+    group_keys: Mutex<Option<Arc<GroupKeys>>>,
+    /// What can be wrapped here, once tried.
+    ability: Mutex<Option<Arc<WrapAbility>>>,
+}
+
+impl Link {
+    /// Opens the anchor session and reads what does not change while connected.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub fn open(token: Arc<dyn Token>, generation: u64) -> Result<Self> {
+        let info = token.token_info()?;
+        let mut mechanisms = Vec::new();
+        for kind in token.mechanism_list()? {
+            mechanisms.push((kind, token.mechanism_info(kind)?));
+        }
+        mechanisms.sort_by_key(|m| m.0);
+        let anchor = token.open_session(true)?;
+        Ok(Link {
+            token,
+            generation,
+            info,
+            mechanisms,
+            anchor,
+            pool: ArrayQueue::new(POOL),
+            login_epoch: AtomicU64::new(0),
+            login_turn: Mutex::new(()),
+            handles: HashMap::new(),
+            group_keys: Mutex::new(None),
+            ability: Mutex::new(None),
+        })
+    }
+
+    /// Whether the token has the mechanism, for the operation that `flag` names (0: for any).
+    pub fn supports(&self, mechanism: Ulong, flag: Ulong) -> bool {
+        match self.mechanisms.binary_search_by_key(&mechanism, |m| m.0) {
+            Ok(i) => self.mechanisms.get(i).is_some_and(|m| m.1.flags & flag == flag),
+            Err(_) => false,
+        }
+    }
+
+    /// A backing session: an idle one, or a new one. Read-write always; read-only is the virtual slot's business.
+    pub(super) fn take_session(&self) -> Result<SessionHandle> {
+        match self.pool.pop() {
+            Some(session) => Ok(session),
+            None => self.token.open_session(true),
+        }
+    }
+
+    /// Gives back a session in which nothing is going on.
+    pub(super) fn give_session(&self, session: SessionHandle) {
+        if let Err(session) = self.pool.push(session) {
+            self.close_session(session);
+        }
+    }
+
+    /// Closes a session that must not be lent again.
+    pub(super) fn close_session(&self, session: SessionHandle) {
+        if let Err(rv) = self.token.close_session(session) {
+            tracing::debug!(%rv, "a backing session could not be closed");
+        }
+    }
+
+    /// The session that is never lent.
+    pub fn anchor(&self) -> SessionHandle {
+        self.anchor
+    }
+
+    /// Whether this connection's login is what the group's `epoch` says.
+    pub(super) fn has_followed(&self, epoch: u64) -> bool {
+        self.login_epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// Marks the login as out of date, to be made again.
+    pub fn doubt_login(&self) {
+        self.login_epoch.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Runs `change` unless this connection follows `epoch` already; one thread at a time.
+    pub(super) fn follow(&self, epoch: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _turn = self.login_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_followed(epoch) {
+            return Ok(());
+        }
+        change()?;
+        self.login_epoch.store(epoch, Ordering::Release);
+        Ok(())
+    }
+
+    /// The virtual handle that a backing handle was given; `Some(0)` for an object of our own.
+    pub fn virtual_of(&self, backing: ObjectHandle) -> Option<Ulong> {
+        self.handles.pin().get(&backing.0).copied()
+    }
+
+    /// Remembers what a backing handle stands for; 0 hides it.
+    pub fn bind(&self, backing: ObjectHandle, virtual_handle: Ulong) {
+        self.handles.pin().insert(backing.0, virtual_handle);
+    }
+
+    /// Forgets a backing handle: tokens may use a number again.
+    pub fn unbind(&self, backing: ObjectHandle) {
+        self.handles.pin().remove(&backing.0);
+    }
+
+    /// Forgets every backing handle that `f` picks by its virtual one.
+    pub fn unbind_where(&self, f: impl Fn(Ulong) -> bool) {
+        self.handles.pin().retain(|_, v| !f(*v));
+    }
+
+    /// The group keys here, made or found by `make` the first time.
+    pub fn group_keys(&self) -> Option<Arc<GroupKeys>> {
+        self.group_keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers the group keys.
+    pub fn set_group_keys(&self, keys: Option<GroupKeys>) {
+        *self.group_keys.lock().unwrap_or_else(PoisonError::into_inner) = keys.map(Arc::new);
+    }
+
+    /// What can be wrapped here, if it was tried.
+    pub fn ability(&self) -> Option<Arc<WrapAbility>> {
+        self.ability.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers what can be wrapped here.
+    pub fn set_ability(&self, ability: WrapAbility) -> Arc<WrapAbility> {
+        let ability = Arc::new(ability);
+        *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ability));
+        ability
+    }
+
+    /// Whether the token is still the one that was connected, and answers.
+    ///
+    /// # Errors
+    /// The member's answer; `CKR_TOKEN_NOT_RECOGNIZED` if another token is behind the slot now.
+    pub fn probe(&self) -> Result<()> {
+        let now = self.token.token_info()?;
+        if now.serial != self.info.serial {
+            return Err(Rv::TOKEN_NOT_RECOGNIZED);
+        }
+        self.token.session_info(self.anchor).map(drop)
+    }
+}

@@ -1,0 +1,198 @@
+//! A member: its configuration, its health, its current connection, and backing sessions lent from it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use ha_token::{Connector, Function, Result, Rv, SessionHandle, Token};
+
+use super::link::Link;
+use crate::config::{MemberConfig, Role};
+use crate::policy::failure::Class;
+use crate::policy::health::{Health, State};
+use crate::seam::Event;
+
+/// One token of the group.
+pub struct Member {
+    /// Its place in the group and in the configuration file.
+    pub index: usize,
+    /// What the file says of it.
+    pub config: MemberConfig,
+    connector: Box<dyn Connector>,
+    link: ArcSwapOption<Link>,
+    health: Mutex<Health>,
+    /// A copy of the health's state that is read without a lock.
+    state: AtomicU8,
+    load: AtomicU32,
+    last_fault: Mutex<Option<Fault>>,
+    connect_error: Mutex<Option<String>>,
+    rtt: AtomicU64,
+    /// Objects that applications can see here and nowhere else: a search has to ask this member too.
+    pub(super) alone: AtomicU32,
+    /// Whether the token holds objects that the ledger does not know.
+    pub(super) foreign: AtomicBool,
+    /// Wakes the member's keeper.
+    pub(super) wake: Arc<dyn Event>,
+}
+
+/// The last fault that was put down to a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The function that failed.
+    pub function: Function,
+    /// What the member answered.
+    pub rv: Rv,
+    /// What that was taken for.
+    pub class: Class,
+    /// When, since the Unix epoch.
+    pub at: Duration,
+}
+
+impl Member {
+    pub(super) fn new(index: usize, config: MemberConfig, connector: Box<dyn Connector>, health: Health, wake: Arc<dyn Event>) -> Self {
+        let state = AtomicU8::new(health.state() as u8);
+        Member {
+            index,
+            config,
+            connector,
+            link: ArcSwapOption::empty(),
+            health: Mutex::new(health),
+            state,
+            load: AtomicU32::new(0),
+            last_fault: Mutex::new(None),
+            connect_error: Mutex::new(None),
+            rtt: AtomicU64::new(0),
+            alone: AtomicU32::new(0),
+            foreign: AtomicBool::new(true),
+            wake,
+        }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Its health.
+    pub fn state(&self) -> State {
+        State::ALL.into_iter().find(|s| *s as u8 == self.state.load(Ordering::Acquire)).unwrap_or(State::Down)
+    }
+
+    /// Whether operations may be sent to it.
+    pub fn is_up(&self) -> bool {
+        self.state.load(Ordering::Acquire) == State::Up as u8
+    }
+
+    /// Whether it serves only when no active member is up.
+    pub fn is_standby(&self) -> bool {
+        self.config.role == Role::Standby
+    }
+
+    /// Sessions lent at this moment.
+    pub fn load(&self) -> u32 {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// The current connection, if there is one.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.link.load_full()
+    }
+
+    /// The last fault.
+    pub fn last_fault(&self) -> Option<Fault> {
+        self.last_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why it could not be connected the last time, if it could not.
+    pub fn connect_error(&self) -> Option<String> {
+        self.connect_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long its last probe took.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self.rtt.load(Ordering::Relaxed) {
+            0 => None,
+            us => Some(Duration::from_micros(us)),
+        }
+    }
+
+    pub(super) fn connector(&self) -> &dyn Connector {
+        &*self.connector
+    }
+
+    pub(super) fn set_link(&self, link: Option<Arc<Link>>) {
+        self.link.store(link);
+    }
+
+    pub(super) fn set_fault(&self, fault: Fault) {
+        *self.last_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    pub(super) fn set_connect_error(&self, error: Option<String>) {
+        *self.connect_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    pub(super) fn set_round_trip(&self, rtt: Duration) {
+        self.rtt.store((rtt.as_micros() as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// The health machine; whoever changes it calls [`Member::publish`] before letting go.
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the machine's state visible to readers without the lock.
+    pub(super) fn publish(&self, health: &Health) {
+        self.state.store(health.state() as u8, Ordering::Release);
+    }
+
+    /// Lends a backing session of a connection.
+    ///
+    /// # Errors
+    /// The member's answer to `C_OpenSession`.
+    pub(super) fn lend(self: &Arc<Self>, link: Arc<Link>) -> Result<Lease> {
+        let session = link.take_session()?;
+        self.load.fetch_add(1, Ordering::Relaxed);
+        Ok(Lease { member: Arc::clone(self), link, session, clean: true })
+    }
+}
+
+/// A backing session, lent for one operation; given back when dropped.
+pub struct Lease {
+    /// Whose it is.
+    pub member: Arc<Member>,
+    /// The connection it belongs to.
+    pub link: Arc<Link>,
+    /// The member's session handle.
+    pub session: SessionHandle,
+    clean: bool,
+}
+
+impl Lease {
+    /// The member's token.
+    pub fn token(&self) -> &dyn Token {
+        &*self.link.token
+    }
+
+    /// For the procedures of `replica`.
+    pub fn on(&self) -> crate::replica::On<'_> {
+        crate::replica::On { token: &*self.link.token, session: self.session }
+    }
+
+    /// Marks whether something is going on in the session: if so it is closed, not lent again.
+    pub fn set_busy(&mut self, busy: bool) {
+        self.clean = !busy;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.member.load.fetch_sub(1, Ordering::Relaxed);
+        if self.clean {
+            self.link.give_session(self.session);
+        } else {
+            self.link.close_session(self.session);
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! A new token object on every member: announced, made once, copied, proven, committed, acknowledged.
+
+use std::sync::Arc;
+
+use ha_token::{Attribute, Function, Mechanism, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
+
+use super::identify::place;
+use super::{Group, Lease, Need, Object, Origin, Traits, Trust, Who};
+use crate::config::{NonExtractable, Uncopyable};
+use crate::policy::failure::{Class, classify};
+use crate::replica::ledger::{Blob, Intent, LedgerError, ObjectId, Staged};
+use crate::replica::proof::{self, Outcome};
+use crate::replica::verifier::Verifier;
+use crate::replica::{is_secret, life, wrapping};
+
+/// How a copy is made on a member.
+enum How {
+    /// Unwrapped from the blob, under a group key.
+    Unwrap(Blob),
+    /// Created from this template (which may hold a secret value: it is wiped, and never stored).
+    Create(Template),
+    /// Copied from another of the group's objects.
+    Copy(Arc<Object>, Template),
+    /// Copied from the session object that was made, on its own member only.
+    KeepOn(usize, ObjectHandle, Template),
+}
+
+/// One object to be put on the members.
+struct Item {
+    id: ObjectId,
+    traits: Traits,
+    /// What every copy is.
+    kept: Template,
+    /// What is answered in place of the members.
+    remembered: Template,
+    verifier: Option<Verifier>,
+    how: How,
+}
+
+/// How keys are made on one member: with a template of the session object that is wanted.
+pub(crate) type Make<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<ObjectHandle>;
+
+impl Group {
+    /// Makes a secret or private token key by `make` and puts it on every member.
+    ///
+    /// # Errors
+    /// The caller's mistakes as a member put them; `CKR_DEVICE_ERROR` when too few members took it: nothing is left then.
+    pub(crate) fn replicate_key(&self, function: Function, need: &Need<'_>, asked: &Template, make: Make<'_>) -> Result<Arc<Object>> {
+        let writers = self.key_writers(function, asked)?;
+        let class = asked.get_ulong(ck::CKA_CLASS).unwrap_or(ck::CKO_SECRET_KEY);
+        let id = self.announce(class)?;
+        let generated = matches!(function, Function::GenerateKey);
+        let made = self.make_once(function, need, &writers, &mut |lease| make(lease, &life::as_made(asked)));
+        let outcome = made.and_then(|(source, key)| {
+            let item = self.item(id, source, key, class, asked, generated);
+            let item = match item {
+                Err(Rv::KEY_NOT_WRAPPABLE) => {
+                    source.on().discard(key);
+                    self.uncopyable(function, id, source, class, asked, generated, make)
+                }
+                other => other.map(|item| (item, key)),
+            };
+            let (item, key) = item?;
+            let made = self.put(function, &writers, vec![item]);
+            source.on().discard(key);
+            made
+        });
+        match outcome {
+            Ok(mut objects) => objects.pop().ok_or(Rv::GENERAL_ERROR),
+            Err(rv) => {
+                self.give_up(id);
+                Err(rv)
+            }
+        }
+    }
+
+    /// Makes a key pair and puts both halves on every member.
+    ///
+    /// # Errors
+    /// As [`Group::replicate_key`].
+    pub(crate) fn replicate_pair(&self, need: &Need<'_>, mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(Arc<Object>, Arc<Object>)> {
+        let function = Function::GenerateKeyPair;
+        let writers = self.key_writers(function, private)?;
+        let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
+        let outcome = self.put_pair(function, need, &writers, ids, mechanism, public, private);
+        if outcome.is_err() {
+            ids.into_iter().for_each(|id| self.give_up(id));
+        }
+        outcome
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn put_pair(&self, function: Function, need: &Need<'_>, writers: &[Lease], ids: [ObjectId; 2], mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(Arc<Object>, Arc<Object>)> {
+        let make = |lease: &Lease, mechanism: &mut Mechanism, private: &Template| {
+            lease.token().generate_key_pair(lease.session, mechanism, &life::public_as_made(public), private)
+        };
+        let (source, mut pair) = self.make_once(function, need, writers, &mut |lease| make(lease, mechanism, &life::as_made(private)))?;
+        let on = source.on();
+        let mut second = self.item(ids[1], source, pair.1, ck::CKO_PRIVATE_KEY, private, true);
+        if second.as_ref().err() == Some(&Rv::KEY_NOT_WRAPPABLE) {
+            on.discard(pair.0);
+            on.discard(pair.1);
+            second = self
+                .uncopyable(function, ids[1], source, ck::CKO_PRIVATE_KEY, private, true, &mut |lease, template| {
+                    pair = make(lease, mechanism, template)?;
+                    Ok(pair.1)
+                })
+                .map(|(item, _)| item);
+        }
+        let finished = second.and_then(|mut second| {
+            let kept = life::public_as_kept(on, pair.0, public)?;
+            let verifier = proof::public_part(&kept);
+            second.verifier = verifier.clone().or(second.verifier);
+            let first = Item {
+                id: ids[0],
+                traits: self.read_traits(on, pair.0)?.0,
+                remembered: life::to_remember(on, pair.0, true)?,
+                verifier,
+                how: How::Create(kept.clone()),
+                kept,
+            };
+            let first = match &second.how {
+                How::KeepOn(member, _, _) => Item { how: How::KeepOn(*member, pair.0, first.kept.clone()), ..first },
+                _ => first,
+            };
+            self.put(function, writers, vec![first, second])
+        });
+        on.discard(pair.0);
+        on.discard(pair.1);
+        let mut objects = finished?.into_iter();
+        objects.next().zip(objects.next()).ok_or(Rv::GENERAL_ERROR)
+    }
+
+    /// Creates a public token object (public key, certificate, data, parameters) on every member.
+    ///
+    /// # Errors
+    /// As [`Group::replicate_key`].
+    pub(crate) fn create_everywhere(&self, template: &Template) -> Result<Arc<Object>> {
+        let function = Function::CreateObject;
+        let writers = self.writers(function)?;
+        let class = template.get_ulong(ck::CKA_CLASS).ok_or(Rv::TEMPLATE_INCOMPLETE)?;
+        let id = self.announce(class)?;
+        let as_made = life::public_as_made(template);
+        let outcome = self
+            .make_once(function, &Need::default(), &writers, &mut |lease| lease.token().create_object(lease.session, &as_made))
+            .and_then(|(source, made)| {
+                let on = source.on();
+                let item = self.read_traits(on, made).and_then(|(traits, _, _)| {
+                    Ok(Item {
+                        id,
+                        traits,
+                        kept: template.clone(),
+                        remembered: Template::new(),
+                        verifier: proof::make_verifier(on, made, class, &self.nonce()?, None)?,
+                        how: How::Create(template.clone()),
+                    })
+                });
+                on.discard(made);
+                self.put(function, &writers, vec![item?])
+            });
+        match outcome {
+            Ok(mut objects) => objects.pop().ok_or(Rv::GENERAL_ERROR),
+            Err(rv) => {
+                self.give_up(id);
+                Err(rv)
+            }
+        }
+    }
+
+    /// `C_CopyObject` of one of the group's token objects to another one.
+    ///
+    /// # Errors
+    /// As [`Group::replicate_key`].
+    pub(crate) fn copy_everywhere(&self, source: &Arc<Object>, template: &Template) -> Result<Arc<Object>> {
+        let function = Function::CopyObject;
+        let Origin::Ledger(from) = source.origin else { return Err(Rv::OBJECT_HANDLE_INVALID) };
+        let writers = self.writers(function)?;
+        let row = self.ledger()?.object(from).map_err(|e| self.ledger_failed(e))?.ok_or(Rv::OBJECT_HANDLE_INVALID)?;
+        let mut traits = (*source.traits()).clone();
+        if let Some(id) = template.get_bytes(ck::CKA_ID) {
+            traits.id = id.into();
+        }
+        if let Some(label) = template.get_bytes(ck::CKA_LABEL) {
+            traits.label = label.into();
+        }
+        let verifier = row.verifier();
+        let mut kept = row.template.clone();
+        for attribute in template {
+            kept.set(attribute.clone());
+        }
+        let id = self.announce(row.class)?;
+        let staged_blob = row.blob.clone();
+        let item = Item { id, traits, kept, remembered: Template::new(), verifier, how: How::Copy(Arc::clone(source), template.clone()) };
+        match self.put_with(function, &writers, vec![item], staged_blob) {
+            Ok(mut objects) => objects.pop().ok_or(Rv::GENERAL_ERROR),
+            Err(rv) => {
+                self.give_up(id);
+                Err(rv)
+            }
+        }
+    }
+
+    /// What one made key becomes.
+    ///
+    /// # Errors
+    /// `CKR_KEY_NOT_WRAPPABLE` when no wrapping mechanism copies it.
+    fn item(&self, id: ObjectId, source: &Lease, key: ObjectHandle, class: ha_token::Ulong, asked: &Template, generated: bool) -> Result<Item> {
+        let on = source.on();
+        let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
+        let traits = self.read_traits(on, key)?.0;
+        let kept = life::as_kept(on, key, class, asked)?;
+        let remembered = life::to_remember(on, key, generated)?;
+        let extractable = life::may_be_extracted(asked);
+        if !extractable && self.config.non_extractable == NonExtractable::Local {
+            let how = How::KeepOn(source.member.index, key, kept.clone());
+            return Ok(Item { id, traits, verifier: self.verifier_of(source, key, class)?, kept, remembered, how });
+        }
+        let length = if class == ck::CKO_SECRET_KEY { remembered.get_ulong(ck::CKA_VALUE_LEN).map(|l| l as usize) } else { None };
+        let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
+        let ability = self.ability(source)?;
+        for format in ability.formats(length) {
+            match wrapping::wrap(on, keys.for_key(extractable), key, format.mechanism) {
+                Ok(bytes) => {
+                    let how = How::Unwrap(Blob { format: format.mechanism, extractable, bytes });
+                    return Ok(Item { id, traits, verifier: self.verifier_of(source, key, class)?, kept, remembered, how });
+                }
+                Err(rv) if matches!(classify(Function::WrapKey, rv), Class::Caller | Class::Ambiguous) => {}
+                Err(rv) => return Err(rv),
+            }
+        }
+        Err(Rv::KEY_NOT_WRAPPABLE)
+    }
+
+    fn verifier_of(&self, source: &Lease, key: ObjectHandle, class: ha_token::Ulong) -> Result<Option<Verifier>> {
+        proof::make_verifier(source.on(), key, class, &self.nonce()?, None)
+    }
+
+    /// A key that cannot be wrapped, by the group's `uncopyable` setting.
+    #[allow(clippy::too_many_arguments)]
+    fn uncopyable(&self, function: Function, id: ObjectId, source: &Lease, class: ha_token::Ulong, asked: &Template, generated: bool, make: Make<'_>) -> Result<(Item, ObjectHandle)> {
+        let on = source.on();
+        let mut template = life::as_made(asked);
+        match self.config.uncopyable {
+            Uncopyable::Refuse => {
+                let why = "no wrapping mechanism of this token copies such a key; uncopyable = \"host-memory\" or \"local\" allows it";
+                self.reporter.refused(function, Rv::KEY_NOT_WRAPPABLE, why);
+                return Err(Rv::KEY_NOT_WRAPPABLE);
+            }
+            Uncopyable::HostMemory => template.set(Attribute::bool(ck::CKA_SENSITIVE, false)),
+            Uncopyable::Local => {}
+        }
+        let key = make(source, &template)?;
+        let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
+        let kept = life::as_kept(on, key, class, asked)?;
+        let how = match self.config.uncopyable {
+            Uncopyable::HostMemory => How::Create(life::with_value(on, key, &kept)?),
+            Uncopyable::Local | Uncopyable::Refuse => How::KeepOn(source.member.index, key, kept.clone()),
+        };
+        let item = Item {
+            id,
+            traits: self.read_traits(on, key)?.0,
+            verifier: self.verifier_of(source, key, class)?,
+            remembered: life::to_remember(on, key, generated)?,
+            kept,
+            how,
+        };
+        Ok((item, key))
+    }
+
+    fn put(&self, function: Function, writers: &[Lease], items: Vec<Item>) -> Result<Vec<Arc<Object>>> {
+        self.put_with(function, writers, items, None)
+    }
+
+    /// Puts the items on every writer, proves each copy, and commits them together.
+    fn put_with(&self, function: Function, writers: &[Lease], items: Vec<Item>, blob: Option<Blob>) -> Result<Vec<Arc<Object>>> {
+        let ledger = self.ledger()?;
+        for item in &items {
+            let blob = match &item.how {
+                How::Unwrap(blob) => Some(blob.clone()),
+                _ => blob.clone(),
+            };
+            let mut template: Template = item.kept.iter().filter(|a| !is_secret(item.traits.class) || a.kind != ck::CKA_VALUE).cloned().collect();
+            for attribute in &item.remembered {
+                template.set(attribute.clone());
+            }
+            let staged = Staged {
+                key_type: item.traits.key_type,
+                ckaid: item.traits.id.to_vec(),
+                label: item.traits.label.to_vec(),
+                private: item.kept.get_bool(ck::CKA_PRIVATE) == Some(true),
+                verifier: item.verifier.clone(),
+                template,
+                blob,
+            };
+            ledger.stage(item.id, &staged).map_err(|e| self.ledger_failed(e))?;
+        }
+        let mut done: Vec<(&Lease, Vec<ObjectHandle>)> = Vec::new();
+        let mut refused = None;
+        let local = items.iter().any(|i| matches!(i.how, How::KeepOn(..)));
+        for writer in writers {
+            if items.iter().any(|i| matches!(i.how, How::KeepOn(member, ..) if member != writer.member.index)) {
+                continue;
+            }
+            match self.put_on(writer, &items) {
+                Ok(handles) => done.push((writer, handles)),
+                Err(rv) => {
+                    let class = self.failed(&writer.member, &writer.link, function, rv);
+                    tracing::warn!(group = %self.config.label, member = writer.member.name(), function = %function, rv = %rv, "a new object could not be put on a member");
+                    if class == Class::Caller {
+                        refused = Some(rv);
+                    }
+                }
+            }
+        }
+        let wanted = if local { 1 } else { self.config.min_copies };
+        let outcome = if done.len() < wanted {
+            Err(refused.unwrap_or(Rv::DEVICE_ERROR))
+        } else {
+            let copies: Vec<String> = done.iter().map(|(w, _)| w.member.name().to_owned()).collect();
+            let committed: Vec<_> = items.iter().map(|i| (i.id, copies.clone())).collect();
+            ledger.commit(&committed).map_err(|e| self.ledger_failed(e))
+        };
+        if let Err(rv) = outcome {
+            for (writer, handles) in done {
+                for handle in handles {
+                    if let Err(rv) = writer.token().destroy_object(writer.session, handle) {
+                        tracing::error!(group = %self.config.label, member = writer.member.name(), rv = %rv, "a copy that was given up could not be destroyed");
+                    }
+                }
+            }
+            return Err(rv);
+        }
+        let mut objects = Vec::new();
+        for (n, item) in items.iter().enumerate() {
+            let private = item.kept.get_bool(ck::CKA_PRIVATE) == Some(true);
+            let object = self.objects.add(Origin::Ledger(item.id), item.traits.clone(), private, None);
+            for (writer, handles) in &done {
+                if let Some(handle) = handles.get(n) {
+                    object.put(place(writer, *handle, Trust::Proven));
+                    writer.link.bind(*handle, object.handle.0);
+                }
+            }
+            objects.push(object);
+        }
+        Ok(objects)
+    }
+
+    /// Puts the items on one member; what was made there goes again if one fails.
+    fn put_on(&self, writer: &Lease, items: &[Item]) -> Result<Vec<ObjectHandle>> {
+        let mut handles = Vec::new();
+        for item in items {
+            let made = self.put_one(writer, item).and_then(|handle| {
+                handles.push(handle);
+                let Some(verifier) = &item.verifier else { return Ok(()) };
+                match self.prove(writer, handle, item.traits.class, verifier)? {
+                    Outcome::Same => Ok(()),
+                    Outcome::Different => {
+                        self.reporter.conflict(writer.member.name(), &item.traits.label);
+                        Err(Rv::DEVICE_ERROR)
+                    }
+                    Outcome::Unproven(reason) => {
+                        // The wrapping has an integrity check of its own; `check` goes on saying `unproven`.
+                        tracing::warn!(group = %self.config.label, member = writer.member.name(), reason, "a new copy could not be challenged");
+                        Ok(())
+                    }
+                }
+            });
+            if let Err(rv) = made {
+                for handle in handles {
+                    _ = writer.token().destroy_object(writer.session, handle);
+                }
+                return Err(rv);
+            }
+        }
+        Ok(handles)
+    }
+
+    fn put_one(&self, writer: &Lease, item: &Item) -> Result<ObjectHandle> {
+        match &item.how {
+            How::Create(template) => writer.token().create_object(writer.session, template),
+            How::Unwrap(blob) => self.unwrap_blob(writer, blob, &item.kept),
+            How::Copy(source, template) => {
+                let mut template = template.clone();
+                template.set(Attribute::bool(ck::CKA_TOKEN, true));
+                writer.token().copy_object(writer.session, self.backing(writer, source)?, &template)
+            }
+            How::KeepOn(_, key, kept) => {
+                let allowed = [ck::CKA_TOKEN, ck::CKA_PRIVATE, ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_ID, ck::CKA_LABEL, ck::CKA_MODIFIABLE];
+                let template: Template = kept.iter().filter(|a| allowed.contains(&a.kind)).cloned().collect();
+                writer.token().copy_object(writer.session, *key, &template)
+            }
+        }
+    }
+
+    /// Unwraps a blob as a token object.
+    ///
+    /// # Errors
+    /// The member's answer; `CKR_KEY_NOT_WRAPPABLE` when it lacks the mechanism.
+    pub(crate) fn unwrap_blob(&self, writer: &Lease, blob: &Blob, kept: &Template) -> Result<ObjectHandle> {
+        let keys = writer.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
+        if !self.ability(writer)?.has(blob.format) {
+            return Err(Rv::KEY_NOT_WRAPPABLE);
+        }
+        wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, blob.format, kept)
+    }
+
+    /// What a member can wrap, tried once for each connection.
+    pub(crate) fn ability(&self, lease: &Lease) -> Result<Arc<wrapping::WrapAbility>> {
+        match lease.link.ability() {
+            Some(ability) => Ok(ability),
+            None => Ok(lease.link.set_ability(wrapping::WrapAbility::probe(lease.on())?)),
+        }
+    }
+
+    /// Makes something on the first member that can, in the order of the plan.
+    fn make_once<'w, T>(&self, function: Function, need: &Need<'_>, writers: &'w [Lease], make: &mut dyn FnMut(&Lease) -> Result<T>) -> Result<(&'w Lease, T)> {
+        let mut last = Rv::DEVICE_ERROR;
+        for index in self.plan(need).iter() {
+            let Some(writer) = writers.iter().find(|w| w.member.index == index) else { continue };
+            match make(writer) {
+                Ok(made) => {
+                    self.succeeded(&writer.member);
+                    return Ok((writer, made));
+                }
+                Err(rv) => {
+                    if self.failed(&writer.member, &writer.link, function, rv) == Class::Caller {
+                        return Err(rv);
+                    }
+                    last = rv;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Sessions on every member that is up, if there are enough of them, and a ledger that can be written.
+    fn writers(&self, function: Function) -> Result<Vec<Lease>> {
+        self.ledger()?;
+        let mut writers = Vec::new();
+        for member in self.up() {
+            match self.lease(member) {
+                Ok(lease) => writers.push(lease),
+                Err(rv) => {
+                    self.failed(member, &*member.link().ok_or(Rv::DEVICE_ERROR)?, function, rv);
+                }
+            }
+        }
+        if writers.len() < self.config.min_copies {
+            let missing: Vec<_> = self.members.iter().filter(|m| !writers.iter().any(|w| w.member.index == m.index)).map(|m| m.name()).collect();
+            let why = format!("min_copies is {} and {} members are up; missing: {}", self.config.min_copies, writers.len(), missing.join(", "));
+            self.reporter.refused(function, Rv::DEVICE_ERROR, &why);
+            return Err(Rv::DEVICE_ERROR);
+        }
+        Ok(writers)
+    }
+
+    /// As [`Group::writers`], for keys: with the user logged in, the group keys there, and the settings' say.
+    fn key_writers(&self, function: Function, asked: &Template) -> Result<Vec<Lease>> {
+        if self.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let both = asked.get_bool(ck::CKA_WRAP) == Some(true) && asked.get_bool(ck::CKA_DECRYPT) == Some(true);
+        if both {
+            if self.config.strict_usage {
+                self.reporter.refused(function, Rv::TEMPLATE_INCONSISTENT, "a key that may wrap and decrypt reads out any other key (strict_usage)");
+                return Err(Rv::TEMPLATE_INCONSISTENT);
+            }
+            tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
+        }
+        if self.config.non_extractable == NonExtractable::Refuse && !life::may_be_extracted(asked) {
+            self.reporter.refused(function, Rv::TEMPLATE_INCONSISTENT, "non_extractable = \"refuse\"");
+            return Err(Rv::TEMPLATE_INCONSISTENT);
+        }
+        let mut writers = self.writers(function)?;
+        self.group_keys_everywhere(&mut writers)?;
+        Ok(writers)
+    }
+
+    fn announce(&self, class: ha_token::Ulong) -> Result<ObjectId> {
+        let id = ObjectId(self.nonce()?);
+        self.ledger()?.begin(&Intent { id, class }).map_err(|e| self.ledger_failed(e))?;
+        Ok(id)
+    }
+
+    /// Every copy was destroyed already: the announcement goes too.
+    fn give_up(&self, id: ObjectId) {
+        if let Some(ledger) = &self.ledger
+            && let Err(error) = ledger.abandon(id, &[])
+            && !matches!(error, LedgerError::Conflict)
+        {
+            tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
+        }
+    }
+
+    /// The ledger, where there is one that can be written.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_WRITE_PROTECTED`.
+    pub(crate) fn ledger(&self) -> Result<&crate::replica::ledger::Ledger> {
+        match &self.ledger {
+            Some(ledger) if !ledger.is_read_only() => Ok(ledger),
+            _ => {
+                self.reporter.refused(Function::CreateObject, Rv::TOKEN_WRITE_PROTECTED, "there is no ledger that can be written: nothing is created, changed or destroyed");
+                Err(Rv::TOKEN_WRITE_PROTECTED)
+            }
+        }
+    }
+
+    /// The ledger did not take a change.
+    pub(crate) fn ledger_failed(&self, error: LedgerError) -> Rv {
+        tracing::error!(group = %self.config.label, %error, "the ledger did not take a change: it is not made");
+        match error {
+            LedgerError::ReadOnly => Rv::TOKEN_WRITE_PROTECTED,
+            LedgerError::Conflict => Rv::OBJECT_HANDLE_INVALID,
+            LedgerError::Place { .. } | LedgerError::Newer { .. } | LedgerError::Database(_) => Rv::FUNCTION_FAILED,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What the group says of itself: the virtual token's information for applications, the members' state for operators.
+
+use std::time::Duration;
+
+use ha_token::{Rv, Ulong, ck};
+
+use super::{Fault, Group, Member};
+use crate::policy::health::State;
+
+/// A group's state at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group's label.
+    pub label: String,
+    /// Its members, in the order of the file.
+    pub members: Vec<MemberStatus>,
+}
+
+/// A member's state at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its health.
+    pub state: State,
+    /// Whether it serves only when no active member is up.
+    pub standby: bool,
+    /// The last fault put down to it.
+    pub last_fault: Option<Fault>,
+    /// Why it could not be connected the last time.
+    pub connect_error: Option<String>,
+    /// How long the last probe took.
+    pub round_trip: Option<Duration>,
+    /// Sessions lent at this moment.
+    pub load: u32,
+}
+
+impl Group {
+    /// The state of every member now.
+    pub fn status(&self) -> GroupStatus {
+        GroupStatus { label: self.config.label.clone(), members: self.members.iter().map(|m| m.status()).collect() }
+    }
+
+    /// A channel of what happens from now on.
+    pub fn events(&self) -> crossbeam::channel::Receiver<super::GroupEvent> {
+        self.reporter.listen()
+    }
+
+    /// The virtual token's serial number: made with the ledger, the same whoever joins or leaves.
+    pub(crate) fn serial(&self) -> String {
+        match &self.ledger {
+            Some(ledger) => ledger.identity().serial,
+            None => {
+                use sha2::{Digest, Sha256};
+                // Without a ledger at least the same label has the same number.
+                let digest: [u8; 32] = Sha256::digest(self.config.label.as_bytes()).into();
+                digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+            }
+        }
+    }
+
+    /// The shortest and longest PIN that every connected member takes.
+    pub(crate) fn pin_lengths(&self) -> (Ulong, Ulong) {
+        let links: Vec<_> = self.members.iter().filter_map(|m| m.link()).collect();
+        let known = |n: Ulong| n != ck::CK_UNAVAILABLE_INFORMATION && n != 0;
+        let min = links.iter().map(|l| l.info.min_pin_len).filter(|n| known(*n)).max().unwrap_or(4);
+        let max = links.iter().map(|l| l.info.max_pin_len).filter(|n| known(*n)).min().unwrap_or(255);
+        (min, max)
+    }
+
+    /// The virtual token's flags (section 3.2): what every connected member has; what matters to a PIN if any member says it.
+    pub(crate) fn token_flags(&self) -> Ulong {
+        const COMMON: Ulong = ck::CKF_RNG | ck::CKF_LOGIN_REQUIRED | ck::CKF_USER_PIN_INITIALIZED | ck::CKF_TOKEN_INITIALIZED;
+        const ANY: Ulong = ck::CKF_USER_PIN_COUNT_LOW
+            | ck::CKF_USER_PIN_FINAL_TRY
+            | ck::CKF_USER_PIN_LOCKED
+            | ck::CKF_USER_PIN_TO_BE_CHANGED
+            | ck::CKF_SO_PIN_COUNT_LOW
+            | ck::CKF_SO_PIN_FINAL_TRY
+            | ck::CKF_SO_PIN_LOCKED
+            | ck::CKF_SO_PIN_TO_BE_CHANGED;
+        let mut common = COMMON;
+        let mut any = 0;
+        for member in &self.members {
+            if let Some(link) = member.link() {
+                // Asked anew: a PIN may have been set, or tried, since the connection was made.
+                let flags = link.token.token_info().map_or(link.info.flags, |i| i.flags);
+                common &= flags;
+                any |= flags & ANY;
+            }
+        }
+        let ledger = match &self.ledger {
+            Some(ledger) if !ledger.is_read_only() => 0,
+            _ => ck::CKF_WRITE_PROTECTED,
+        };
+        common | any | ledger
+    }
+
+    /// `C_InitToken` on the virtual slot, by the group's `init_token` setting.
+    pub(crate) fn init_token(&self, pin: &[u8], label: &str) -> Result<(), Rv> {
+        if self.config.init_token == crate::config::InitToken::Refuse {
+            let why = "it would wipe every copy of every key; init_token = \"all\" allows it";
+            self.reporter.refused(ha_token::Function::InitToken, Rv::ACTION_PROHIBITED, why);
+            return Err(Rv::ACTION_PROHIBITED);
+        }
+        self.initialise_all(pin, label)
+    }
+}
+
+impl Member {
+    /// Its state now.
+    pub fn status(&self) -> MemberStatus {
+        MemberStatus {
+            name: self.name().to_owned(),
+            state: self.state(),
+            standby: self.is_standby(),
+            last_fault: self.last_fault(),
+            connect_error: self.connect_error(),
+            round_trip: self.round_trip(),
+            load: self.load(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Replicating by hand: what members lack of the group's own objects, and objects from before the group.
+
+use std::sync::Arc;
+
+use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
+
+use super::identify::place;
+use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
+use crate::policy::failure::Class;
+use crate::replica::ledger::{Blob, Intent, ObjectId, Staged};
+use crate::replica::{find_all, is_secret, life, proof, wrapping};
+
+/// What one object's adoption came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// `CKA_CLASS`.
+    pub class: ha_token::Ulong,
+    /// `CKA_ID`.
+    pub id: Vec<u8>,
+    /// `CKA_LABEL`.
+    pub label: Vec<u8>,
+    /// Why it is served from where it is, and not copied; `None`: it was, or would be, copied.
+    pub why_not: Option<String>,
+}
+
+impl Group {
+    /// Brings every member that is up to date: pending deletions and changes, then missing objects. With `dry` nothing is
+    /// done, only counted. Answers by member's name.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`.
+    pub fn sync(&self, dry: bool) -> Result<Vec<(String, CaughtUp)>> {
+        if self.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        self.ledger()?;
+        let mut done = Vec::new();
+        for member in self.up() {
+            let answer = self.lease(member).and_then(|lease| {
+                self.recall_group_keys(&lease)?;
+                self.bring_up_to_date(&lease, dry)
+            });
+            match answer {
+                Ok(one) => done.push((member.name().to_owned(), one)),
+                Err(rv) => {
+                    self.blame(member, Function::CreateObject, rv);
+                    done.push((member.name().to_owned(), CaughtUp { left: vec![rv.to_string()], ..CaughtUp::default() }));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Makes the objects that a member held before the group the group's own: each that can be copied is, proven, to
+    /// every member. The others stay where they are and are served from there.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`; `CKR_TOKEN_NOT_PRESENT` for a member that is not up; too few members; the ledger.
+    pub fn adopt(&self, member: &str, dry: bool) -> Result<Vec<Adopted>> {
+        if self.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let from: Arc<Member> = self.up().find(|m| m.name() == member).cloned().ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        let mut writers = Vec::new();
+        for member in self.up() {
+            writers.push(self.lease(member)?);
+        }
+        if !dry {
+            self.group_keys_everywhere(&mut writers)?;
+        }
+        let source = writers.iter().find(|w| w.member.index == from.index).ok_or(Rv::DEVICE_ERROR)?;
+        let mut adopted = Vec::new();
+        for handle in find_all(source.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
+            let Some(object) = self.object_of(source, handle)? else { continue };
+            if object.origin != Origin::Foreign {
+                continue;
+            }
+            let traits = object.traits();
+            let why_not = match self.obstacle(source, &object, handle)? {
+                Some(why) => Some(why),
+                None if dry => None,
+                None => match self.adopt_one(source, &writers, &object, handle) {
+                    Ok(()) => None,
+                    Err(rv) if self.failed(&source.member, &source.link, Function::WrapKey, rv) == Class::Member => return Err(rv),
+                    Err(rv) => Some(format!("a member answered {rv}")),
+                },
+            };
+            adopted.push(Adopted { class: traits.class, id: traits.id.to_vec(), label: traits.label.to_vec(), why_not });
+        }
+        Ok(adopted)
+    }
+
+    /// Why an object from before the group cannot be copied.
+    fn obstacle(&self, source: &Lease, object: &Object, handle: ObjectHandle) -> Result<Option<String>> {
+        if object.is_conflicted() {
+            return Ok(Some("another object of the same class, label and id is a different one".into()));
+        }
+        if !is_secret(object.traits().class) {
+            return Ok(None);
+        }
+        let read = source.on().read(handle, &[ck::CKA_EXTRACTABLE, ck::CKA_WRAP_WITH_TRUSTED])?;
+        if read.get_bool(ck::CKA_EXTRACTABLE) != Some(true) {
+            return Ok(Some("the key may not be extracted (CKA_EXTRACTABLE is false)".into()));
+        }
+        if read.get_bool(ck::CKA_WRAP_WITH_TRUSTED) == Some(true) {
+            return Ok(Some("the key may only be wrapped with a trusted key (CKA_WRAP_WITH_TRUSTED)".into()));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn is_foreign_copyable(&self, object: &Object, leases: &[Lease]) -> bool {
+        leases.iter().any(|lease| {
+            object
+                .place(lease.member.index, lease.link.generation)
+                .is_some_and(|p| self.obstacle(lease, object, p.handle).is_ok_and(|o| o.is_none()))
+        })
+    }
+
+    fn adopt_one(&self, source: &Lease, writers: &[Lease], object: &Arc<Object>, handle: ObjectHandle) -> Result<()> {
+        let ledger = self.ledger()?;
+        let on = source.on();
+        let traits = (*object.traits()).clone();
+        let pin = self.login.pin();
+        let verifier = proof::make_verifier(on, handle, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))?;
+        let asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
+        let (kept, blob) = match traits.class {
+            ck::CKO_PUBLIC_KEY => (life::public_as_kept(on, handle, &Template::new())?, None),
+            class if is_secret(class) => (life::as_kept(on, handle, class, &asked)?, Some(self.wrap_foreign(source, handle)?)),
+            _ => (self.readable_whole(source, handle)?, None),
+        };
+        let remembered = life::to_remember(on, handle, false)?;
+        let id = ObjectId(self.nonce()?);
+        ledger.begin(&Intent { id, class: traits.class }).map_err(|e| self.ledger_failed(e))?;
+        let mut template = kept.clone();
+        remembered.into_iter().for_each(|a| template.set(a));
+        let staged = Staged {
+            key_type: traits.key_type,
+            ckaid: traits.id.to_vec(),
+            label: traits.label.to_vec(),
+            private: object.private,
+            verifier: verifier.clone(),
+            template,
+            blob: blob.clone(),
+        };
+        ledger.stage(id, &staged).map_err(|e| self.ledger_failed(e))?;
+        let mut copies = Vec::new();
+        let mut failed = None;
+        for writer in writers {
+            if let Some(there) = object.place(writer.member.index, writer.link.generation) {
+                copies.push((writer, there.handle, false));
+                continue;
+            }
+            let made = match &blob {
+                Some(blob) => self.unwrap_blob(writer, blob, &kept),
+                None => writer.token().create_object(writer.session, &kept),
+            }
+            .and_then(|made| match &verifier {
+                Some(v) if self.prove(writer, made, traits.class, v)? == proof::Outcome::Different => {
+                    writer.token().destroy_object(writer.session, made)?;
+                    Err(Rv::ENCRYPTED_DATA_INVALID)
+                }
+                _ => Ok(made),
+            });
+            match made {
+                Ok(made) => copies.push((writer, made, true)),
+                Err(rv) => failed = Some(rv),
+            }
+        }
+        let names: Vec<String> = copies.iter().map(|c| c.0.member.name().to_owned()).collect();
+        if copies.len() < self.config.min_copies || failed.is_some() {
+            for (writer, made, fresh) in copies {
+                if fresh {
+                    _ = writer.token().destroy_object(writer.session, made);
+                }
+            }
+            ledger.abandon(id, &[]).map_err(|e| self.ledger_failed(e))?;
+            return Err(failed.unwrap_or(Rv::DEVICE_ERROR));
+        }
+        ledger.commit(&[(id, names)]).map_err(|e| self.ledger_failed(e))?;
+        self.objects.remove(object);
+        self.host_less(&source.member);
+        let own = self.objects.add(Origin::Ledger(id), traits, object.private, None);
+        for (writer, made, _) in copies {
+            own.put(place(writer, made, Trust::Proven));
+            writer.link.bind(made, own.handle.0);
+        }
+        Ok(())
+    }
+
+    fn wrap_foreign(&self, source: &Lease, handle: ObjectHandle) -> Result<Blob> {
+        let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
+        let on = source.on();
+        let length = on.read(handle, &[ck::CKA_VALUE_LEN])?.get_ulong(ck::CKA_VALUE_LEN).map(|l| l as usize);
+        let mut last = Rv::KEY_NOT_WRAPPABLE;
+        for format in self.ability(source)?.formats(length) {
+            match wrapping::wrap(on, keys.extractable, handle, format.mechanism) {
+                Ok(bytes) => return Ok(Blob { format: format.mechanism, extractable: true, bytes }),
+                Err(rv) => last = rv,
+            }
+        }
+        Err(last)
+    }
+
+    /// A certificate's or data object's whole content.
+    fn readable_whole(&self, source: &Lease, handle: ObjectHandle) -> Result<Template> {
+        const PARTS: [ha_token::Ulong; 18] = [
+            ck::CKA_CLASS,
+            ck::CKA_CERTIFICATE_TYPE,
+            ck::CKA_CERTIFICATE_CATEGORY,
+            ck::CKA_PRIVATE,
+            ck::CKA_LABEL,
+            ck::CKA_APPLICATION,
+            ck::CKA_OBJECT_ID,
+            ck::CKA_ID,
+            ck::CKA_SUBJECT,
+            ck::CKA_ISSUER,
+            ck::CKA_SERIAL_NUMBER,
+            ck::CKA_VALUE,
+            ck::CKA_START_DATE,
+            ck::CKA_END_DATE,
+            ck::CKA_KEY_TYPE,
+            ck::CKA_PRIME,
+            ck::CKA_SUBPRIME,
+            ck::CKA_BASE,
+        ];
+        let mut whole = source.on().read(handle, &PARTS)?;
+        whole.retain(|a| a.value.as_bytes().is_none_or(|b| !b.is_empty()));
+        whole.insert(1.min(whole.len()), Attribute::bool(ck::CKA_TOKEN, true));
+        Ok(whole)
+    }
+}

@@ -1,0 +1,221 @@
+//! The ledger: what the group must remember, on this host, in one SQLite file for each group.
+//!
+//! It knows each object of the group's own by a random identity, with a verifier, the template of its copies, the
+//! wrapped blob that late members get it from, and who holds it; destroyed objects, until every member that held them
+//! has said so; and changes that a member which was away has yet to make. No secret value is ever in it.
+//!
+//! Several processes of one host share the file. Each method is one transaction; waiting for another process is bounded.
+
+mod codec;
+mod objects;
+mod open;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ha_token::{Template, Ulong};
+use rusqlite::Connection;
+
+use super::verifier::Verifier;
+
+/// What identifies an object of the group, whatever its handles, label and id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub [u8; 16]);
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why the ledger did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The folder or file cannot be used.
+    #[error("{path}: {reason}")]
+    Place {
+        /// Which.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The file was made by a newer version of this library.
+    #[error("{path}: its format is {found}, and this version knows formats up to {known}; use the version that made it")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest known.
+        known: i64,
+    },
+    /// It is another user's, or cannot be written: nothing is changed.
+    #[error("the ledger can only be read here: it is another user's, or the disk cannot be written")]
+    ReadOnly,
+    /// The object is not in the state that the change needs: another process was faster.
+    #[error("another process changed the object first")]
+    Conflict,
+    /// SQLite's words: full disk, lock not had in time, corrupt file.
+    #[error("the ledger answers: {0}")]
+    Database(#[from] rusqlite::Error),
+}
+
+/// What never changes about a ledger.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The group's identity: part of the group keys' `CKA_ID`.
+    pub group: [u8; 16],
+    /// The ledger's own.
+    pub ledger: [u8; 16],
+    /// The virtual token's serial number: 16 hex digits.
+    pub serial: String,
+}
+
+/// Where an object is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Meant to be made; no member may have a token object of it yet.
+    Intent = 0,
+    /// Verifier and blob are durable; members may have copies.
+    Staged = 1,
+    /// Acknowledged to the application.
+    Committed = 2,
+    /// Meant to be destroyed; no member has said that it did.
+    Destroying = 3,
+    /// Destroyed on one member at least, or given up while it was made: never to come back.
+    Destroyed = 4,
+}
+
+/// A wrapped key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Blob {
+    /// The wrapping mechanism.
+    pub format: Ulong,
+    /// Whether it is under the group key for extractable keys.
+    pub extractable: bool,
+    /// The wrapped key.
+    pub bytes: Vec<u8>,
+}
+
+/// A new object, as it is announced.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Intent {
+    /// Its identity.
+    pub id: ObjectId,
+    /// `CKA_CLASS`.
+    pub class: Ulong,
+}
+
+/// What identifies an object's copies on tokens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Staged {
+    /// `CKA_KEY_TYPE`, or what stands for it.
+    pub key_type: Ulong,
+    /// `CKA_ID`, or what stands for it.
+    pub ckaid: Vec<u8>,
+    /// `CKA_LABEL`.
+    pub label: Vec<u8>,
+    /// `CKA_PRIVATE`.
+    pub private: bool,
+    /// What a copy must answer.
+    pub verifier: Option<Verifier>,
+    /// What a copy is made from, and what is answered in its place; no secret value.
+    pub template: Template,
+    /// The wrapped key.
+    pub blob: Option<Blob>,
+}
+
+/// An object as the ledger has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectRow {
+    /// Its identity.
+    pub id: ObjectId,
+    /// Where it is in its life.
+    pub state: State,
+    /// `CKA_CLASS`.
+    pub class: Ulong,
+    /// `CKA_KEY_TYPE`, or what stands for it.
+    pub key_type: Ulong,
+    /// `CKA_ID`, or what stands for it.
+    pub ckaid: Vec<u8>,
+    /// `CKA_LABEL`.
+    pub label: Vec<u8>,
+    /// `CKA_PRIVATE`.
+    pub private: bool,
+    /// See [`Staged::template`].
+    pub template: Template,
+    /// The wrapped key.
+    pub blob: Option<Blob>,
+    /// The members that hold it; of a destroyed object those that have not said that they destroyed it.
+    pub copies: Vec<String>,
+    verifier: Option<Vec<u8>>,
+}
+
+impl ObjectRow {
+    /// What a copy must answer.
+    pub fn verifier(&self) -> Option<Verifier> {
+        self.verifier.as_deref().and_then(Verifier::from_bytes)
+    }
+
+    /// Whether it is to be used.
+    pub fn is_committed(&self) -> bool {
+        self.state == State::Committed
+    }
+
+    /// Whether it must never come back.
+    pub fn is_destroyed(&self) -> bool {
+        matches!(self.state, State::Destroyed | State::Destroying)
+    }
+
+    /// Whether a member that lacks it can be given it.
+    pub fn is_copyable(&self) -> bool {
+        self.blob.is_some() || !super::is_secret(self.class)
+    }
+}
+
+/// A change that a member has yet to make.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pending {
+    /// Its number.
+    pub number: i64,
+    /// The object.
+    pub object: ObjectId,
+    /// The attributes to set.
+    pub template: Template,
+}
+
+/// The ledger of one group. All methods may be called from any thread.
+pub struct Ledger {
+    connection: Mutex<Connection>,
+    identity: Identity,
+    read_only: bool,
+    path: PathBuf,
+    wait: std::time::Duration,
+}
+
+impl Ledger {
+    /// What never changes about it.
+    pub fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    /// Whether changes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writable(&self) -> Result<MutexGuard<'_, Connection>, LedgerError> {
+        if self.read_only { Err(LedgerError::ReadOnly) } else { Ok(self.connection()) }
+    }
+}

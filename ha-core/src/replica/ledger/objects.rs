@@ -1,0 +1,306 @@
+//! The ledger's contents: members, objects from intent to destruction, pending changes.
+
+use ha_token::{Template, Ulong};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
+
+type Result<T> = std::result::Result<T, LedgerError>;
+
+const COLUMNS: &str = "o.id, o.state, o.class, o.key_type, o.ckaid, o.label, o.private, o.verifier, o.template, b.format, b.extractable, b.bytes,
+    (SELECT group_concat(c.member, char(10)) FROM copy c WHERE c.object = o.id)";
+const FROM: &str = "object o LEFT JOIN blob b ON b.object = o.id";
+
+/// `CK_ULONG`s are stored as SQLite's signed integers, bit for bit.
+fn stored(n: Ulong) -> i64 {
+    n as i64
+}
+
+fn row(r: &Row<'_>) -> rusqlite::Result<ObjectRow> {
+    let id: Vec<u8> = r.get(0)?;
+    let format: Option<i64> = r.get(9)?;
+    let blob = match format {
+        None => None,
+        Some(format) => Some(Blob { format: format as Ulong, extractable: r.get(10)?, bytes: r.get(11)? }),
+    };
+    let copies: Option<String> = r.get(12)?;
+    let template: Vec<u8> = r.get(8)?;
+    Ok(ObjectRow {
+        id: ObjectId(id.try_into().unwrap_or_default()),
+        state: match r.get::<_, i64>(1)? {
+            0 => State::Intent,
+            1 => State::Staged,
+            2 => State::Committed,
+            3 => State::Destroying,
+            _ => State::Destroyed,
+        },
+        class: r.get::<_, i64>(2)? as Ulong,
+        key_type: r.get::<_, i64>(3)? as Ulong,
+        ckaid: r.get(4)?,
+        label: r.get(5)?,
+        private: r.get(6)?,
+        verifier: r.get(7)?,
+        template: codec::decode(&template).unwrap_or_default(),
+        blob,
+        copies: copies.map(|c| c.split('\n').map(str::to_owned).collect()).unwrap_or_default(),
+    })
+}
+
+/// Moves an object from one of `from` to `to`; a compare-and-set.
+fn change(connection: &Connection, id: ObjectId, from: &[State], to: State) -> Result<()> {
+    let allowed: String = from.iter().map(|s| (*s as i64).to_string()).collect::<Vec<_>>().join(",");
+    let sql = format!("UPDATE object SET state = ?2, version = version + 1 WHERE id = ?1 AND state IN ({allowed})");
+    if connection.execute(&sql, params![id.0, to as i64])? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
+}
+
+impl Ledger {
+    /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
+        let connection = self.connection();
+        let before = connection.query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0)).optional()?;
+        if before.is_none() && !self.is_read_only() {
+            connection.execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
+        }
+        Ok(before)
+    }
+
+    /// Announces an object, before any member is touched.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn begin(&self, intent: &Intent) -> Result<()> {
+        let sql = "INSERT INTO object (id, state, class) VALUES (?1, ?2, ?3)";
+        self.writable()?.execute(sql, params![intent.id.0, State::Intent as i64, stored(intent.class)])?;
+        Ok(())
+    }
+
+    /// Makes durable what a copy is made from and must answer, before the first copy is made.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn stage(&self, id: ObjectId, staged: &Staged) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        change(&transaction, id, &[State::Intent], State::Staged)?;
+        transaction.execute(
+            "UPDATE object SET key_type = ?2, ckaid = ?3, label = ?4, private = ?5, verifier = ?6, template = ?7 WHERE id = ?1",
+            params![
+                id.0,
+                stored(staged.key_type),
+                staged.ckaid,
+                staged.label,
+                staged.private,
+                staged.verifier.as_ref().map(|v| v.to_bytes()),
+                codec::encode(&staged.template)
+            ],
+        )?;
+        if let Some(blob) = &staged.blob {
+            transaction.execute(
+                "INSERT INTO blob (object, format, extractable, bytes) VALUES (?1, ?2, ?3, ?4)",
+                params![id.0, stored(blob.format), blob.extractable, blob.bytes],
+            )?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// The objects are acknowledged: all of them, or none. `copies`: for each the members that hold it, proven.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when another process gave one up; else [`LedgerError`].
+    pub fn commit(&self, objects: &[(ObjectId, Vec<String>)]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        for (id, copies) in objects {
+            change(&transaction, *id, &[State::Staged], State::Committed)?;
+            for member in copies {
+                transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Gives up an object that was not committed: from now on it is destroyed, to be taken off the members that may have
+    /// been touched.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn abandon(&self, id: ObjectId, touched: &[String]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        change(&transaction, id, &[State::Intent, State::Staged], State::Destroyed)?;
+        for member in touched {
+            transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+        }
+        forget_if_gone(&transaction, id)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Announces a destruction, before the first member is touched.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when another process destroyed it.
+    pub fn destroy_begin(&self, id: ObjectId) -> Result<()> {
+        change(&*self.writable()?, id, &[State::Committed], State::Destroying)
+    }
+
+    /// The first member has destroyed it: it never comes back.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn destroy_final(&self, id: ObjectId) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        change(&transaction, id, &[State::Destroying], State::Destroyed)?;
+        transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
+        transaction.execute("DELETE FROM pending WHERE object = ?1", [id.0])?;
+        Ok(transaction.commit()?)
+    }
+
+    /// No member destroyed it: it is as it was.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn destroy_rollback(&self, id: ObjectId) -> Result<()> {
+        change(&*self.writable()?, id, &[State::Destroying], State::Committed)
+    }
+
+    /// A member no longer holds a destroyed object. Once every one has said so it is forgotten.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn acknowledge(&self, id: ObjectId, member: &str) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
+        forget_if_gone(&transaction, id)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The destroyed objects that a member may still hold.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn tombstones_for(&self, member: &str) -> Result<Vec<ObjectRow>> {
+        self.select("o.state = 4 AND o.id IN (SELECT object FROM copy WHERE member = ?1)", params![member])
+    }
+
+    /// The committed objects that a member lacks.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn missing_on(&self, member: &str) -> Result<Vec<ObjectRow>> {
+        self.select("o.state = 2 AND o.id NOT IN (SELECT object FROM copy WHERE member = ?1)", params![member])
+    }
+
+    /// A member has been given a copy, proven.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn add_copy(&self, id: ObjectId, member: &str) -> Result<()> {
+        self.writable()?.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+        Ok(())
+    }
+
+    /// After a change of attributes: the template that later copies are made from, and what they are found by.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn update(&self, id: ObjectId, ckaid: &[u8], label: &[u8], template: &Template) -> Result<()> {
+        let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1";
+        self.writable()?.execute(sql, params![id.0, ckaid, label, codec::encode(template)])?;
+        Ok(())
+    }
+
+    /// Remembers a change for a member that is away.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn pend(&self, id: ObjectId, member: &str, template: &Template) -> Result<()> {
+        let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
+        self.writable()?.execute(sql, params![member, id.0, codec::encode(template)])?;
+        Ok(())
+    }
+
+    /// The changes that a member has yet to make, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn pending_for(&self, member: &str) -> Result<Vec<Pending>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached("SELECT number, object, template FROM pending WHERE member = ?1 ORDER BY number")?;
+        let rows = statement.query_map([member], |r| {
+            let id: Vec<u8> = r.get(1)?;
+            let template: Vec<u8> = r.get(2)?;
+            Ok(Pending {
+                number: r.get(0)?,
+                object: ObjectId(id.try_into().unwrap_or_default()),
+                template: codec::decode(&template).unwrap_or_default(),
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// A pending change was made.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn done(&self, number: i64) -> Result<()> {
+        self.writable()?.execute("DELETE FROM pending WHERE number = ?1", [number])?;
+        Ok(())
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn object(&self, id: ObjectId) -> Result<Option<ObjectRow>> {
+        Ok(self.select("o.id = ?1", params![id.0])?.pop())
+    }
+
+    /// Every object, destroyed ones too.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn objects(&self) -> Result<Vec<ObjectRow>> {
+        self.select("1", params![])
+    }
+
+    /// How many objects a member holds, as far as the ledger knows.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn count_on(&self, member: &str) -> Result<usize> {
+        let sql = "SELECT count(*) FROM copy c JOIN object o ON o.id = c.object WHERE c.member = ?1 AND o.state = 2";
+        let count: i64 = self.connection().query_row(sql, [member], |r| r.get(0))?;
+        Ok(count as usize)
+    }
+
+    /// The objects, committed or destroyed, that a token object with these attributes may be a copy of.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn find(&self, class: Ulong, key_type: Ulong, ckaid: &[u8], label: &[u8]) -> Result<Vec<ObjectRow>> {
+        self.select(
+            "o.class = ?1 AND o.key_type = ?2 AND o.ckaid = ?3 AND o.label = ?4 AND o.state >= 1",
+            params![stored(class), stored(key_type), ckaid, label],
+        )
+    }
+
+    fn select(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<ObjectRow>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE {condition}"))?;
+        let rows = statement.query_map(values, row)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+fn forget_if_gone(connection: &Connection, id: ObjectId) -> Result<()> {
+    let sql = "DELETE FROM object WHERE id = ?1 AND state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE object = ?1)";
+    if connection.execute(sql, [id.0])? == 1 {
+        connection.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Opening the ledger: the folder, the file, its format, its identity.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use sha2::{Digest, Sha256};
+
+use super::{Identity, Ledger, LedgerError};
+
+/// The format that this version writes.
+const FORMAT: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE member (name TEXT PRIMARY KEY, serial TEXT NOT NULL, mac BLOB) WITHOUT ROWID;
+CREATE TABLE object (
+    id BLOB PRIMARY KEY, state INTEGER NOT NULL, class INTEGER NOT NULL, key_type INTEGER NOT NULL DEFAULT 0,
+    ckaid BLOB NOT NULL DEFAULT x'', label BLOB NOT NULL DEFAULT x'', private INTEGER NOT NULL DEFAULT 0,
+    verifier BLOB, template BLOB NOT NULL DEFAULT x'', version INTEGER NOT NULL DEFAULT 1, mac BLOB
+) WITHOUT ROWID;
+CREATE INDEX object_traits ON object (class, ckaid, label);
+CREATE TABLE copy (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;
+CREATE TABLE blob (object BLOB PRIMARY KEY, format INTEGER NOT NULL, extractable INTEGER NOT NULL, bytes BLOB NOT NULL, mac BLOB) WITHOUT ROWID;
+CREATE TABLE pending (number INTEGER PRIMARY KEY AUTOINCREMENT, member TEXT NOT NULL, object BLOB NOT NULL, template BLOB NOT NULL, mac BLOB);
+";
+
+impl Ledger {
+    /// Opens, or makes, the ledger of a group in the state folder. `wait` bounds how long another process is waited for;
+    /// `random` fills bytes for identities.
+    ///
+    /// # Errors
+    /// [`LedgerError`]. Where the file is there and only cannot be written, it is opened for reading.
+    pub fn open(dir: &Path, group: &str, wait: Duration, random: &mut dyn FnMut(&mut [u8])) -> Result<Ledger, LedgerError> {
+        let place = |reason: String| LedgerError::Place { path: dir.to_owned(), reason };
+        if !dir.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| place(format!("the folder cannot be made: {e}")))?;
+        }
+        let meta = std::fs::metadata(dir).map_err(|e| place(e.to_string()))?;
+        if !meta.is_dir() {
+            return Err(place("it is not a folder".into()));
+        }
+        // Group-writable only in the shape that shares it on purpose: set-group-id, nothing for others.
+        let shared = meta.mode() & 0o2007 == 0o2000;
+        if meta.mode() & 0o002 != 0 || (meta.mode() & 0o020 != 0 && !shared) {
+            let mode = meta.mode() & 0o7777;
+            return Err(place(format!("others can write it (mode {mode:o}); run `chmod 700` on it")));
+        }
+        let path = dir.join(file_name(group));
+        let me = rustix::process::geteuid().as_raw();
+        let foreign = std::fs::metadata(&path).is_ok_and(|m| m.uid() != me && !shared) || (!path.exists() && meta.uid() != me && !shared);
+        if !foreign {
+            match Self::connect(&path, wait, random) {
+                Err(LedgerError::Database(e)) if is_unwritable(&e) && path.exists() => {}
+                Err(LedgerError::Place { .. }) if path.exists() => {}
+                other => return other,
+            }
+        }
+        if !path.exists() {
+            return Err(place("it is another user's folder, and the group has no ledger in it yet".into()));
+        }
+        Self::connect_for_reading(&path, wait)
+    }
+
+    fn connect(path: &Path, wait: Duration, random: &mut dyn FnMut(&mut [u8])) -> Result<Ledger, LedgerError> {
+        // Made here with its mode, so that it is never open to others for a moment.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
+        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(wait)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        match format(&transaction)? {
+            0 => {
+                transaction.execute_batch(SCHEMA)?;
+                for key in ["group", "ledger"] {
+                    let mut id = [0u8; 16];
+                    random(&mut id);
+                    transaction.execute("INSERT INTO meta VALUES (?1, ?2)", (key, id))?;
+                }
+                let mut serial = [0u8; 8];
+                random(&mut serial);
+                let serial: String = serial.iter().map(|b| format!("{b:02x}")).collect();
+                transaction.execute("INSERT INTO meta VALUES ('serial', ?1)", (serial.into_bytes(),))?;
+                transaction.pragma_update(None, "user_version", FORMAT)?;
+            }
+            FORMAT => {}
+            found => return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT }),
+        }
+        transaction.commit()?;
+        Self::with(connection, path, wait, false)
+    }
+
+    fn connect_for_reading(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(wait)?;
+        let found = format(&connection)?;
+        if found != FORMAT {
+            return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
+        }
+        Self::with(connection, path, wait, true)
+    }
+
+    fn with(connection: Connection, path: &Path, wait: Duration, read_only: bool) -> Result<Ledger, LedgerError> {
+        let get = |key: &str| -> Result<Vec<u8>, LedgerError> {
+            connection
+                .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0))
+                .optional()?
+                .ok_or_else(|| LedgerError::Place { path: path.to_owned(), reason: format!("it is not a ledger: it has no {key}") })
+        };
+        let broken = |_| LedgerError::Place { path: PathBuf::from(path), reason: "its identity is damaged".into() };
+        let identity = Identity {
+            group: get("group")?.try_into().map_err(broken)?,
+            ledger: get("ledger")?.try_into().map_err(broken)?,
+            serial: String::from_utf8_lossy(&get("serial")?).into_owned(),
+        };
+        Ok(Ledger { connection: Mutex::new(connection), identity, read_only, path: path.to_owned(), wait })
+    }
+}
+
+impl Ledger {
+    /// Held by the one process of this host that makes or moves group keys; let go when dropped.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] when another process does not let go in time.
+    pub fn bootstrap_lock(&self, world: &dyn crate::seam::World) -> Result<std::fs::File, LedgerError> {
+        let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
+        let path = self.path.with_extension("lock");
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(|e| place(e.to_string()))?;
+        let until = world.now() + self.wait;
+        let pause = world.event();
+        while file.try_lock().is_err() {
+            if world.now() >= until {
+                return Err(place("another process has been making group keys for too long".into()));
+            }
+            pause.wait(Some(Duration::from_millis(10)));
+        }
+        Ok(file)
+    }
+}
+
+fn format(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.pragma_query_value(None, "user_version", |r| r.get(0))
+}
+
+fn is_unwritable(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
+    error.sqlite_error_code().is_some_and(|c| matches!(c, ReadOnly | CannotOpen | PermissionDenied | DiskFull))
+}
+
+/// The label made fit for a file's name, with a digest so that two labels never share a file.
+fn file_name(group: &str) -> String {
+    let plain: String = group.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect();
+    let digest: [u8; 32] = Sha256::digest(group.as_bytes()).into();
+    let digest: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    format!("{plain}-{digest}.ledger")
+}

@@ -1,0 +1,215 @@
+//! Objects: creating, copying, destroying, and their attributes.
+
+use std::sync::Arc;
+
+use ha_token::{
+    Attribute, AttributeType, Fetched, Function, ObjectHandle, Result, Rv, SessionHandle, Template, TemplateExt, Ulong, Value, ck,
+};
+
+use super::VirtualSlot;
+use super::run::Call;
+use super::session::{SessionState, VirtualSession};
+use crate::group::{Lease, Need, Object, Origin, Place, Trust, Who};
+use crate::policy::failure::Class;
+
+impl VirtualSlot {
+    /// The checks of section 4.4 and 5.6 that need no member: token objects want a read-write session, private ones the
+    /// user's login.
+    pub(super) fn may_create(&self, session: &VirtualSession, template: &Template) -> Result<()> {
+        if template.get_bool(ck::CKA_TOKEN) == Some(true) && !session.read_write {
+            return Err(Rv::SESSION_READ_ONLY);
+        }
+        if template.get_bool(ck::CKA_PRIVATE) == Some(true) && self.group.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        Ok(())
+    }
+
+    /// `C_CreateObject`.
+    ///
+    /// # Errors
+    /// The standard's codes for session and template, the members' answers, `CKR_DEVICE_ERROR` when too few members are up.
+    pub(super) fn create(&self, session: SessionHandle, template: &Template) -> Result<ObjectHandle> {
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        self.may_create(&session, template)?;
+        if template.get_bool(ck::CKA_TOKEN) != Some(true) {
+            let call = Call { function: Function::CreateObject, need: Need::default(), skip: None };
+            return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| lease.token().create_object(owner, template));
+        }
+        let made = match template.get_ulong(ck::CKA_CLASS) {
+            Some(ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) => {
+                self.group.replicate_key(Function::CreateObject, &Need::default(), template, &mut |lease, local| {
+                    lease.token().create_object(lease.session, local)
+                })?
+            }
+            _ => self.group.create_everywhere(template)?,
+        };
+        Ok(made.handle)
+    }
+
+    /// Makes one session object on one member, owned by a backing session that lives as long as this one.
+    pub(super) fn make_session_object(
+        &self,
+        session: &VirtualSession,
+        state: &mut SessionState,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&Lease, SessionHandle) -> Result<ObjectHandle>,
+    ) -> Result<ObjectHandle> {
+        let (handle, lease) = self.run(call, &mut |lease| {
+            let owner = self.owner(state, &lease.member, lease.link.generation)?;
+            f(lease, owner)
+        })?;
+        Ok(self.adopt_session_object(session, &lease, handle)?.handle)
+    }
+
+    /// Gives a session object that a member has just made its virtual handle.
+    pub(super) fn adopt_session_object(&self, session: &VirtualSession, lease: &Lease, handle: ObjectHandle) -> Result<Arc<Object>> {
+        let (traits, _, private) = self.group.read_traits(lease.on(), handle)?;
+        let place = Place { member: lease.member.index, generation: lease.link.generation, handle, trust: Trust::Proven };
+        let object = self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
+        lease.link.bind(handle, object.handle.0);
+        self.group.host_more(&lease.member);
+        Ok(object)
+    }
+
+    /// `C_CopyObject`.
+    ///
+    /// # Errors
+    /// As [`VirtualSlot::create`].
+    pub(super) fn copy(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<ObjectHandle> {
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        let source = self.object(object)?;
+        self.may_create(&session, template)?;
+        let token = template.get_bool(ck::CKA_TOKEN).unwrap_or(!matches!(source.origin, Origin::Session(_)));
+        if token && !session.read_write {
+            return Err(Rv::SESSION_READ_ONLY);
+        }
+        let need = Need { mechanism: None, objects: &[&source], preferred: None };
+        if !token {
+            let call = Call { function: Function::CopyObject, need, skip: None };
+            return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
+                lease.token().copy_object(owner, self.group.backing(lease, &source)?, template)
+            });
+        }
+        if matches!(source.origin, Origin::Ledger(_)) {
+            return Ok(self.group.copy_everywhere(&source, template)?.handle);
+        }
+        let made = self.group.replicate_key(Function::CopyObject, &need, template, &mut |lease, local| {
+            // Only what the caller changes goes into the copy; the rest follows the source.
+            let mut changed: Template = local.iter().filter(|a| template.get(a.kind).is_some()).cloned().collect();
+            changed.set(Attribute::bool(ck::CKA_TOKEN, false));
+            lease.token().copy_object(lease.session, self.group.backing(lease, &source)?, &changed)
+        })?;
+        Ok(made.handle)
+    }
+
+    /// `C_DestroyObject`: on every member; for one that is away it is remembered.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_READ_ONLY`, `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
+    pub(super) fn destroy(&self, session: SessionHandle, object: ObjectHandle) -> Result<()> {
+        let session = self.session(session)?;
+        let _state = session.state()?;
+        let object = self.object(object)?;
+        if let Origin::Session(_) = object.origin {
+            let call = Call { function: Function::DestroyObject, need: Need { mechanism: None, objects: &[&object], preferred: None }, skip: None };
+            let (answer, _) = self.run(&call, &mut |lease| {
+                lease.token().destroy_object(lease.session, self.group.backing(lease, &object)?)
+            }).map_or_else(|rv| (Err(rv), None), |((), lease)| (Ok(()), Some(lease)));
+            self.drop_object(&object);
+            // A session object whose member is gone is gone as well.
+            return match answer {
+                Err(Rv::DEVICE_ERROR) => Ok(()),
+                other => other,
+            };
+        }
+        if !session.read_write {
+            return Err(Rv::SESSION_READ_ONLY);
+        }
+        self.group.destroy_everywhere(&object)?;
+        self.drop_object(&object);
+        Ok(())
+    }
+
+    /// `C_GetObjectSize`.
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
+    pub(super) fn size(&self, session: SessionHandle, object: ObjectHandle) -> Result<Ulong> {
+        self.session(session)?;
+        let object = self.object(object)?;
+        let call = Call { function: Function::GetObjectSize, need: Need { mechanism: None, objects: &[&object], preferred: None }, skip: None };
+        let (size, _) = self.run(&call, &mut |lease| lease.token().object_size(lease.session, self.group.handle_of(lease, &object)?))?;
+        Ok(size)
+    }
+
+    /// `C_GetAttributeValue`. What must differ between copies is answered from the ledger (guarantee G8).
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
+    pub(super) fn attributes(&self, session: SessionHandle, object: ObjectHandle, types: &[AttributeType]) -> Result<Vec<Fetched>> {
+        self.session(session)?;
+        let object = self.object(object)?;
+        let call =
+            Call { function: Function::GetAttributeValue, need: Need { mechanism: None, objects: &[&object], preferred: None }, skip: None };
+        let (mut fetched, _) = self.run(&call, &mut |lease| {
+            lease.token().get_attributes(lease.session, self.group.handle_of(lease, &object)?, types)
+        })?;
+        if let Origin::Ledger(id) = object.origin
+            && let Some(remembered) = self.group.remembered(id, types)
+        {
+            for (kind, answer) in types.iter().zip(&mut fetched) {
+                if let Some(value) = remembered.get(*kind) {
+                    *answer = Fetched::Value(Value::clone(value));
+                }
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// `C_SetAttributeValue`: on every member; for one that is away it is remembered.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_READ_ONLY`, `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
+    pub(super) fn set(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<()> {
+        let session = self.session(session)?;
+        let object = self.object(object)?;
+        if let Origin::Session(_) = object.origin {
+            let need = Need { mechanism: None, objects: &[&object], preferred: None };
+            let call = Call { function: Function::SetAttributeValue, need, skip: None };
+            return self
+                .run(&call, &mut |lease| lease.token().set_attributes(lease.session, self.group.backing(lease, &object)?, template))
+                .map(drop);
+        }
+        if !session.read_write {
+            return Err(Rv::SESSION_READ_ONLY);
+        }
+        self.group.set_everywhere(&object, template)
+    }
+
+    /// `C_SeedRandom`: every member that is up gets the seed; one that takes it is enough.
+    ///
+    /// # Errors
+    /// The last member's answer when none took it.
+    pub(super) fn seed(&self, session: SessionHandle, seed: &[u8]) -> Result<()> {
+        self.session(session)?;
+        let mut answer = Err(Rv::DEVICE_ERROR);
+        for member in self.group.up() {
+            let one = self.group.lease(member).and_then(|lease| {
+                let answer = lease.token().seed_random(lease.session, seed);
+                if let Err(rv) = answer
+                    && self.group.failed(member, &lease.link, Function::SeedRandom, rv) != Class::Caller
+                {
+                    return Err(Rv::DEVICE_ERROR);
+                }
+                answer
+            });
+            if answer.is_err() {
+                answer = one;
+            }
+        }
+        answer
+    }
+}

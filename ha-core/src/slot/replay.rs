@@ -1,0 +1,139 @@
+//! What a multi-part operation was fed, kept so that another member can take it over.
+
+use ha_token::{ObjectHandle, Result, Rv};
+use sha2::{Digest, Sha256};
+
+/// One step of a multi-part operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step<'a> {
+    /// `C_XxxUpdate` with this input.
+    Update(&'a [u8]),
+    /// `C_DigestKey` with this virtual handle.
+    Key(ObjectHandle),
+}
+
+#[derive(Clone, Copy)]
+enum Mark {
+    Update(usize),
+    Key(ObjectHandle),
+}
+
+/// The steps so far, up to a limit, and a digest of the output that they gave.
+///
+/// Output already handed out is not handed out again: after a replay the regenerated output must have the same length
+/// and digest, which [`Replay::same_output`] checks.
+pub(super) struct Replay {
+    limit: usize,
+    input: Vec<u8>,
+    marks: Vec<Mark>,
+    overflowed: bool,
+    output: Option<Sha256>,
+    output_len: usize,
+}
+
+impl Replay {
+    /// Nothing fed yet. Allocates nothing.
+    pub(super) fn new(limit: usize) -> Self {
+        Replay { limit, input: Vec::new(), marks: Vec::new(), overflowed: false, output: None, output_len: 0 }
+    }
+
+    /// Whether any step was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.marks.is_empty() && !self.overflowed
+    }
+
+    /// Whether everything that was fed is still known.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.overflowed
+    }
+
+    /// Records a step that a member took, with the output it gave.
+    pub(super) fn record(&mut self, step: Step<'_>, output: &[u8]) {
+        if !output.is_empty() {
+            self.output.get_or_insert_with(Sha256::new).update(output);
+            self.output_len += output.len();
+        }
+        if self.overflowed {
+            return;
+        }
+        match step {
+            Step::Key(key) => self.marks.push(Mark::Key(key)),
+            Step::Update(input) if self.input.len() + input.len() > self.limit => {
+                self.overflowed = true;
+                self.input = Vec::new();
+                self.marks = Vec::new();
+            }
+            Step::Update(input) => {
+                self.input.extend_from_slice(input);
+                self.marks.push(Mark::Update(input.len()));
+            }
+        }
+    }
+
+    /// The steps in order.
+    pub(super) fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+        let mut rest = self.input.as_slice();
+        self.marks.iter().map(move |mark| match *mark {
+            Mark::Key(key) => Step::Key(key),
+            Mark::Update(len) => {
+                let (part, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                rest = after;
+                Step::Update(part)
+            }
+        })
+    }
+
+    /// Whether a replay gave what was handed out already.
+    ///
+    /// # Errors
+    /// `CKR_DEVICE_ERROR` if not: the operation cannot go on elsewhere.
+    pub(super) fn same_output(&self, again: Sha256, len: usize) -> Result<()> {
+        let same = match &self.output {
+            None => len == 0,
+            Some(before) => len == self.output_len && before.clone().finalize() == again.finalize(),
+        };
+        if same { Ok(()) } else { Err(Rv::DEVICE_ERROR) }
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        use zeroize::Zeroize;
+        self.input.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn steps_come_back_as_they_were_fed(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..10)) {
+            let mut replay = Replay::new(400);
+            for p in &parts {
+                replay.record(Step::Update(p), &[]);
+            }
+            let again: Vec<Vec<u8>> = replay.steps().map(|s| match s { Step::Update(p) => p.to_vec(), Step::Key(_) => unreachable!() }).collect();
+            prop_assert_eq!(again, parts);
+        }
+
+        #[test]
+        fn output_must_be_the_same(a in proptest::collection::vec(any::<u8>(), 0..64), b in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut replay = Replay::new(10);
+            replay.record(Step::Update(b"x"), &a);
+            let again = Sha256::new().chain_update(&b);
+            prop_assert_eq!(replay.same_output(again, b.len()).is_ok(), a == b);
+        }
+    }
+
+    #[test]
+    fn exactly_the_limit_is_kept_and_one_byte_more_is_not() {
+        let mut replay = Replay::new(4);
+        replay.record(Step::Update(b"four"), &[]);
+        assert!(replay.is_whole());
+        replay.record(Step::Update(b"."), &[]);
+        assert!(!replay.is_whole() && !replay.is_empty());
+    }
+}

@@ -1,0 +1,161 @@
+//! One call, on one member after another until it is answered: the fault table put into effect.
+
+use std::sync::Arc;
+
+use ha_token::{Function, ObjectHandle, Result, Rv};
+
+use super::VirtualSlot;
+use crate::group::{Lease, Member, Need, Object, Trust, Who};
+use crate::policy::failure::Class;
+
+/// A call that any member that fits may serve.
+pub(super) struct Call<'a> {
+    /// The function that the application called.
+    pub function: Function,
+    /// What the member must have.
+    pub need: Need<'a>,
+    /// A member that has just failed it.
+    pub skip: Option<usize>,
+}
+
+/// How a try on one member ended without success.
+enum Ended {
+    /// The answer is the caller's.
+    Answer(Rv),
+    /// Another member may be tried.
+    Next(Class, Rv),
+}
+
+impl VirtualSlot {
+    /// Makes the call on the members in the order of the plan. `f` is given a session that is logged in as the
+    /// application is; it may run several times. The lease of the success is handed back with the value.
+    ///
+    /// # Errors
+    /// The caller's own mistakes as a member put them; `CKR_DEVICE_ERROR` when no member could serve.
+    pub(super) fn run<T>(&self, call: &Call<'_>, f: &mut dyn FnMut(&mut Lease) -> Result<T>) -> Result<(T, Lease)> {
+        let group = &*self.group;
+        let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
+        let mut other: Option<Rv> = None;
+        let mut tries = usize::from(call.skip.is_some());
+        for index in group.plan(&call.need).iter().filter(|i| Some(*i) != call.skip) {
+            let Some(member) = group.members.get(index) else { continue };
+            if tries > 0 && !group.may_retry(tries == 1) {
+                group.reporter.refused(call.function, Rv::DEVICE_ERROR, "the retry budget is used up: too many calls fail");
+                break;
+            }
+            tries += 1;
+            match self.on_member(member, call, f) {
+                Ok(success) => {
+                    if let Some((first, rv)) = ambiguous {
+                        group.blame(first, call.function, rv);
+                    }
+                    group.succeeded(member);
+                    return Ok(success);
+                }
+                Err(Ended::Answer(rv)) => {
+                    if let Some((first, before)) = ambiguous
+                        && before != rv
+                    {
+                        group.blame(first, call.function, before);
+                    }
+                    return Err(rv);
+                }
+                Err(Ended::Next(Class::Ambiguous, rv)) => match ambiguous {
+                    Some((_, before)) if before == rv => return Err(rv),
+                    Some(_) => {}
+                    None => ambiguous = Some((member, rv)),
+                },
+                Err(Ended::Next(Class::Object | Class::Capacity, rv)) => other = Some(rv),
+                Err(Ended::Next(_, _)) => {}
+            }
+        }
+        Err(match (ambiguous, other) {
+            (Some((_, rv)), _) => rv,
+            (None, Some(rv)) => rv,
+            (None, None) => Rv::DEVICE_ERROR,
+        })
+    }
+
+    fn on_member<T>(
+        &self,
+        member: &Arc<Member>,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> std::result::Result<(T, Lease), Ended> {
+        let group = &*self.group;
+        let (mut session, mut login, mut object) = (false, false, false);
+        loop {
+            let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, Rv::DEVICE_ERROR)) };
+            let mut lease = match group.lease(member) {
+                Ok(lease) => lease,
+                Err(rv) => {
+                    let class = group.failed(member, &link, Function::OpenSession, rv);
+                    return Err(Ended::Next(if class == Class::Caller { Class::Member } else { class }, rv));
+                }
+            };
+            let rv = match f(&mut lease) {
+                Ok(value) => return Ok((value, lease)),
+                Err(rv) => rv,
+            };
+            let class = group.failed(member, &lease.link, call.function, rv);
+            lease.set_busy(class != Class::Caller);
+            match class {
+                Class::Caller => return Err(Ended::Answer(rv)),
+                Class::Login if group.login.who() == Who::Nobody => return Err(Ended::Answer(rv)),
+                Class::Session if !std::mem::replace(&mut session, true) => {}
+                Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
+                Class::Object if !std::mem::replace(&mut object, true) => {
+                    for o in call.need.objects {
+                        forget_stale(o, &lease);
+                    }
+                }
+                Class::Session | Class::Login => {
+                    group.blame(member, call.function, rv);
+                    return Err(Ended::Next(Class::Member, rv));
+                }
+                Class::Object | Class::Ambiguous => {
+                    // A lost SoftHSM token answers so, and looks healthy otherwise.
+                    if let Err(dead) = group.looks_alive(&lease.link) {
+                        group.blame(member, Function::GetTokenInfo, dead);
+                        return Err(Ended::Next(Class::Member, rv));
+                    }
+                    return Err(Ended::Next(class, rv));
+                }
+                Class::Capacity | Class::Member => return Err(Ended::Next(class, rv)),
+            }
+        }
+    }
+
+    /// The object of a handle the application gave as a key.
+    ///
+    /// # Errors
+    /// `CKR_KEY_HANDLE_INVALID`.
+    pub(super) fn key(&self, handle: ObjectHandle) -> Result<Arc<Object>> {
+        self.object(handle).map_err(|_| Rv::KEY_HANDLE_INVALID)
+    }
+
+    /// The object of a handle the application gave.
+    ///
+    /// # Errors
+    /// `CKR_OBJECT_HANDLE_INVALID`, also for a private object without the user's login.
+    pub(super) fn object(&self, handle: ObjectHandle) -> Result<Arc<Object>> {
+        let object = self.group.objects.get(handle)?;
+        if object.private && self.group.login.who() != Who::User {
+            return Err(Rv::OBJECT_HANDLE_INVALID);
+        }
+        Ok(object)
+    }
+}
+
+/// Forgets a handle that the member no longer knows, so that it is looked up again. A copy that failed its proof stays
+/// remembered as such.
+fn forget_stale(object: &Object, lease: &Lease) {
+    if let Some(place) = object.place(lease.member.index, lease.link.generation)
+        && place.trust != Trust::Conflict
+    {
+        lease.link.unbind(place.handle);
+        if !matches!(object.origin, crate::group::Origin::Session(_)) {
+            object.forget(lease.member.index);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Searching: one member's objects, and those known to live on another one only; each once.
+
+use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template, TemplateExt, ck};
+
+use super::VirtualSlot;
+use super::run::Call;
+use crate::group::{Lease, Need, Who};
+
+/// Handles asked of a member at once.
+const BATCH: usize = 512;
+
+impl VirtualSlot {
+    /// `C_FindObjectsInit`: the whole search is made here, so that a member that dies later takes nothing along.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_ACTIVE`, the members' answers.
+    pub(super) fn search(&self, session: SessionHandle, template: &Template) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        if state.search.is_some() {
+            return Err(Rv::OPERATION_ACTIVE);
+        }
+        state.search = Some(self.find_all(template)?.into_iter());
+        Ok(())
+    }
+
+    fn find_all(&self, template: &Template) -> Result<Vec<ObjectHandle>> {
+        let group = &*self.group;
+        let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
+        let (mut found, lease) = self.run(&call, &mut |lease| {
+            let found = self.find_on(lease, template)?;
+            if found.is_empty() {
+                // A lost token finds nothing and says all is well.
+                group.looks_alive(&lease.link)?;
+            }
+            Ok(found)
+        })?;
+        let first = lease.member.index;
+        drop(lease);
+        for member in group.up().filter(|m| m.index != first && group.has_more(m, template.get_bool(ck::CKA_TOKEN))) {
+            match group.lease(member).and_then(|lease| self.find_on(&lease, template)) {
+                Ok(more) => found.extend(more),
+                Err(rv) => group.blame(member, ha_token::Function::FindObjectsInit, rv),
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<ObjectHandle>> {
+        let user = self.group.login.who() == Who::User;
+        let mut objects = Vec::new();
+        for backing in crate::replica::find_all(lease.on(), template, BATCH)? {
+            if let Some(object) = self.group.object_of(lease, backing)?
+                && (user || !object.private)
+            {
+                objects.push(object.handle);
+            }
+        }
+        Ok(objects)
+    }
+
+    /// `C_FindObjects`.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED`.
+    pub(super) fn found(&self, session: SessionHandle, max: usize) -> Result<Vec<ObjectHandle>> {
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        let rest = state.search.as_mut().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
+        Ok(rest.by_ref().filter(|h| self.object(*h).is_ok()).take(max).collect())
+    }
+
+    /// `C_FindObjectsFinal`.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED`.
+    pub(super) fn end_search(&self, session: SessionHandle) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        state.search.take().map(drop).ok_or(Rv::OPERATION_NOT_INITIALIZED)
+    }
+}

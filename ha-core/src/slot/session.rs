@@ -1,0 +1,193 @@
+//! A virtual session: its flags, its operations, its search, and the backing sessions that own its session objects.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, ck};
+
+use super::messages::MessageOperation;
+use super::operation::Operation;
+use super::VirtualSlot;
+use crate::group::{Lease, Member, Origin, Who};
+
+/// A session as the application sees it. Costs no member a call until it is used.
+pub(super) struct VirtualSession {
+    /// Its handle.
+    pub handle: SessionHandle,
+    /// Opened with `CKF_RW_SESSION`.
+    pub read_write: bool,
+    state: Mutex<SessionState>,
+}
+
+/// What goes on in a session. One call at a time has it.
+#[derive(Default)]
+pub(super) struct SessionState {
+    /// Set by `C_CloseSession`: whoever waited for the lock finds the session gone.
+    closed: bool,
+    operations: [Option<Operation>; OpKind::ALL.len()],
+    /// The message-based operation of each kind.
+    pub messages: [Option<MessageOperation>; 4],
+    /// The handles that a search in progress has not given out yet.
+    pub search: Option<std::vec::IntoIter<ObjectHandle>>,
+    /// Backing sessions, one a member, that live as long as this session and own its session objects.
+    owners: Vec<Lease>,
+}
+
+impl SessionState {
+    /// The operation of a kind.
+    pub(super) fn operation(&mut self, kind: OpKind) -> &mut Option<Operation> {
+        // `OpKind` has as many values as the array has places.
+        #[allow(clippy::indexing_slicing)]
+        &mut self.operations[kind as usize]
+    }
+
+    /// Ends everything that goes on, and lets go of the backing sessions of it.
+    fn cancel_all(&mut self) {
+        self.operations = Default::default();
+        self.messages = Default::default();
+        self.search = None;
+    }
+
+    /// The member that this session already works on, so that its next operation can stay there.
+    pub(super) fn home(&self) -> Option<usize> {
+        self.operations.iter().flatten().find_map(|o| o.member())
+    }
+}
+
+impl VirtualSession {
+    /// The state, for one call.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_HANDLE_INVALID` when the session was closed while the caller waited.
+    pub(super) fn state(&self) -> Result<MutexGuard<'_, SessionState>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed { Err(Rv::SESSION_HANDLE_INVALID) } else { Ok(state) }
+    }
+}
+
+impl VirtualSlot {
+    /// The open session of a handle.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_HANDLE_INVALID`.
+    pub(super) fn session(&self, handle: SessionHandle) -> Result<Arc<VirtualSession>> {
+        self.sessions.pin().get(&handle.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)
+    }
+
+    /// `C_OpenSession`.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_NOT_PRESENT` before any member was seen; `CKR_SESSION_READ_WRITE_SO_EXISTS` for a read-only session
+    /// while the security officer is logged in.
+    pub(super) fn open(&self, read_write: bool) -> Result<SessionHandle> {
+        if !self.group.is_present() {
+            return Err(Rv::TOKEN_NOT_PRESENT);
+        }
+        if !read_write && self.group.login.who() == Who::So {
+            return Err(Rv::SESSION_READ_WRITE_SO_EXISTS);
+        }
+        let handle = self.next_session_handle();
+        let session = Arc::new(VirtualSession { handle, read_write, state: Mutex::default() });
+        self.count_session(read_write, true);
+        self.sessions.pin().insert(handle.0, session);
+        Ok(handle)
+    }
+
+    /// `C_CloseSession`. The last one that closes logs out (section 5.6.7).
+    ///
+    /// # Errors
+    /// `CKR_SESSION_HANDLE_INVALID`.
+    pub(super) fn close(&self, handle: SessionHandle) -> Result<()> {
+        let session = self.sessions.pin().remove(&handle.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)?;
+        self.count_session(session.read_write, false);
+        self.end(&session);
+        if self.session_counts().0 == 0 && self.group.login.who() != Who::Nobody {
+            _ = self.log_out_everywhere();
+        }
+        Ok(())
+    }
+
+    /// `C_CloseAllSessions`.
+    pub(super) fn close_all(&self) {
+        let all: Vec<_> = self.sessions.pin().values().map(|s| s.handle).collect();
+        for handle in all {
+            // Another thread may have closed it in between, which is what is wanted.
+            _ = self.close(handle);
+        }
+    }
+
+    fn end(&self, session: &VirtualSession) {
+        let owners = {
+            let mut state = session.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.closed = true;
+            state.cancel_all();
+            std::mem::take(&mut state.owners)
+        };
+        for object in self.group.objects.select_session(session.handle) {
+            self.drop_object(&object);
+        }
+        for mut owner in owners {
+            owner.set_busy(true); // closed, not lent again: the token destroys the session's objects with it
+        }
+    }
+
+    /// Logs out on every member and ends what a logout ends: every operation and search, every private handle
+    /// (section 5.6.9).
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`.
+    pub(super) fn log_out_everywhere(&self) -> Result<()> {
+        if self.group.login.who() == Who::Nobody {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let sessions: Vec<_> = self.sessions.pin().values().cloned().collect();
+        for session in sessions {
+            session.state.lock().unwrap_or_else(PoisonError::into_inner).cancel_all();
+        }
+        self.group.log_out()
+    }
+
+    /// `C_GetSessionInfo`: the state by section 3.3.
+    pub(super) fn state_of(&self, session: &VirtualSession) -> Ulong {
+        match (self.group.login.who(), session.read_write) {
+            (Who::Nobody, false) => ck::CKS_RO_PUBLIC_SESSION,
+            (Who::Nobody, true) => ck::CKS_RW_PUBLIC_SESSION,
+            (Who::User, false) => ck::CKS_RO_USER_FUNCTIONS,
+            (Who::User, true) => ck::CKS_RW_USER_FUNCTIONS,
+            (Who::So, _) => ck::CKS_RW_SO_FUNCTIONS,
+        }
+    }
+
+    /// The backing session on a member that owns this session's objects there, opened if need be.
+    ///
+    /// # Errors
+    /// The member's answer to `C_OpenSession`.
+    pub(super) fn owner(&self, state: &mut SessionState, member: &Arc<Member>, generation: u64) -> Result<SessionHandle> {
+        if let Some(lease) = state.owners.iter().find(|l| l.member.index == member.index && l.link.generation == generation) {
+            return Ok(lease.session);
+        }
+        // An owner of an earlier connection owns nothing any more.
+        state.owners.retain(|l| l.member.index != member.index);
+        let lease = self.group.lease(member)?;
+        let session = lease.session;
+        state.owners.push(lease);
+        Ok(session)
+    }
+
+    /// Takes an object out of the table and out of every connection's look-up.
+    pub(super) fn drop_object(&self, object: &crate::group::Object) {
+        self.group.objects.remove(object);
+        let session_object = matches!(object.origin, Origin::Session(_));
+        for index in object.members() {
+            if let Some(member) = self.group.members.get(index) {
+                if session_object {
+                    self.group.host_less(member);
+                }
+                if let Some(link) = member.link()
+                    && let Some(place) = object.place(index, link.generation)
+                {
+                    link.unbind(place.handle);
+                }
+            }
+        }
+    }
+}
