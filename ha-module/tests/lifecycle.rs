@@ -292,3 +292,21 @@ fn the_library_says_what_it_is() {
     assert_eq!(<CString as AsRef<CStr>>::as_ref(&text).to_str().unwrap().trim_end(), "pkcs11-ha");
     assert_eq!(text.as_bytes().len(), 32);
 }
+
+#[test]
+fn finalize_ends_a_wait_for_a_slot() {
+    let fixture = fixture();
+    let started = Barrier::new(2);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            started.wait();
+            let mut slot = 0;
+            call!(C_WaitForSlotEvent(0, &raw mut slot, null_mut()))
+        });
+        started.wait();
+        // Whether the wait has begun or not: it must not outlive this.
+        assert_eq!(call!(C_Finalize(null_mut())), Ok(()));
+        assert_eq!(waiting.join().unwrap(), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
+    });
+    drop(fixture);
+}
