@@ -193,11 +193,6 @@ impl Provider {
         }
     }
 
-    /// A provider over slots that somebody else made, for tests and simulations.
-    pub fn from_slots(slots: Vec<Arc<dyn Token>>) -> Self {
-        Provider { slots }
-    }
-
     /// What `C_GetInfo` answers.
     pub fn info() -> LibraryInfo {
         LibraryInfo {
