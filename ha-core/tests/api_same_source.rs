@@ -81,6 +81,13 @@ fn run(side: &str, opens: &Path, answers: &Path, softhsm_conf: Option<&Path>) ->
         .collect()
 }
 
+/// Where the slot keeps to the standard and SoftHSM does not: a second logout is refused, and an operation that could
+/// not be started (SoftHSM has no function for it) is one that is not open.
+fn better(theirs: &str, ours: &str) -> bool {
+    ours == "logout twice: Pkcs11(UserNotLoggedIn, Logout)"
+        || (theirs.ends_with(": not supported") && ours.contains(": Pkcs11(OperationNotInitialized, "))
+}
+
 #[test]
 fn same_answers() {
     let tokens = Tokens::new(&["bare", "member-a", "member-b"]);
@@ -91,7 +98,7 @@ fn same_answers() {
         run("side_ours", &tokens.ha_toml_of(&["member-a", "member-b"]), &dir.path().join("ours"), None);
     assert!(theirs.len() > 60, "only {} answers: {theirs:#?}", theirs.len());
     assert_eq!(theirs.len(), ours.len());
-    let different: Vec<_> = theirs.iter().zip(&ours).filter(|(t, o)| t != o).collect();
+    let different: Vec<_> = theirs.iter().zip(&ours).filter(|(t, o)| t != o && !better(t, o)).collect();
     assert!(different.is_empty(), "bare token and group: {different:#?}");
 }
 

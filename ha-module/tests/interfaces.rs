@@ -151,8 +151,11 @@ fn the_table_of_these_tests_has_every_function() {
 #[test]
 fn the_documentation_has_one_row_for_every_function() {
     let text = include_str!("../../docs/functions.md");
-    let rows: Vec<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    let rows: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
     let all: Vec<&str> = Function::ALL.iter().map(|f| f.name()).collect();
     assert_eq!(rows, all);
 }

@@ -271,7 +271,8 @@ fn another_library_with_the_same_names_changes_nothing() {
     let symbol = unsafe { libc::dlsym(library, c"C_GetFunctionList".as_ptr()) };
     assert!(!symbol.is_null() && !preloaded.is_null() && symbol != preloaded);
     // SAFETY: the type that PKCS#11 gives this symbol.
-    let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV = unsafe { std::mem::transmute(symbol) };
+    let get: unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV =
+        unsafe { std::mem::transmute(symbol) };
     let mut list: *mut CK_FUNCTION_LIST = null_mut();
     // SAFETY: a place for the list.
     assert_eq!(unsafe { get(&raw mut list) }, CKR_OK);
@@ -290,4 +291,22 @@ fn the_library_says_what_it_is() {
     let text = CString::new(info.manufacturerID).unwrap();
     assert_eq!(<CString as AsRef<CStr>>::as_ref(&text).to_str().unwrap().trim_end(), "pkcs11-ha");
     assert_eq!(text.as_bytes().len(), 32);
+}
+
+#[test]
+fn finalize_ends_a_wait_for_a_slot() {
+    let fixture = fixture();
+    let started = Barrier::new(2);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            started.wait();
+            let mut slot = 0;
+            call!(C_WaitForSlotEvent(0, &raw mut slot, null_mut()))
+        });
+        started.wait();
+        // Whether the wait has begun or not: it must not outlive this.
+        assert_eq!(call!(C_Finalize(null_mut())), Ok(()));
+        assert_eq!(waiting.join().unwrap(), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
+    });
+    drop(fixture);
 }

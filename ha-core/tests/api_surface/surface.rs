@@ -196,7 +196,8 @@ fn keys(session: &Session, r: &mut Record) -> (ObjectHandle, ObjectHandle) {
         ]
     };
     let wrapping = session.generate_key(&Mechanism::AesKeyGen, &aes(false)).expect("wrapping key");
-    let wrapped: Vec<u8> = session.wrap_key(&Mechanism::AesKeyWrapPad, wrapping, private).unwrap_or_default();
+    let wrapped = session.wrap_key(&Mechanism::AesKeyWrapPad, wrapping, private);
+    let wrapped: Vec<u8> = r.outcome("wrap", wrapped).unwrap_or_default();
     r.note("wrapped", wrapped.len() > 64);
     let again = [
         Attribute::Class(ObjectClass::PRIVATE_KEY),
