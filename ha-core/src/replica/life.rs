@@ -93,7 +93,10 @@ pub fn as_kept(on: On<'_>, made: ObjectHandle, class: Ulong, asked: &Template) -
     let mut kept = vec![Attribute::ulong(ck::CKA_CLASS, class)];
     kept.extend(read.get_ulong(ck::CKA_KEY_TYPE).map(|t| Attribute::ulong(ck::CKA_KEY_TYPE, t)));
     kept.push(Attribute::bool(ck::CKA_TOKEN, true));
-    kept.push(Attribute::bool(ck::CKA_SENSITIVE, asked.get_bool(ck::CKA_SENSITIVE) != Some(false)));
+    // A key that may not be extracted cannot be read either (section 4.9): sensitive is what it is, whatever was asked,
+    // and what the group key's unwrap template wants.
+    let open = asked.get_bool(ck::CKA_SENSITIVE) == Some(false) && may_be_extracted(asked);
+    kept.push(Attribute::bool(ck::CKA_SENSITIVE, !open));
     kept.push(Attribute::bool(ck::CKA_EXTRACTABLE, asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)));
     add_missing(&mut kept, read);
     add_asked(&mut kept, asked);

@@ -6,7 +6,7 @@ use ha_token::{
 };
 use zeroize::Zeroizing;
 
-use super::verifier::{Curve, SecretMethod, Verifier, challenge_message};
+use super::verifier::{Curve, SecretMethod, Verifier, challenge_message, possible_points};
 use super::{On, find_all, is_secret};
 
 /// What a proof showed.
@@ -73,7 +73,45 @@ pub fn make_verifier(on: On<'_>, object: ObjectHandle, class: Ulong, nonce: &[u8
             return Ok(Some(verifier));
         }
     }
-    Ok(None)
+    from_signatures(on, object, &read, nonce, pin)
+}
+
+/// A private key's verifier from its own signatures: two of ECDSA give the public key away; one of EdDSA, which is
+/// deterministic, is an answer like a MAC.
+fn from_signatures(on: On<'_>, key: ObjectHandle, read: &Template, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Option<Verifier>> {
+    if read.get_bool(ck::CKA_SIGN) != Some(true) {
+        return Ok(None);
+    }
+    let pin = if read.get_bool(ck::CKA_ALWAYS_AUTHENTICATE) == Some(true) { pin } else { None };
+    match read.get_ulong(ck::CKA_KEY_TYPE) {
+        Some(ck::CKK_EC) => {
+            let Some(params) = read.get_bytes(ck::CKA_EC_PARAMS) else { return Ok(None) };
+            let Some(curve) = Curve::of(params) else { return Ok(None) };
+            let mut common: Option<Vec<Vec<u8>>> = None;
+            for round in 0..2u8 {
+                let mut asked = *nonce;
+                asked[0] ^= round;
+                let message = challenge_message(&asked);
+                let mut mechanism = Mechanism::plain(ck::CKM_ECDSA);
+                let Some(signature) = once(on, OpKind::Sign, &mut mechanism, key, &curve.digest(&message), pin)? else { return Ok(None) };
+                let points = possible_points(params, &message, &signature);
+                common = Some(match common {
+                    None => points,
+                    Some(before) => before.into_iter().filter(|p| points.contains(p)).collect(),
+                });
+            }
+            Ok(match common.as_deref() {
+                Some([point]) => Some(Verifier::Ec { params: params.to_vec(), point: point.clone() }),
+                _ => None,
+            })
+        }
+        Some(ck::CKK_EC_EDWARDS) => {
+            let method = SecretMethod::Sign(ck::CKM_EDDSA);
+            let answer = ask(on, key, method, nonce, pin)?;
+            Ok(answer.map(|answer| Verifier::Secret { method, length: 0, nonce: nonce.to_vec(), answer }))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The verifier that a public key's attributes make.
@@ -105,6 +143,8 @@ pub fn prove(on: On<'_>, object: ObjectHandle, class: Ulong, verifier: &Verifier
     }
     let read = on.read(object, &USES)?;
     let allowed = |kind: Ulong| read.get_bool(kind) == Some(true);
+    let login = allowed(ck::CKA_ALWAYS_AUTHENTICATE);
+    let pin = if login { Some(pin.ok_or(Rv::USER_NOT_LOGGED_IN)?) } else { None };
     if let Verifier::Secret { method, length, nonce: asked, answer } = verifier {
         let there = read.get_ulong(ck::CKA_VALUE_LEN).unwrap_or(0);
         if there != 0 && *length != 0 && there != *length {
@@ -126,8 +166,6 @@ pub fn prove(on: On<'_>, object: ObjectHandle, class: Ulong, verifier: &Verifier
             Outcome::Same
         });
     }
-    let login = allowed(ck::CKA_ALWAYS_AUTHENTICATE);
-    let pin = if login { Some(pin.ok_or(Rv::USER_NOT_LOGGED_IN)?) } else { None };
     // What can be read of the key itself is compared first: it costs nothing.
     if let (Some(there), Verifier::Rsa { .. }) = (public_part(&read), verifier)
         && there != *verifier
@@ -276,7 +314,11 @@ fn methods(on: On<'_>, read: &Template) -> Vec<SecretMethod> {
         methods.push(SecretMethod::Wrap(ck::CKM_AES_KEY_WRAP));
     }
     methods.retain(|m| {
-        let (SecretMethod::Mac(kind) | SecretMethod::Encrypt(kind) | SecretMethod::Decrypt(kind) | SecretMethod::Wrap(kind)) = *m;
+        let (SecretMethod::Mac(kind)
+        | SecretMethod::Encrypt(kind)
+        | SecretMethod::Decrypt(kind)
+        | SecretMethod::Wrap(kind)
+        | SecretMethod::Sign(kind)) = *m;
         on.token.mechanism_info(kind).is_ok()
     });
     methods
@@ -285,7 +327,7 @@ fn methods(on: On<'_>, read: &Template) -> Vec<SecretMethod> {
 /// A secret key's answer; `None` when the member refuses.
 fn ask(on: On<'_>, key: ObjectHandle, method: SecretMethod, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
     match method {
-        SecretMethod::Mac(kind) => once(on, OpKind::Sign, &mut Mechanism::plain(kind), key, &challenge_message(nonce), pin),
+        SecretMethod::Mac(kind) | SecretMethod::Sign(kind) => once(on, OpKind::Sign, &mut Mechanism::plain(kind), key, &challenge_message(nonce), pin),
         SecretMethod::Encrypt(kind) => once(on, OpKind::Encrypt, &mut Mechanism::plain(kind), key, nonce, pin),
         SecretMethod::Decrypt(kind) => once(on, OpKind::Decrypt, &mut Mechanism::plain(kind), key, nonce, pin),
         SecretMethod::Wrap(kind) => {

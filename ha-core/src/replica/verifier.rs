@@ -60,6 +60,8 @@ pub enum SecretMethod {
     Decrypt(Ulong),
     /// A throw-away key with the nonce's value wrapped, by this deterministic mechanism.
     Wrap(Ulong),
+    /// The nonce signed, by this deterministic mechanism: for a private key whose public part is not to be had.
+    Sign(Ulong),
 }
 
 impl SecretMethod {
@@ -69,6 +71,7 @@ impl SecretMethod {
             SecretMethod::Encrypt(m) => (1, m),
             SecretMethod::Decrypt(m) => (2, m),
             SecretMethod::Wrap(m) => (3, m),
+            SecretMethod::Sign(m) => (4, m),
         }
     }
 
@@ -78,6 +81,7 @@ impl SecretMethod {
             1 => SecretMethod::Encrypt(m),
             2 => SecretMethod::Decrypt(m),
             3 => SecretMethod::Wrap(m),
+            4 => SecretMethod::Sign(m),
             _ => return None,
         })
     }
@@ -283,6 +287,27 @@ fn check_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> b
         Curve::P256 => check!(p256),
         Curve::P384 => check!(p384),
         Curve::P521 => check!(p521),
+    }
+}
+
+/// The public points whose keys may have made an ECDSA signature: few, and the true one among them.
+pub(crate) fn possible_points(params: &[u8], message: &[u8], signature: &[u8]) -> Vec<Vec<u8>> {
+    let Some(curve) = Curve::of(params) else { return Vec::new() };
+    let digest = curve.digest(message);
+    macro_rules! recover {
+        ($curve:ident) => {{
+            let Ok(signature) = $curve::ecdsa::Signature::from_slice(signature) else { return Vec::new() };
+            (0..4)
+                .filter_map(p256::ecdsa::RecoveryId::from_byte)
+                .filter_map(|id| $curve::ecdsa::VerifyingKey::recover_from_prehash(&digest, &signature, id).ok())
+                .map(|key| key.to_sec1_point(false).as_bytes().to_vec())
+                .collect()
+        }};
+    }
+    match curve {
+        Curve::P256 => recover!(p256),
+        Curve::P384 => recover!(p384),
+        Curve::P521 => recover!(p521),
     }
 }
 

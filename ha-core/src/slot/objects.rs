@@ -34,7 +34,8 @@ impl VirtualSlot {
         let mut state = session.state()?;
         self.may_create(&session, template)?;
         if template.get_bool(ck::CKA_TOKEN) != Some(true) {
-            let call = Call { function: Function::CreateObject, need: Need::default(), skip: None };
+            let need = Need { preferred: state.home(), ..Need::default() };
+            let call = Call { function: Function::CreateObject, need, skip: None };
             return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| lease.token().create_object(owner, template));
         }
         let made = match template.get_ulong(ck::CKA_CLASS) {
@@ -86,7 +87,7 @@ impl VirtualSlot {
         if token && !session.read_write {
             return Err(Rv::SESSION_READ_ONLY);
         }
-        let need = Need { mechanism: None, objects: &[&source], preferred: None };
+        let need = Need { mechanism: None, objects: &[&source], preferred: state.home() };
         if !token {
             let call = Call { function: Function::CopyObject, need, skip: None };
             return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {

@@ -49,7 +49,9 @@ impl SessionState {
 
     /// The member that this session already works on, so that its next operation can stay there.
     pub(super) fn home(&self) -> Option<usize> {
-        self.operations.iter().flatten().find_map(|o| o.member())
+        // Session objects can be used together on one member only.
+        let owner = self.owners.first().map(|l| l.member.index);
+        owner.or_else(|| self.operations.iter().flatten().find_map(|o| o.member()))
     }
 }
 
