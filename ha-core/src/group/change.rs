@@ -33,6 +33,8 @@ impl Group {
                 let answer = handle.and_then(|h| lease.token().destroy_object(lease.session, h));
                 match answer {
                     Err(rv) => match self.failed(member, &lease.link, Function::DestroyObject, rv) {
+                        // There, and not proven to be this object: it stays.
+                        Class::Object if self.is_doubtful(&lease, object) => Err(Rv::KEY_FUNCTION_NOT_PERMITTED),
                         // Not there is as good as destroyed, on a member that is sound.
                         Class::Object => self.looks_alive(&lease.link).inspect_err(|rv| self.blame(member, Function::DestroyObject, *rv)),
                         _ => Err(rv),
@@ -62,6 +64,10 @@ impl Group {
                 Err(refused.unwrap_or(Rv::DEVICE_ERROR))
             }
         }
+    }
+
+    fn is_doubtful(&self, lease: &super::Lease, object: &Object) -> bool {
+        object.place(lease.member.index, lease.link.generation).is_some_and(|p| p.trust == super::Trust::Conflict)
     }
 
     /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.

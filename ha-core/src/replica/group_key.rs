@@ -120,14 +120,32 @@ pub fn find(on: On<'_>, group: &[u8; 16]) -> Result<Option<GroupKeys>> {
 pub fn create(on: On<'_>, group: &[u8; 16], enrolled: bool) -> Result<GroupKeys> {
     clear(on, group)?;
     let make = |purpose| {
-        let mut t = template(group, purpose, enrolled);
-        // Ahead of CKA_COPYABLE and CKA_MODIFIABLE, which stay last.
-        t.insert(2, Attribute::ulong(ck::CKA_VALUE_LEN, 32));
-        on.token.generate_key(on.session, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &t)
+        strongest(template(group, purpose, enrolled), enrolled, &mut |t| {
+            let mut t = t.clone();
+            // Ahead of CKA_COPYABLE and CKA_MODIFIABLE, which stay last.
+            t.insert(2, Attribute::ulong(ck::CKA_VALUE_LEN, 32));
+            on.token.generate_key(on.session, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &t)
+        })
     };
     let extractable = make(Purpose::Extractable)?;
     let non_extractable = make(Purpose::NonExtractable)?;
     Ok(GroupKeys { extractable, non_extractable, enrolled })
+}
+
+/// Makes a group key with its unwrap template. p11-kit before 0.25 cannot carry one to its server: in a group that
+/// enrolled itself, where the PIN opens the keys anyway, it is then made without, and said so. A ceremony does not
+/// bend.
+fn strongest(template: Template, enrolled: bool, make: &mut dyn FnMut(&Template) -> Result<ObjectHandle>) -> Result<ObjectHandle> {
+    match make(&template) {
+        Err(rv) if !enrolled && template.get(ck::CKA_UNWRAP_TEMPLATE).is_some() => {
+            let mut plain = template;
+            plain.retain(|a| a.kind != ck::CKA_UNWRAP_TEMPLATE);
+            let made = make(&plain)?;
+            tracing::warn!(%rv, "a member cannot hold CKA_UNWRAP_TEMPLATE: there, keys that may not be extracted are protected by their own attributes only");
+            Ok(made)
+        }
+        answer => answer,
+    }
 }
 
 fn clear(on: On<'_>, group: &[u8; 16]) -> Result<()> {
@@ -254,7 +272,10 @@ fn carry(from: On<'_>, keys: &GroupKeys, carrier: ObjectHandle, to: On<'_>, grou
         let mut space = vec![0; 1024];
         let mut out = Output::buffer(&mut space);
         from.token.wrap_key(from.session, &mut oaep(), carrier, handle, &mut out)?;
-        handles.push(to.token.unwrap_key(to.session, &mut oaep(), key.private, out.written(), &template(group, purpose, keys.enrolled))?);
+        let made = strongest(template(group, purpose, keys.enrolled), keys.enrolled, &mut |t| {
+            to.token.unwrap_key(to.session, &mut oaep(), key.private, out.written(), t)
+        });
+        handles.push(made?);
     }
     let [extractable, non_extractable] = handles.try_into().map_err(|_| Rv::GENERAL_ERROR)?;
     let there = GroupKeys { extractable, non_extractable, enrolled: keys.enrolled };
