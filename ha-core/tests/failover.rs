@@ -1,8 +1,6 @@
 //! A member dies under load and comes back: no call fails, no answer is wrong (guarantees G3 and G4).
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -11,7 +9,7 @@ use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_core::replica::verifier::Verifier;
 use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, SessionHandle, Token, UserType, ck};
-use support::{PIN, Tokens};
+use ha_rig::{PIN, Tokens};
 
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 

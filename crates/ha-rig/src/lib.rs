@@ -1,1 +1,173 @@
-//! ha-rig.
+//! The test rig: real SoftHSM tokens, each in a folder of its own, reached directly or through a p11-kit server that
+//! can be killed. What goes wrong here panics: it is for tests only.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+/// The user PIN of every token.
+pub const PIN: &str = "1234";
+/// The security officer's PIN of every token.
+pub const SO_PIN: &str = "12345678";
+
+/// The first of these files that is there.
+fn first(paths: &[&str], package: &str) -> PathBuf {
+    let found = paths.iter().map(PathBuf::from).find(|p| p.exists());
+    found.unwrap_or_else(|| panic!("none of {paths:?} is there: install the Debian package {package}"))
+}
+
+/// SoftHSM's module.
+///
+/// # Panics
+/// When it is not installed, with the package's name.
+pub fn softhsm() -> PathBuf {
+    first(&["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"], "softhsm2")
+}
+
+/// p11-kit's client module.
+///
+/// # Panics
+/// When it is not installed, with the package's name.
+pub fn p11_kit_client() -> PathBuf {
+    first(&["/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so", "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so"], "p11-kit-modules")
+}
+
+/// N tokens `member-a`, `member-b`, … and what serves them.
+pub struct Tokens {
+    dir: TempDir,
+    count: usize,
+    servers: Vec<Mutex<Option<Child>>>,
+}
+
+/// The name of the member at this place: `a`, `b`, …
+pub fn name(i: usize) -> String {
+    char::from(b'a' + i as u8).to_string()
+}
+
+impl Tokens {
+    /// Makes that many tokens, each with a configuration and a folder of its own.
+    ///
+    /// # Panics
+    /// When SoftHSM cannot be had.
+    pub fn new(count: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens { dir, count, servers: (0..count).map(|_| Mutex::new(None)).collect() };
+        for i in 0..count {
+            let conf = tokens.conf(i);
+            let store = tokens.dir.path().join(format!("tokens-{}", name(i)));
+            std::fs::create_dir(&store).unwrap();
+            std::fs::write(&conf, format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", store.display())).unwrap();
+            let label = format!("member-{}", name(i));
+            let made = Command::new("softhsm2-util")
+                .args(["--init-token", "--free", "--label", &label, "--so-pin", SO_PIN, "--pin", PIN])
+                .env("SOFTHSM2_CONF", &conf)
+                .output()
+                .expect("softhsm2-util runs: install the Debian package softhsm2");
+            assert!(made.status.success(), "{made:?}");
+        }
+        tokens
+    }
+
+    /// The SoftHSM configuration of a token.
+    pub fn conf(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.conf", name(i)))
+    }
+
+    /// The folder that holds a token.
+    pub fn store(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("tokens-{}", name(i)))
+    }
+
+    fn socket(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.sock", name(i)))
+    }
+
+    /// Starts the p11-kit server of a token and waits until it takes connections.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn serve(&self, i: usize) {
+        let socket = self.socket(i);
+        drop(std::fs::remove_file(&socket));
+        let child = Command::new("p11-kit")
+            .args(["server", "-f", "-n"])
+            .arg(&socket)
+            .arg("--provider")
+            .arg(softhsm())
+            .arg(format!("pkcs11:token=member-{}", name(i)))
+            .env("SOFTHSM2_CONF", self.conf(i))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("p11-kit runs: install the Debian package p11-kit");
+        *self.servers[i].lock().unwrap() = Some(child);
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Kills the server with all the children it has for its connections.
+    ///
+    /// # Panics
+    /// When another thread panicked while it used the same server.
+    pub fn kill(&self, i: usize) {
+        if let Some(mut child) = self.servers[i].lock().unwrap().take() {
+            let group = format!("-{}", child.id());
+            drop(Command::new("kill").args(["-KILL", "--", &group]).status());
+            drop(child.wait());
+        }
+    }
+
+    /// The configuration, with lines of its own for the group.
+    pub fn config(&self, served: bool, group: &str) -> String {
+        let mut text = format!("state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\n{group}\n", self.dir.path().join("state"));
+        if !group.contains("recovery") {
+            text.push_str("[group.recovery]\ninterval = \"100ms\"\n");
+        }
+        for i in 0..self.count {
+            let n = name(i);
+            let (module, env) = if served {
+                (p11_kit_client(), format!("P11_KIT_SERVER_ADDRESS = \"unix:path={}\"", self.socket(i).display()))
+            } else {
+                (softhsm(), format!("SOFTHSM2_CONF = {:?}", self.conf(i)))
+            };
+            text.push_str(&format!("[[group.member]]\nname = \"{n}\"\nmodule = {module:?}\ntoken = \"member-{n}\"\nenv = {{ {env} }}\n"));
+        }
+        text
+    }
+
+    /// What `pkcs11-tool`, logged in, says of the bare token.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub fn bare(&self, i: usize, arguments: &[&str]) -> String {
+        let output = Command::new("pkcs11-tool")
+            .arg("--module")
+            .arg(softhsm())
+            .args(["--login", "--pin", PIN])
+            .args(arguments)
+            .env("SOFTHSM2_CONF", self.conf(i))
+            .output()
+            .expect("pkcs11-tool runs: install the Debian package opensc");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// The folder of everything.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        for i in 0..self.count {
+            self.kill(i);
+        }
+    }
+}

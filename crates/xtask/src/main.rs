@@ -1,0 +1,72 @@
+//! `cargo xtask demo` and `cargo xtask test`: each does its own set-up and then runs.
+
+mod demo;
+mod load;
+mod served;
+mod setup;
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// The main job, shown: two SoftHSM tokens are one, and one of them dies under load.
+    Demo,
+    /// The demo's load, in a process of its own.
+    #[command(hide = true)]
+    Load {
+        /// The PKCS#11 module.
+        module: std::path::PathBuf,
+    },
+    /// Every test of the workspace.
+    Test {
+        /// Given on to `cargo test`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Demo => setup::ensure(setup::DEMO).and_then(|()| demo::run()),
+        Verb::Load { module } => load::run(&module, "demo-ec", 4),
+        Verb::Test { arguments } => setup::ensure(setup::TEST).and_then(|()| test(&arguments)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(if error.is::<setup::Missing>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Runs a cargo command of this workspace.
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(arguments)
+        .status()
+        .context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn test(arguments: &[String]) -> Result<()> {
+    // Tests load the module and run the command: both are built first.
+    cargo(&["build", "--workspace"])?;
+    let mut all = vec!["test", "--workspace"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all)
+}

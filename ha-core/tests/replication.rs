@@ -1,0 +1,238 @@
+//! Keys on every member: made, proven, found, changed, destroyed; with a member away, with a token that was lost, with
+//! objects from before the group (guarantees G1, G2 and G3).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_core::config::Config;
+use ha_core::group::Word;
+use ha_core::policy::health::State;
+use ha_core::provider::Provider;
+use ha_rig::{PIN, Tokens};
+use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, SessionHandle, Template, Token, TemplateExt, UserType, ck};
+
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+struct Open {
+    provider: Provider,
+    slot: Arc<dyn Token>,
+    s: SessionHandle,
+}
+
+impl Open {
+    fn new(tokens: &Tokens, group: &str) -> Self {
+        Self::of(&tokens.config(false, group))
+    }
+
+    fn of(text: &str) -> Self {
+        let provider = Provider::from_config(Config::parse(text).unwrap()).unwrap();
+        let slot = Arc::clone(provider.slot(0).unwrap());
+        let s = slot.open_session(true).unwrap();
+        slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+        Open { provider, slot, s }
+    }
+
+    fn ec_pair(&self, id: u8) -> ha_token::Result<(ObjectHandle, ObjectHandle)> {
+        let public = vec![
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_EC_PARAMS, P256),
+            Attribute::bool(ck::CKA_VERIFY, true),
+            Attribute::bytes(ck::CKA_ID, [id]),
+            Attribute::bytes(ck::CKA_LABEL, *b"key"),
+        ];
+        let private = vec![
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bool(ck::CKA_PRIVATE, true),
+            Attribute::bool(ck::CKA_SIGN, true),
+            Attribute::bytes(ck::CKA_ID, [id]),
+            Attribute::bytes(ck::CKA_LABEL, *b"key"),
+        ];
+        self.slot.generate_key_pair(self.s, &mut Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN), &public, &private)
+    }
+
+    fn find(&self, template: &Template) -> Vec<ObjectHandle> {
+        self.slot.find_objects_init(self.s, template).unwrap();
+        let found = self.slot.find_objects(self.s, 1000).unwrap();
+        self.slot.find_objects_final(self.s).unwrap();
+        found
+    }
+
+    fn sign(&self, key: ObjectHandle) -> ha_token::Result<Vec<u8>> {
+        self.slot.op_init(self.s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key)?;
+        let mut space = [0; 256];
+        let mut out = Output::buffer(&mut space);
+        self.slot.op_one_shot(self.s, OpKind::Sign, &[7; 32], &mut out)?;
+        Ok(out.written().to_vec())
+    }
+
+    fn words(&self, prove: bool) -> Vec<Word> {
+        self.provider.groups()[0].check(prove).unwrap().iter().map(|c| c.worst()).collect()
+    }
+
+    fn wait(&self, what: &str, f: impl Fn(&ha_core::group::Group) -> bool) {
+        let group = &self.provider.groups()[0];
+        while !f(group) {
+            std::thread::yield_now();
+        }
+        eprintln!("seen: {what}");
+    }
+}
+
+fn private(id: u8) -> Template {
+    vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_PRIVATE_KEY), Attribute::bytes(ck::CKA_ID, [id])]
+}
+
+#[test]
+fn every_kind_of_key_is_on_both_members_and_proven_after_a_restart() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    open.ec_pair(1).unwrap();
+    let token = Attribute::bool(ck::CKA_TOKEN, true);
+    let public = vec![token.clone(), Attribute::ulong(ck::CKA_MODULUS_BITS, 2048), Attribute::bool(ck::CKA_VERIFY, true)];
+    let private = vec![token.clone(), Attribute::bool(ck::CKA_SIGN, true), Attribute::bool(ck::CKA_EXTRACTABLE, true)];
+    open.slot.generate_key_pair(open.s, &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &private).unwrap();
+    let secret = vec![token.clone(), Attribute::ulong(ck::CKA_VALUE_LEN, 32), Attribute::bool(ck::CKA_ENCRYPT, true)];
+    open.slot.generate_key(open.s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &secret).unwrap();
+    let mut mac = secret.clone();
+    mac.set(Attribute::bool(ck::CKA_SIGN, true));
+    mac.push(Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET));
+    open.slot.generate_key(open.s, &mut Mechanism::plain(ck::CKM_GENERIC_SECRET_KEY_GEN), &mac).unwrap();
+    let data = vec![token, Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA), Attribute::bytes(ck::CKA_VALUE, *b"data"), Attribute::bytes(ck::CKA_LABEL, *b"d")];
+    open.slot.create_object(open.s, &data).unwrap();
+    assert_eq!(open.words(true), vec![Word::Same; 7]);
+    drop(open);
+    let again = Open::new(&tokens, "");
+    assert_eq!(again.words(true), vec![Word::Same; 7]);
+    assert_eq!(again.find(&Template::new()).len(), 7, "each object once, none of the group's own");
+}
+
+#[test]
+fn too_few_members_refuse_a_key_and_leave_nothing() {
+    let tokens = Tokens::new(2);
+    drop(Open::new(&tokens, ""));
+    std::fs::rename(tokens.store(1), tokens.path().join("away")).unwrap();
+    let open = Open::new(&tokens, "");
+    let before = tokens.bare(0, &["-O"]);
+    assert_eq!(open.ec_pair(1).unwrap_err(), Rv::DEVICE_ERROR);
+    assert_eq!(tokens.bare(0, &["-O"]), before);
+}
+
+#[test]
+fn what_is_destroyed_and_changed_while_a_member_is_away_stays_so() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    open.ec_pair(1).unwrap();
+    open.ec_pair(2).unwrap();
+    drop(open);
+    let away = tokens.path().join("away");
+    std::fs::rename(tokens.store(1), &away).unwrap();
+    let open = Open::new(&tokens, "");
+    let doomed = open.find(&private(1));
+    open.slot.destroy_object(open.s, doomed[0]).unwrap();
+    let kept = open.find(&private(2));
+    open.slot.set_attributes(open.s, kept[0], &vec![Attribute::bytes(ck::CKA_LABEL, *b"renamed")]).unwrap();
+    drop(open);
+    // The folder that SoftHSM may have made in its place goes.
+    drop(std::fs::remove_dir_all(tokens.store(1)));
+    std::fs::rename(&away, tokens.store(1)).unwrap();
+    let open = Open::new(&tokens, "");
+    open.wait("member b is up", |g| g.members[1].state() == State::Up);
+    assert!(open.find(&private(1)).is_empty());
+    for member in [0, 1] {
+        let there = tokens.bare(member, &["-O", "--type", "privkey"]);
+        assert!(!there.contains("ID:         01"), "destroyed on member {member}: {there}");
+        assert!(there.contains("label:      renamed"), "renamed on member {member}: {there}");
+    }
+    assert_eq!(open.words(true), vec![Word::Same; 3], "a public key, and a pair");
+}
+
+#[test]
+fn a_token_that_is_lost_while_in_use_is_found_out_and_taken_back() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let (_, key) = open.ec_pair(1).unwrap();
+    let away = tokens.path().join("away");
+    std::fs::rename(tokens.store(0), &away).unwrap();
+    for _ in 0..50 {
+        open.sign(key).unwrap();
+        assert_eq!(open.find(&private(1)), [key]);
+    }
+    open.wait("member a is found out", |g| g.members[0].state() != State::Up);
+    drop(std::fs::remove_dir_all(tokens.store(0)));
+    std::fs::rename(&away, tokens.store(0)).unwrap();
+    open.wait("member a is back", |g| g.members[0].state() == State::Up);
+    assert_eq!(open.words(true), vec![Word::Same; 2]);
+}
+
+#[test]
+fn different_keys_of_one_name_are_reported_and_neither_is_used() {
+    let tokens = Tokens::new(2);
+    for member in [0, 1] {
+        let made = tokens.bare(member, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "09", "--label", "twin"]);
+        assert!(made.contains("Private Key Object"), "{made}");
+    }
+    let open = Open::new(&tokens, "");
+    let (_, good) = open.ec_pair(1).unwrap();
+    let twins = open.find(&private(9));
+    assert_eq!(twins.len(), 2, "both are shown");
+    for twin in twins {
+        assert_eq!(open.sign(twin).unwrap_err(), Rv::KEY_FUNCTION_NOT_PERMITTED);
+    }
+    open.sign(good).unwrap();
+    let words = open.words(true);
+    assert_eq!(words.iter().filter(|w| **w == Word::Different).count(), 4, "{words:?}");
+}
+
+#[test]
+fn keys_from_before_the_group_are_served_and_adopted() {
+    let tokens = Tokens::new(2);
+    let made = tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "09", "--label", "old", "--extractable"]);
+    assert!(made.contains("Private Key Object"), "{made}");
+    let made = tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "08", "--label", "stuck"]);
+    assert!(made.contains("Private Key Object"), "{made}");
+    let open = Open::new(&tokens, "");
+    let key = open.find(&private(9));
+    assert_eq!(key.len(), 1);
+    open.sign(key[0]).unwrap();
+    let adopted = open.provider.groups()[0].adopt("a", false).unwrap();
+    let stuck: Vec<_> = adopted.iter().filter(|a| a.why_not.is_some()).map(|a| a.label.as_slice()).collect();
+    assert_eq!(stuck, [b"stuck"], "{adopted:?}");
+    assert!(tokens.bare(1, &["-O", "--type", "privkey"]).contains("label:      old"));
+    let again = open.find(&private(9));
+    open.sign(again[0]).unwrap();
+    let words = open.words(true);
+    assert_eq!(words.iter().filter(|w| **w == Word::Same).count(), 3, "{words:?}");
+}
+
+#[test]
+fn a_key_that_cannot_be_wrapped_is_refused_or_goes_through_host_memory() {
+    let edwards: &[u8] = b"\x13\x0cedwards25519";
+    let pair = |open: &Open| {
+        let public = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bytes(ck::CKA_EC_PARAMS, edwards), Attribute::bool(ck::CKA_VERIFY, true)];
+        let private = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bool(ck::CKA_SIGN, true)];
+        open.slot.generate_key_pair(open.s, &mut Mechanism::plain(ck::CKM_EC_EDWARDS_KEY_PAIR_GEN), &public, &private)
+    };
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    assert_eq!(pair(&open).unwrap_err(), Rv::KEY_NOT_WRAPPABLE);
+    assert!(open.find(&Template::new()).is_empty(), "nothing is left");
+    drop(open);
+    let open = Open::new(&tokens, "uncopyable = \"host-memory\"");
+    pair(&open).unwrap();
+    assert_eq!(open.words(true), vec![Word::Same; 2]);
+}
+
+#[test]
+fn a_wrong_pin_is_sent_to_one_member_once() {
+    let tokens = Tokens::new(2);
+    let provider = Provider::from_config(Config::parse(&tokens.config(false, "")).unwrap()).unwrap();
+    let slot = provider.slot(0).unwrap();
+    let s = slot.open_session(true).unwrap();
+    for _ in 0..3 {
+        assert_eq!(slot.login(s, UserType::User, Some(b"9999")), Err(Rv::PIN_INCORRECT));
+    }
+    slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    assert_eq!(slot.login(s, UserType::User, Some(PIN.as_bytes())), Err(Rv::USER_ALREADY_LOGGED_IN));
+    assert!(provider.shutdown(Duration::from_secs(60)).is_empty());
+}
