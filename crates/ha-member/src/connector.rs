@@ -92,6 +92,18 @@ impl ModuleConnector {
         &self.config.path
     }
 
+    /// As [`Connector::connect`], to the first token that was never initialised: for making tokens. The selector is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`]; [`ConnectError::NoToken`] when every token is initialised.
+    pub fn connect_blank(&self) -> Result<Arc<dyn Token>, ConnectError> {
+        self.establish(|config, life, seen| {
+            let slot = search::blank(seen, &config.path)?;
+            Ok(Arc::new(RealToken::new(Arc::clone(life), slot)) as Arc<dyn Token>)
+        })
+    }
+
     fn busy(&self) -> ConnectError {
         ConnectError::Call {
             path: self.path().display().to_string(),

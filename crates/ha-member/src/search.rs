@@ -64,6 +64,20 @@ pub(crate) fn choose(seen: &[Seen], selector: &Selector, path: &Path) -> Result<
     }
 }
 
+/// The slot of the first token that was never initialised.
+pub(crate) fn blank(seen: &[Seen], path: &Path) -> Result<Ulong, ConnectError> {
+    let is_blank = |token: &Result<TokenInfo, Rv>| {
+        token.as_ref().is_ok_and(|t| t.flags & ck::CKF_TOKEN_INITIALIZED == 0)
+    };
+    seen.iter().find(|(_, _, token)| is_blank(token)).map(|(slot, _, _)| *slot).ok_or_else(|| {
+        ConnectError::NoToken {
+            path: path.display().to_string(),
+            wanted: "an uninitialised token".into(),
+            present: present(seen),
+        }
+    })
+}
+
 /// A token that is there and answers with a fault, which may be the wanted one.
 fn broken(token: &Result<TokenInfo, Rv>) -> Option<Rv> {
     match token {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use ha_core::config::{Config, PinSource};
 use ha_core::group::Group;
 use ha_core::provider::Provider;
-use ha_token::UserType;
+use ha_token::{Rv, UserType};
 use zeroize::Zeroizing;
 
 /// The options that every verb takes.
@@ -35,16 +35,27 @@ impl Context {
         }
     }
 
+    /// The PIN from `--pin-file` or `$PKCS11_HA_PIN`, if one of them was given. Asks nobody.
+    ///
+    /// # Errors
+    /// One was given and cannot be had.
+    pub(crate) fn given_pin(&self) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        if let Some(path) = &self.pin_file {
+            return Ok(Some(PinSource::File(path.clone()).resolve().context("--pin-file")?));
+        }
+        if std::env::var_os("PKCS11_HA_PIN").is_some() {
+            return Ok(Some(PinSource::Env("PKCS11_HA_PIN".into()).resolve()?));
+        }
+        Ok(None)
+    }
+
     /// The PIN: from `--pin-file`, `$PKCS11_HA_PIN`, or a prompt on a terminal.
     ///
     /// # Errors
     /// None of the three.
     pub(crate) fn pin(&self) -> Result<Zeroizing<Vec<u8>>> {
-        if let Some(path) = &self.pin_file {
-            return PinSource::File(path.clone()).resolve().with_context(|| format!("--pin-file {}", path.display()));
-        }
-        if std::env::var_os("PKCS11_HA_PIN").is_some() {
-            return Ok(PinSource::Env("PKCS11_HA_PIN".into()).resolve()?);
+        if let Some(pin) = self.given_pin()? {
+            return Ok(pin);
         }
         if std::io::stdin().is_terminal() {
             let pin = rpassword::prompt_password("PIN of the group: ").context("the PIN could not be read")?;
@@ -62,11 +73,25 @@ impl Context {
         let pin = self.pin()?;
         let provider = Provider::from_config(config)?;
         for group in provider.groups() {
+            // What a verb changes is what it says; a login alone changes nothing.
+            group.sync_by_hand();
             log_in(group, &pin)?;
         }
         Ok(provider)
     }
 }
+
+/// An error that is an answer all the same: exit status 1.
+#[derive(Debug)]
+pub(crate) struct BadNews(pub(crate) String);
+
+impl std::fmt::Display for BadNews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadNews {}
 
 /// Logs in to a group.
 ///
@@ -79,6 +104,9 @@ pub(crate) fn log_in(group: &Group, pin: &[u8]) -> Result<()> {
             if let Some(error) = member.connect_error {
                 why.push_str(&format!("\n  member {:?}: {error}", member.name));
             }
+        }
+        if rv == Rv::DEVICE_ERROR {
+            return Err(BadNews(why).into());
         }
         bail!(why);
     }

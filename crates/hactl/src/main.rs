@@ -75,6 +75,12 @@ enum Verb {
     Adopt {
         /// The member's name.
         member: String,
+        /// The group's label, where several have a member of that name.
+        #[arg(long, value_name = "LABEL")]
+        group: Option<String>,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// The configuration file.
     Config {
@@ -119,7 +125,7 @@ fn main() -> ExitCode {
         Verb::Status { watch } => status::run(&context, watch),
         Verb::Check { prove } => check::run(&context, prove),
         Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
-        Verb::Adopt { member } => adopt::adopt(&context, &member),
+        Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
         Verb::Config { verb: ConfigVerb::Check } => config::check(&context),
         Verb::Doctor => doctor::run(&context),
     };
@@ -128,7 +134,9 @@ fn main() -> ExitCode {
         Ok(Answer::BadNews) => ExitCode::from(1),
         Err(error) => {
             eprintln!("hactl: {error:#}");
-            ExitCode::from(2)
+            // What a token answered is news of the tokens; everything else is the caller's to mend.
+            let news = error.is::<context::BadNews>() || error.is::<ha_token::Rv>();
+            ExitCode::from(if news { 1 } else { 2 })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Bringing a member up to date: what was destroyed while it was away, what was changed, what was made.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ha_token::{Function, Result, Rv};
 
@@ -42,6 +43,9 @@ impl Group {
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
         let lease = member.lend(Arc::clone(link))?;
         self.recall_group_keys(&lease)?;
+        if self.by_hand.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let done = self.bring_up_to_date(&lease, false)?;
         if done != CaughtUp::default() {
             tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");

@@ -64,6 +64,7 @@ pub struct Group {
     generations: AtomicU64,
     seen: AtomicBool,
     stopping: AtomicBool,
+    by_hand: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
     on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
@@ -104,6 +105,7 @@ impl Group {
             generations: AtomicU64::new(1),
             seen: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            by_hand: AtomicBool::new(false),
             keepers: Mutex::default(),
             on_appear: Mutex::default(),
             bootstrap: Mutex::default(),
@@ -120,6 +122,11 @@ impl Group {
     /// Called once, when the virtual token appears.
     pub fn when_present(&self, f: impl Fn() + Send + Sync + 'static) {
         *self.on_appear.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+    }
+
+    /// From now on a login brings no member up to date: only [`Group::sync`] does. For who looks, or rehearses.
+    pub fn sync_by_hand(&self) {
+        self.by_hand.store(true, Ordering::Release);
     }
 
     /// The members to try, best first.
