@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ha_token::{
-    AttributeType, CombinedKind, Connector, Fetched, Mechanism, MechanismInfo, MessageKind, ObjectHandle, OpKind, Output, Params, Result,
-    Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo, Ulong, UserType, Version, ck,
+    AttributeType, CombinedKind, Connector, Fetched, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
+    OpKind, Output, Params, Result, Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo,
+    Ulong, UserType, Version, ck,
 };
 
 use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
@@ -26,7 +27,14 @@ pub(crate) struct BareSlot {
 impl BareSlot {
     /// The slot of a member, connected when it is first asked for.
     pub(crate) fn new(name: String, connector: Arc<dyn Connector>, number: Ulong) -> Self {
-        BareSlot { name, connector, number, token: Mutex::new(None), sessions: papaya::HashMap::new(), next_session: AtomicU64::new(1) }
+        BareSlot {
+            name,
+            connector,
+            number,
+            token: Mutex::new(None),
+            sessions: papaya::HashMap::new(),
+            next_session: AtomicU64::new(1),
+        }
     }
 
     /// The token, connected again if it was lost and no session is open.
@@ -88,7 +96,8 @@ impl Token for BareSlot {
     }
 
     fn close_session(&self, session: SessionHandle) -> Result<()> {
-        let (token, backing) = self.sessions.pin().remove(&session.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)?;
+        let (token, backing) =
+            self.sessions.pin().remove(&session.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)?;
         token.close_session(backing)
     }
 
@@ -131,7 +140,13 @@ impl Token for BareSlot {
         token.login(backing, user, pin)
     }
 
-    fn login_user(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
+    fn login_user(
+        &self,
+        session: SessionHandle,
+        user: UserType,
+        pin: Option<&[u8]>,
+        name: &[u8],
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.login_user(backing, user, pin, name)
     }
@@ -146,7 +161,12 @@ impl Token for BareSlot {
         token.create_object(backing, template)
     }
 
-    fn copy_object(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<ObjectHandle> {
+    fn copy_object(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         let (token, backing) = self.lookup(session)?;
         token.copy_object(backing, object, template)
     }
@@ -161,12 +181,22 @@ impl Token for BareSlot {
         token.object_size(backing, object)
     }
 
-    fn get_attributes(&self, session: SessionHandle, object: ObjectHandle, types: &[AttributeType]) -> Result<Vec<Fetched>> {
+    fn get_attributes(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        types: &[AttributeType],
+    ) -> Result<Vec<Fetched>> {
         let (token, backing) = self.lookup(session)?;
         token.get_attributes(backing, object, types)
     }
 
-    fn set_attributes(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<()> {
+    fn set_attributes(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        template: &Template,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.set_attributes(backing, object, template)
     }
@@ -186,17 +216,35 @@ impl Token for BareSlot {
         token.find_objects_final(backing)
     }
 
-    fn op_init(&self, session: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> Result<()> {
+    fn op_init(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.op_init(backing, kind, mechanism, key)
     }
 
-    fn op_one_shot(&self, session: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn op_one_shot(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.op_one_shot(backing, kind, input, output)
     }
 
-    fn op_update(&self, session: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn op_update(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.op_update(backing, kind, input, output)
     }
@@ -221,12 +269,24 @@ impl Token for BareSlot {
         token.digest_key(backing, key)
     }
 
-    fn combined_update(&self, session: SessionHandle, kind: CombinedKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn combined_update(
+        &self,
+        session: SessionHandle,
+        kind: CombinedKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.combined_update(backing, kind, input, output)
     }
 
-    fn verify_signature_init(&self, session: SessionHandle, mechanism: Option<&mut Mechanism>, key: ObjectHandle, signature: &[u8]) -> Result<()> {
+    fn verify_signature_init(
+        &self,
+        session: SessionHandle,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+        signature: &[u8],
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.verify_signature_init(backing, mechanism, key, signature)
     }
@@ -246,32 +306,72 @@ impl Token for BareSlot {
         token.message_mechanism(backing, kind)
     }
 
-    fn message_init(&self, session: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> Result<()> {
+    fn message_init(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.message_init(backing, kind, mechanism, key)
     }
 
-    fn message_one_shot(&self, session: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8], input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn message_one_shot(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        associated: &[u8],
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.message_one_shot(backing, kind, params, associated, input, output)
     }
 
-    fn message_begin(&self, session: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8]) -> Result<()> {
+    fn message_begin(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        associated: &[u8],
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.message_begin(backing, kind, params, associated)
     }
 
-    fn message_next(&self, session: SessionHandle, kind: MessageKind, params: &mut Params, input: &[u8], last: bool, output: &mut Output<'_>) -> Result<()> {
+    fn message_next(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        input: &[u8],
+        last: bool,
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.message_next(backing, kind, params, input, last, output)
     }
 
-    fn verify_message(&self, session: SessionHandle, params: &mut Params, data: &[u8], signature: &[u8]) -> Result<()> {
+    fn verify_message(
+        &self,
+        session: SessionHandle,
+        params: &mut Params,
+        data: &[u8],
+        signature: &[u8],
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.verify_message(backing, params, data, signature)
     }
 
-    fn verify_message_next(&self, session: SessionHandle, params: &mut Params, data: &[u8], signature: Option<&[u8]>) -> Result<()> {
+    fn verify_message_next(
+        &self,
+        session: SessionHandle,
+        params: &mut Params,
+        data: &[u8],
+        signature: Option<&[u8]>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.verify_message_next(backing, params, data, signature)
     }
@@ -281,47 +381,109 @@ impl Token for BareSlot {
         token.message_final(backing, kind)
     }
 
-    fn generate_key(&self, session: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> Result<ObjectHandle> {
+    fn generate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         let (token, backing) = self.lookup(session)?;
         token.generate_key(backing, mechanism, template)
     }
 
-    fn generate_key_pair(&self, session: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(ObjectHandle, ObjectHandle)> {
+    fn generate_key_pair(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        public: &Template,
+        private: &Template,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
         let (token, backing) = self.lookup(session)?;
         token.generate_key_pair(backing, mechanism, public, private)
     }
 
-    fn wrap_key(&self, session: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, output: &mut Output<'_>) -> Result<()> {
+    fn wrap_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.wrap_key(backing, mechanism, wrapping, key, output)
     }
 
-    fn unwrap_key(&self, session: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template) -> Result<ObjectHandle> {
+    fn unwrap_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         let (token, backing) = self.lookup(session)?;
         token.unwrap_key(backing, mechanism, unwrapping, wrapped, template)
     }
 
-    fn derive_key(&self, session: SessionHandle, mechanism: &mut Mechanism, base: ObjectHandle, template: &Template, want_handle: bool) -> Result<Option<ObjectHandle>> {
+    fn derive_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        base: ObjectHandle,
+        template: &Template,
+        want_handle: bool,
+    ) -> Result<Option<ObjectHandle>> {
         let (token, backing) = self.lookup(session)?;
         token.derive_key(backing, mechanism, base, template, want_handle)
     }
 
-    fn wrap_key_authenticated(&self, session: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, associated: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn wrap_key_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        associated: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.wrap_key_authenticated(backing, mechanism, wrapping, key, associated, output)
     }
 
-    fn unwrap_key_authenticated(&self, session: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template, associated: &[u8]) -> Result<ObjectHandle> {
+    fn unwrap_key_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template,
+        associated: &[u8],
+    ) -> Result<ObjectHandle> {
         let (token, backing) = self.lookup(session)?;
         token.unwrap_key_authenticated(backing, mechanism, unwrapping, wrapped, template, associated)
     }
 
-    fn encapsulate_key(&self, session: SessionHandle, mechanism: &mut Mechanism, public: ObjectHandle, template: &Template, output: &mut Output<'_>) -> Result<Option<ObjectHandle>> {
+    fn encapsulate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        public: ObjectHandle,
+        template: &Template,
+        output: &mut Output<'_>,
+    ) -> Result<Option<ObjectHandle>> {
         let (token, backing) = self.lookup(session)?;
         token.encapsulate_key(backing, mechanism, public, template, output)
     }
 
-    fn decapsulate_key(&self, session: SessionHandle, mechanism: &mut Mechanism, private: ObjectHandle, template: &Template, ciphertext: &[u8]) -> Result<ObjectHandle> {
+    fn decapsulate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        private: ObjectHandle,
+        template: &Template,
+        ciphertext: &[u8],
+    ) -> Result<ObjectHandle> {
         let (token, backing) = self.lookup(session)?;
         token.decapsulate_key(backing, mechanism, private, template, ciphertext)
     }

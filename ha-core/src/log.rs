@@ -23,7 +23,11 @@ pub(crate) fn install(log: &Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_target(false).with_writer(Sink::new(&log.target));
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(Sink::new(&log.target));
     // An error means that the application has a log of its own: ours goes there then.
     drop(match (log.format, &log.target) {
         (LogFormat::Json, _) => builder.json().try_init(),
@@ -45,7 +49,9 @@ impl Sink {
         match target {
             LogTarget::Stderr => Sink::Stderr,
             LogTarget::File(path) => Sink::File { path: path.clone(), open: Mutex::new(None) },
-            LogTarget::Journal => Sink::Datagram { path: "/run/systemd/journal/socket", frame: journal_frame },
+            LogTarget::Journal => {
+                Sink::Datagram { path: "/run/systemd/journal/socket", frame: journal_frame }
+            }
             LogTarget::Syslog => Sink::Datagram { path: "/dev/log", frame: syslog_frame },
         }
     }

@@ -18,7 +18,10 @@ pub fn class(class: Ulong) -> String {
 
 /// A key type: `EC`, or its number; empty where the class has none.
 pub fn key_type(class: Ulong, key_type: Ulong) -> String {
-    if !matches!(class, ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY | ck::CKO_SECRET_KEY | ck::CKO_DOMAIN_PARAMETERS) {
+    if !matches!(
+        class,
+        ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY | ck::CKO_SECRET_KEY | ck::CKO_DOMAIN_PARAMETERS
+    ) {
         return String::new();
     }
     match key_type {

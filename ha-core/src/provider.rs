@@ -73,7 +73,9 @@ impl StartError {
     /// The code `C_Initialize` answers.
     pub fn rv(&self) -> Rv {
         match self {
-            StartError::Config(_) | StartError::Thread { .. } | StartError::TooManySlots(_) => Rv::GENERAL_ERROR,
+            StartError::Config(_) | StartError::Thread { .. } | StartError::TooManySlots(_) => {
+                Rv::GENERAL_ERROR
+            }
             StartError::NeedsThreads { .. } => Rv::NEED_TO_CREATE_THREADS,
         }
     }
@@ -121,7 +123,12 @@ impl Provider {
         let bare: Vec<_> = if config.ha_only {
             Vec::new()
         } else {
-            config.groups.iter().flat_map(|g| &g.members).map(|m| (m.name.clone(), Arc::new(connector(m)))).collect()
+            config
+                .groups
+                .iter()
+                .flat_map(|g| &g.members)
+                .map(|m| (m.name.clone(), Arc::new(connector(m))))
+                .collect()
         };
         Self::assemble(config, options, world, connectors, bare)
     }
@@ -130,7 +137,11 @@ impl Provider {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn with_members(config: Config, world: Arc<dyn World>, connectors: Vec<Vec<Box<dyn Connector>>>) -> std::result::Result<Self, StartError> {
+    pub fn with_members(
+        config: Config,
+        world: Arc<dyn World>,
+        connectors: Vec<Vec<Box<dyn Connector>>>,
+    ) -> std::result::Result<Self, StartError> {
         Self::assemble(config, StartOptions { may_create_threads: true }, world, connectors, Vec::new())
     }
 
@@ -167,7 +178,11 @@ impl Provider {
         }
         let mut connectors = Vec::new();
         for (name, connector) in bare {
-            slots.push(Arc::new(BareSlot::new(name, Arc::clone(&connector) as Arc<dyn Connector>, slots.len() as Ulong)));
+            slots.push(Arc::new(BareSlot::new(
+                name,
+                Arc::clone(&connector) as Arc<dyn Connector>,
+                slots.len() as Ulong,
+            )));
             connectors.push(connector);
         }
         Ok(Provider {
@@ -240,17 +255,15 @@ impl Provider {
         if !block {
             return self.events.try_recv().map_err(|_| Rv::NO_EVENT);
         }
-        loop {
-            match self.events.recv() {
-                Ok(STOP) | Err(_) => {
-                    // Passed on: there may be others waiting.
-                    if let Some(tell) = &*self.tell.load() {
-                        _ = tell.send(STOP);
-                    }
-                    return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+        match self.events.recv() {
+            Ok(STOP) | Err(_) => {
+                // Passed on: there may be others waiting.
+                if let Some(tell) = &*self.tell.load() {
+                    _ = tell.send(STOP);
                 }
-                Ok(slot) => return Ok(slot),
+                Err(Rv::CRYPTOKI_NOT_INITIALIZED)
             }
+            Ok(slot) => Ok(slot),
         }
     }
 
@@ -300,7 +313,9 @@ pub fn connector(member: &MemberConfig) -> ModuleConnector {
 /// Opens a group's ledger. Without one keys can be used and nothing is changed.
 fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) -> Option<Ledger> {
     let mut failed = false;
-    let opened = Ledger::open(dir, &group.label, group.deadline.unwrap_or(LEDGER_WAIT), &mut |bytes| failed |= world.random(bytes).is_err());
+    let opened = Ledger::open(dir, &group.label, group.deadline.unwrap_or(LEDGER_WAIT), &mut |bytes| {
+        failed |= world.random(bytes).is_err()
+    });
     match opened {
         Ok(_) if failed => {
             tracing::error!(group = %group.label, "no random numbers for the ledger: nothing is created, changed or destroyed");

@@ -8,8 +8,8 @@ use ha_core::config::Config;
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_core::replica::verifier::Verifier;
-use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, SessionHandle, Token, UserType, ck};
 use ha_rig::{PIN, Tokens};
+use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, SessionHandle, Token, UserType, ck};
 
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
@@ -30,25 +30,40 @@ fn make_keys(slot: &dyn Token, s: SessionHandle) -> Keys {
     public.push(Attribute::bytes(ck::CKA_EC_PARAMS, P256));
     let mut private = usage(&[ck::CKA_TOKEN, ck::CKA_SIGN, ck::CKA_PRIVATE]);
     private.push(Attribute::bytes(ck::CKA_ID, [1]));
-    let (p, ec) = slot.generate_key_pair(s, &mut Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN), &public, &private).unwrap();
+    let (p, ec) =
+        slot.generate_key_pair(s, &mut Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN), &public, &private).unwrap();
     let point = slot.get_attributes(s, p, &[ck::CKA_EC_POINT]).unwrap()[0].bytes().unwrap().to_vec();
     let ec_verifier = Verifier::from_public(ck::CKK_EC, None, None, Some(P256), Some(&point)).unwrap();
     let mut public = usage(&[ck::CKA_TOKEN, ck::CKA_VERIFY]);
     public.push(Attribute::ulong(ck::CKA_MODULUS_BITS, 2048));
     private.pop();
     private.push(Attribute::bytes(ck::CKA_ID, [2]));
-    let (p, rsa) = slot.generate_key_pair(s, &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &private).unwrap();
+    let (p, rsa) = slot
+        .generate_key_pair(s, &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &private)
+        .unwrap();
     let parts = slot.get_attributes(s, p, &[ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT]).unwrap();
-    let rsa_verifier = Verifier::from_public(ck::CKK_RSA, parts[0].bytes(), parts[1].bytes(), None, None).unwrap();
+    let rsa_verifier =
+        Verifier::from_public(ck::CKK_RSA, parts[0].bytes(), parts[1].bytes(), None, None).unwrap();
     let mut secret = usage(&[ck::CKA_SIGN, ck::CKA_VERIFY]);
-    secret.extend([token, Attribute::ulong(ck::CKA_VALUE_LEN, 32), Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET), Attribute::bytes(ck::CKA_ID, [3])]);
+    secret.extend([
+        token,
+        Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+        Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET),
+        Attribute::bytes(ck::CKA_ID, [3]),
+    ]);
     let mac = slot.generate_key(s, &mut Mechanism::plain(ck::CKM_GENERIC_SECRET_KEY_GEN), &secret).unwrap();
     let mac_answer = sign(slot, s, ck::CKM_SHA256_HMAC, mac, &[b"mac this"]).unwrap();
     Keys { ec: (ec, ec_verifier), rsa: (rsa, rsa_verifier), mac, mac_answer }
 }
 
 /// Signs one part in one call, several as a multi-part operation.
-fn sign(slot: &dyn Token, s: SessionHandle, mechanism: u64, key: ObjectHandle, parts: &[&[u8]]) -> ha_token::Result<Vec<u8>> {
+fn sign(
+    slot: &dyn Token,
+    s: SessionHandle,
+    mechanism: u64,
+    key: ObjectHandle,
+    parts: &[&[u8]],
+) -> ha_token::Result<Vec<u8>> {
     slot.op_init(s, OpKind::Sign, Some(&mut Mechanism::plain(mechanism)), key)?;
     let mut space = [0u8; 512];
     let mut out = Output::buffer(&mut space);
@@ -82,7 +97,8 @@ fn round(slot: &dyn Token, s: SessionHandle, keys: &Keys, n: usize) -> ha_token:
 }
 
 fn open(tokens: &Tokens, served: bool) -> (Arc<Provider>, Arc<dyn Token>, SessionHandle) {
-    let provider = Arc::new(Provider::from_config(Config::parse(&tokens.config(served, "")).unwrap()).unwrap());
+    let provider =
+        Arc::new(Provider::from_config(Config::parse(&tokens.config(served, "")).unwrap()).unwrap());
     let slot = Arc::clone(provider.slot(0).unwrap());
     let s = slot.open_session(true).unwrap();
     slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
@@ -99,6 +115,11 @@ fn wait_until(what: &str, f: impl Fn() -> bool) {
 
 #[test]
 fn either_member_dies_under_eight_threads_and_comes_back() {
+    // What the log says is shown when the test fails.
+    _ = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .with_test_writer()
+        .try_init();
     let tokens = Tokens::new(2);
     let (provider, slot, s) = open(&tokens, false);
     let mut keys = make_keys(&*slot, s);
@@ -109,7 +130,11 @@ fn either_member_dies_under_eight_threads_and_comes_back() {
     let (provider, slot, s) = open(&tokens, true);
     for (id, handle) in [(1, &mut keys.ec.0), (2, &mut keys.rsa.0), (3, &mut keys.mac)] {
         let class = if id == 3 { ck::CKO_SECRET_KEY } else { ck::CKO_PRIVATE_KEY };
-        slot.find_objects_init(s, &vec![Attribute::ulong(ck::CKA_CLASS, class), Attribute::bytes(ck::CKA_ID, [id])]).unwrap();
+        slot.find_objects_init(
+            s,
+            &vec![Attribute::ulong(ck::CKA_CLASS, class), Attribute::bytes(ck::CKA_ID, [id])],
+        )
+        .unwrap();
         let found = slot.find_objects(s, 10).unwrap();
         slot.find_objects_final(s).unwrap();
         assert_eq!(found.len(), 1, "key {id} is found once");
@@ -121,7 +146,13 @@ fn either_member_dies_under_eight_threads_and_comes_back() {
     let failed = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..8)
         .map(|t| {
-            let (slot, keys, stop, done, failed) = (Arc::clone(&slot), Arc::clone(&keys), Arc::clone(&stop), Arc::clone(&done), Arc::clone(&failed));
+            let (slot, keys, stop, done, failed) = (
+                Arc::clone(&slot),
+                Arc::clone(&keys),
+                Arc::clone(&stop),
+                Arc::clone(&done),
+                Arc::clone(&failed),
+            );
             std::thread::spawn(move || {
                 let s = slot.open_session(false).unwrap();
                 let mut n = t;

@@ -10,7 +10,10 @@ use ha_core::group::Word;
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_rig::{PIN, Tokens};
-use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, SessionHandle, Template, Token, TemplateExt, UserType, ck};
+use ha_token::{
+    Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, SessionHandle, Template, TemplateExt, Token,
+    UserType, ck,
+};
 
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
@@ -89,16 +92,29 @@ fn every_kind_of_key_is_on_both_members_and_proven_after_a_restart() {
     let open = Open::new(&tokens, "");
     open.ec_pair(1).unwrap();
     let token = Attribute::bool(ck::CKA_TOKEN, true);
-    let public = vec![token.clone(), Attribute::ulong(ck::CKA_MODULUS_BITS, 2048), Attribute::bool(ck::CKA_VERIFY, true)];
-    let private = vec![token.clone(), Attribute::bool(ck::CKA_SIGN, true), Attribute::bool(ck::CKA_EXTRACTABLE, true)];
-    open.slot.generate_key_pair(open.s, &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &private).unwrap();
-    let secret = vec![token.clone(), Attribute::ulong(ck::CKA_VALUE_LEN, 32), Attribute::bool(ck::CKA_ENCRYPT, true)];
+    let public = vec![
+        token.clone(),
+        Attribute::ulong(ck::CKA_MODULUS_BITS, 2048),
+        Attribute::bool(ck::CKA_VERIFY, true),
+    ];
+    let private =
+        vec![token.clone(), Attribute::bool(ck::CKA_SIGN, true), Attribute::bool(ck::CKA_EXTRACTABLE, true)];
+    open.slot
+        .generate_key_pair(open.s, &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &private)
+        .unwrap();
+    let secret =
+        vec![token.clone(), Attribute::ulong(ck::CKA_VALUE_LEN, 32), Attribute::bool(ck::CKA_ENCRYPT, true)];
     open.slot.generate_key(open.s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &secret).unwrap();
     let mut mac = secret.clone();
     mac.set(Attribute::bool(ck::CKA_SIGN, true));
     mac.push(Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET));
     open.slot.generate_key(open.s, &mut Mechanism::plain(ck::CKM_GENERIC_SECRET_KEY_GEN), &mac).unwrap();
-    let data = vec![token, Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA), Attribute::bytes(ck::CKA_VALUE, *b"data"), Attribute::bytes(ck::CKA_LABEL, *b"d")];
+    let data = vec![
+        token,
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bytes(ck::CKA_VALUE, *b"data"),
+        Attribute::bytes(ck::CKA_LABEL, *b"d"),
+    ];
     open.slot.create_object(open.s, &data).unwrap();
     assert_eq!(open.words(true), vec![Word::Same; 7]);
     drop(open);
@@ -169,7 +185,8 @@ fn a_token_that_is_lost_while_in_use_is_found_out_and_taken_back() {
 fn different_keys_of_one_name_are_reported_and_neither_is_used() {
     let tokens = Tokens::new(2);
     for member in [0, 1] {
-        let made = tokens.bare(member, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "09", "--label", "twin"]);
+        let made = tokens
+            .bare(member, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "09", "--label", "twin"]);
         assert!(made.contains("Private Key Object"), "{made}");
     }
     let open = Open::new(&tokens, "");
@@ -187,9 +204,13 @@ fn different_keys_of_one_name_are_reported_and_neither_is_used() {
 #[test]
 fn keys_from_before_the_group_are_served_and_adopted() {
     let tokens = Tokens::new(2);
-    let made = tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "09", "--label", "old", "--extractable"]);
+    let made = tokens.bare(
+        0,
+        &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "09", "--label", "old", "--extractable"],
+    );
     assert!(made.contains("Private Key Object"), "{made}");
-    let made = tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "08", "--label", "stuck"]);
+    let made =
+        tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "08", "--label", "stuck"]);
     assert!(made.contains("Private Key Object"), "{made}");
     let open = Open::new(&tokens, "");
     let key = open.find(&private(9));
@@ -209,9 +230,18 @@ fn keys_from_before_the_group_are_served_and_adopted() {
 fn a_key_that_cannot_be_wrapped_is_refused_or_goes_through_host_memory() {
     let edwards: &[u8] = b"\x13\x0cedwards25519";
     let pair = |open: &Open| {
-        let public = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bytes(ck::CKA_EC_PARAMS, edwards), Attribute::bool(ck::CKA_VERIFY, true)];
+        let public = vec![
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_EC_PARAMS, edwards),
+            Attribute::bool(ck::CKA_VERIFY, true),
+        ];
         let private = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bool(ck::CKA_SIGN, true)];
-        open.slot.generate_key_pair(open.s, &mut Mechanism::plain(ck::CKM_EC_EDWARDS_KEY_PAIR_GEN), &public, &private)
+        open.slot.generate_key_pair(
+            open.s,
+            &mut Mechanism::plain(ck::CKM_EC_EDWARDS_KEY_PAIR_GEN),
+            &public,
+            &private,
+        )
     };
     let tokens = Tokens::new(2);
     let open = Open::new(&tokens, "");

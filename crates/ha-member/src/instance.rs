@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys as ck;
@@ -29,6 +29,8 @@ pub(crate) struct Copy {
     /// Every life that may still have a call in the module.
     lives: ForkLock<Vec<Arc<Life>>>,
     generation: u64,
+    /// Held by the one call that may be in the module, where it takes one at a time.
+    turn: Option<Mutex<()>>,
 }
 
 /// The time between two initialisations: what a handed-out token refers to.
@@ -42,6 +44,7 @@ pub(crate) struct Life {
 /// A call in flight.
 pub(crate) struct Call<'a> {
     life: &'a Life,
+    _turn: Option<MutexGuard<'a, ()>>,
 }
 
 thread_local! {
@@ -92,6 +95,7 @@ impl Copy {
             initialised: AtomicBool::new(false),
             lives: ForkLock::new(Vec::new()),
             generation: fork_generation(),
+            turn: one_at_a_time(path).then(Mutex::default),
         }))
     }
 
@@ -212,8 +216,18 @@ impl Life {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
         let before = self.state.fetch_add(1, Ordering::AcqRel);
-        let call = Call { life: self };
-        if before & CLOSED == 0 { Ok(call) } else { Err(Rv::CRYPTOKI_NOT_INITIALIZED) }
+        let mut call = Call { life: self, _turn: None };
+        if before & CLOSED != 0 {
+            return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+        }
+        if let Some(turn) = &self.copy.turn {
+            call._turn = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
+            // It may have been closed while this call waited.
+            if self.is_closed() {
+                return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+            }
+        }
+        Ok(call)
     }
 
     /// Lets no further call in.
@@ -241,6 +255,12 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.life.state.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Whether a module takes one call at a time. p11-kit's client has one connection, which serves one call at a time
+/// anyway; and when its server dies, of several threads that wait in it some wait for ever (0.24).
+fn one_at_a_time(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().contains("p11-kit-client"))
 }
 
 fn environment_error(path: &Path, function: Function, error: &EnvironmentError) -> ConnectError {

@@ -25,7 +25,14 @@ fn first(paths: &[&str], package: &str) -> PathBuf {
 /// # Panics
 /// When it is not installed, with the package's name.
 pub fn softhsm() -> PathBuf {
-    first(&["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"], "softhsm2")
+    first(
+        &[
+            "/usr/lib/softhsm/libsofthsm2.so",
+            "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+            "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+        ],
+        "softhsm2",
+    )
 }
 
 /// p11-kit's client module.
@@ -33,7 +40,13 @@ pub fn softhsm() -> PathBuf {
 /// # Panics
 /// When it is not installed, with the package's name.
 pub fn p11_kit_client() -> PathBuf {
-    first(&["/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so", "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so"], "p11-kit-modules")
+    first(
+        &[
+            "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
+            "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
+        ],
+        "p11-kit-modules",
+    )
 }
 
 /// N tokens `member-a`, `member-b`, … and what serves them.
@@ -60,7 +73,14 @@ impl Tokens {
             let conf = tokens.conf(i);
             let store = tokens.dir.path().join(format!("tokens-{}", name(i)));
             std::fs::create_dir(&store).unwrap();
-            std::fs::write(&conf, format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", store.display())).unwrap();
+            std::fs::write(
+                &conf,
+                format!(
+                    "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+                    store.display()
+                ),
+            )
+            .unwrap();
             let label = format!("member-{}", name(i));
             let made = Command::new("softhsm2-util")
                 .args(["--init-token", "--free", "--label", &label, "--so-pin", SO_PIN, "--pin", PIN])
@@ -93,7 +113,7 @@ impl Tokens {
     pub fn serve(&self, i: usize) {
         let socket = self.socket(i);
         drop(std::fs::remove_file(&socket));
-        let child = Command::new("p11-kit")
+        let mut child = Command::new("p11-kit")
             .args(["server", "-f", "-n"])
             .arg(&socket)
             .arg("--provider")
@@ -106,10 +126,11 @@ impl Tokens {
             .process_group(0)
             .spawn()
             .expect("p11-kit runs: install the Debian package p11-kit");
-        *self.servers[i].lock().unwrap() = Some(child);
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "p11-kit server ended at once");
             std::thread::yield_now();
         }
+        *self.servers[i].lock().unwrap() = Some(child);
     }
 
     /// Kills the server with all the children it has for its connections.
@@ -118,22 +139,29 @@ impl Tokens {
     /// When another thread panicked while it used the same server.
     pub fn kill(&self, i: usize) {
         if let Some(mut child) = self.servers[i].lock().unwrap().take() {
-            let group = format!("-{}", child.id());
-            drop(Command::new("kill").args(["-KILL", "--", &group]).status());
-            drop(child.wait());
+            let group = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+            // It may be gone already.
+            _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            _ = child.wait();
         }
     }
 
     /// The configuration, with lines of its own for the group.
     pub fn config(&self, served: bool, group: &str) -> String {
-        let mut text = format!("state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\n{group}\n", self.dir.path().join("state"));
+        let mut text = format!(
+            "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\n{group}\n",
+            self.dir.path().join("state")
+        );
         if !group.contains("recovery") {
             text.push_str("[group.recovery]\ninterval = \"100ms\"\n");
         }
         for i in 0..self.count {
             let n = name(i);
             let (module, env) = if served {
-                (p11_kit_client(), format!("P11_KIT_SERVER_ADDRESS = \"unix:path={}\"", self.socket(i).display()))
+                (
+                    p11_kit_client(),
+                    format!("P11_KIT_SERVER_ADDRESS = \"unix:path={}\"", self.socket(i).display()),
+                )
             } else {
                 (softhsm(), format!("SOFTHSM2_CONF = {:?}", self.conf(i)))
             };

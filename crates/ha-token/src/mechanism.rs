@@ -153,7 +153,9 @@ impl StructParams {
         for (mine, theirs) in self.fields.iter_mut().zip(from.fields) {
             match (&mut mine.value, theirs.value) {
                 (mine @ (FieldValue::Output(_) | FieldValue::OutputHandles(_)), theirs) => *mine = theirs,
-                (FieldValue::Struct(Some(mine)), FieldValue::Struct(Some(theirs))) => mine.take_outputs(*theirs),
+                (FieldValue::Struct(Some(mine)), FieldValue::Struct(Some(theirs))) => {
+                    mine.take_outputs(*theirs)
+                }
                 (FieldValue::List(mine), FieldValue::List(theirs)) => {
                     mine.iter_mut().zip(theirs).for_each(|(m, t)| m.take_outputs(t));
                 }

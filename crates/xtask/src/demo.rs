@@ -25,8 +25,12 @@ pub(crate) fn run() -> Result<()> {
     crate::cargo(&["build", "--quiet", "--package", "ha-module", "--package", "hactl"])?;
     let built = target_dir()?;
     let temporary = tempfile::tempdir()?;
-    let mut demo =
-        Demo { dir: temporary.path().join("group"), module: built.join("libha_module.so"), hactl: built.join("hactl"), step: 0 };
+    let mut demo = Demo {
+        dir: temporary.path().join("group"),
+        module: built.join("libha_module.so"),
+        hactl: built.join("hactl"),
+        step: 0,
+    };
     let started = Instant::now();
     demo.show(started)
 }
@@ -42,7 +46,10 @@ impl Demo {
         self.say("Two SoftHSM tokens and a group, enrolled");
         let dir = self.dir.display().to_string();
         print!("{}", self.hactl(&["init", "--softhsm", "2", "--dir", &dir])?);
-        let pin = std::fs::read_to_string(self.dir.join("pin")).context("hactl init leaves the PIN in DIR/pin")?.trim().to_owned();
+        let pin = std::fs::read_to_string(self.dir.join("pin"))
+            .context("hactl init leaves the PIN in DIR/pin")?
+            .trim()
+            .to_owned();
 
         self.say("What an application sees: one slot");
         print!("{}", self.hactl(&["slot", "list"])?);
@@ -55,7 +62,10 @@ impl Demo {
         let (data, signature) = (self.dir.join("data"), self.dir.join("signature"));
         std::fs::write(&data, "signed by whichever member is least busy\n")?;
         let (data, signature) = (data.display().to_string(), signature.display().to_string());
-        self.tool(&pin, &["--sign", "--mechanism", "SHA256-RSA-PKCS", "--id", "02", "-i", &data, "-o", &signature])?;
+        self.tool(
+            &pin,
+            &["--sign", "--mechanism", "SHA256-RSA-PKCS", "--id", "02", "-i", &data, "-o", &signature],
+        )?;
         self.verify_with_openssl(&pin, &data, &signature)?;
 
         self.say("The bare tokens: each holds the same keys");
@@ -64,7 +74,9 @@ impl Demo {
             for label in ["demo-ec", "demo-rsa"] {
                 let copies = listing.matches(&format!("label:      {label}\n")).count();
                 if copies != 2 {
-                    bail!("member {member} holds {copies} objects of {label}, not its two halves:\n{listing}");
+                    bail!(
+                        "member {member} holds {copies} objects of {label}, not its two halves:\n{listing}"
+                    );
                 }
             }
             println!("  member-{member}: demo-ec (private, public), demo-rsa (private, public)");
@@ -80,7 +92,10 @@ impl Demo {
         let (done, longest) = (figures.0, figures.1);
         println!("\n{}", bold("Summary"));
         println!("  2 tokens, 1 slot; 2 key pairs, on both tokens, proven to be the same keys");
-        println!("  {done} signatures through the death and return of a member: 0 failed, 0 wrong, longest call {:.1} ms", longest as f64 / 1000.0);
+        println!(
+            "  {done} signatures through the death and return of a member: 0 failed, 0 wrong, longest call {:.1} ms",
+            longest as f64 / 1000.0
+        );
         println!("  {:.1} s in all", started.elapsed().as_secs_f64());
         Ok(())
     }
@@ -117,23 +132,30 @@ impl Demo {
         *victim = Server::start(&self.dir.join("a.sock"), &self.conf("a")?, "member-a")?;
         println!("  member a back after {} signatures", load.figures.done);
         load.signs(ENOUGH * 2)?;
+        // Only member a is left then: signatures go on because it is in use again.
+        let other = servers.last_mut().context("a second server")?;
+        other.kill();
+        println!("  member b killed after {} signatures", load.figures.done);
+        load.signs(ENOUGH)?;
         let figures = load.stop()?;
         let Figures { done, failed, wrong, longest_us: longest } = figures;
-        println!("  {done} signatures: {failed} failed, {wrong} wrong, longest call {:.1} ms", longest as f64 / 1000.0);
+        println!(
+            "  {done} signatures: {failed} failed, {wrong} wrong, longest call {:.1} ms",
+            longest as f64 / 1000.0
+        );
         if failed + wrong > 0 {
             bail!("{failed} signatures failed and {wrong} were wrong");
         }
         Ok((done, longest))
     }
 
+    /// The SoftHSM configuration of a member, as `hactl init` lays it out.
     fn conf(&self, member: &str) -> Result<PathBuf> {
-        // `hactl init` makes one SoftHSM configuration for each member; the group's file names it.
-        let text = std::fs::read_to_string(self.dir.join("ha.toml"))?;
-        let name = format!("name = \"{member}\"");
-        let section = text.split(&name).nth(1).context("the member is in ha.toml")?;
-        let (_, rest) = section.split_once("SOFTHSM2_CONF = \"").context("the member's SOFTHSM2_CONF")?;
-        let (path, _) = rest.split_once('"').context("the end of its path")?;
-        Ok(path.into())
+        let path = self.dir.join(format!("member-{member}.conf"));
+        if !path.exists() {
+            bail!("hactl init made no {}", path.display());
+        }
+        Ok(path)
     }
 
     fn hactl(&self, arguments: &[&str]) -> Result<String> {
@@ -146,20 +168,30 @@ impl Demo {
 
     fn tool(&self, pin: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("pkcs11-tool");
-        command.arg("--module").arg(&self.module).args(["--login", "--pin", pin]).args(arguments);
-        output_of(command.env("PKCS11_HA_CONF", self.dir.join("ha.toml")))
+        command.arg("--module").arg(&self.module).args(["--login", "--pin", "env:DEMO_PIN"]).args(arguments);
+        output_of(command.env("DEMO_PIN", pin).env("PKCS11_HA_CONF", self.dir.join("ha.toml")))
     }
 
     fn bare(&self, member: &str, pin: &str) -> Result<String> {
         let mut command = Command::new("pkcs11-tool");
-        command.arg("--module").arg(softhsm()?).args(["--login", "--pin", pin, "-O"]);
-        output_of(command.env("SOFTHSM2_CONF", self.conf(member)?))
+        command.arg("--module").arg(softhsm()?).args(["--login", "--pin", "env:DEMO_PIN", "-O"]);
+        output_of(command.env("DEMO_PIN", pin).env("SOFTHSM2_CONF", self.conf(member)?))
     }
 
     fn verify_with_openssl(&self, pin: &str, data: &str, signature: &str) -> Result<()> {
         let public = self.dir.join("public.der").display().to_string();
         self.tool(pin, &["--read-object", "--type", "pubkey", "--id", "02", "-o", &public])?;
-        let words = output_of(Command::new("openssl").args(["dgst", "-sha256", "-verify", &public, "-keyform", "DER", "-signature", signature, data]))?;
+        let words = output_of(Command::new("openssl").args([
+            "dgst",
+            "-sha256",
+            "-verify",
+            &public,
+            "-keyform",
+            "DER",
+            "-signature",
+            signature,
+            data,
+        ]))?;
         println!("  openssl on the signature: {}", words.trim());
         Ok(())
     }
@@ -168,7 +200,11 @@ impl Demo {
 fn output_of(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?} cannot be run"))?;
     if !output.status.success() {
-        bail!("{command:?} failed:\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{command:?} failed:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -58,7 +58,6 @@ impl Running {
             .env("DEMO_PIN", pin)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .context("the load cannot be started")?;
         let lines = BufReader::new(child.stdout.take().context("the load's output")?);
@@ -71,6 +70,9 @@ impl Running {
         while self.figures.done < goal {
             if !self.read()? {
                 bail!("the load ended by itself");
+            }
+            if self.figures.failed + self.figures.wrong > 0 {
+                bail!("{} signatures failed and {} were wrong", self.figures.failed, self.figures.wrong);
             }
         }
         Ok(())
@@ -92,8 +94,14 @@ impl Running {
         if self.lines.read_line(&mut line)? == 0 {
             return Ok(false);
         }
-        let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().context("the load's figures")?;
-        let [done, failed, wrong, longest_us] = numbers.as_slice() else { bail!("the load's figures: {line:?}") };
+        let numbers: Vec<u64> = line
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .context("the load's figures")?;
+        let [done, failed, wrong, longest_us] = numbers.as_slice() else {
+            bail!("the load's figures: {line:?}")
+        };
         self.figures = Figures { done: *done, failed: *failed, wrong: *wrong, longest_us: *longest_us };
         Ok(true)
     }
@@ -117,7 +125,10 @@ pub(crate) fn run(module: &Path, label: &str, threads: usize) -> Result<()> {
     let session = context.open_ro_session(slot)?;
     session.login(UserType::User, Some(&AuthPin::new(pin.into())))?;
     let find = |class| -> Result<_> {
-        match session.find_objects(&[Attribute::Class(class), Attribute::Label(label.as_bytes().to_vec())])?.as_slice() {
+        match session
+            .find_objects(&[Attribute::Class(class), Attribute::Label(label.as_bytes().to_vec())])?
+            .as_slice()
+        {
             [one] => Ok(*one),
             found => bail!("{} objects of the label {label:?} are found, not one", found.len()),
         }
@@ -128,11 +139,12 @@ pub(crate) fn run(module: &Path, label: &str, threads: usize) -> Result<()> {
         _ => bail!("the public key has no point"),
     };
     // A DER OCTET STRING of 65 bytes.
-    let verifier = VerifyingKey::from_sec1_bytes(point.get(2..).unwrap_or(&[])).context("the public key's point")?;
+    let verifier =
+        VerifyingKey::from_sec1_bytes(point.get(2..).unwrap_or(&[])).context("the public key's point")?;
+    let sessions = (0..threads).map(|_| context.open_ro_session(slot)).collect::<Result<Vec<_>, _>>()?;
     let (stop, counters) = (AtomicBool::new(false), Arc::new(Counters::default()));
     std::thread::scope(|scope| -> Result<()> {
-        for number in 0..threads {
-            let session = context.open_ro_session(slot)?;
+        for (number, session) in sessions.into_iter().enumerate() {
             let (stop, counters, verifier) = (&stop, &counters, &verifier);
             scope.spawn(move || {
                 let mut n = 0u64;
@@ -160,7 +172,13 @@ pub(crate) fn run(module: &Path, label: &str, threads: usize) -> Result<()> {
     Ok(())
 }
 
-fn one(session: &cryptoki::session::Session, key: cryptoki::object::ObjectHandle, verifier: &VerifyingKey, message: &str, counters: &Counters) {
+fn one(
+    session: &cryptoki::session::Session,
+    key: cryptoki::object::ObjectHandle,
+    verifier: &VerifyingKey,
+    message: &str,
+    counters: &Counters,
+) {
     let digest = Sha256::digest(message);
     let started = Instant::now();
     let answer = session.sign(&Mechanism::Ecdsa, key, &digest);
@@ -179,6 +197,13 @@ fn one(session: &cryptoki::session::Session, key: cryptoki::object::ObjectHandle
 fn print(counters: &Counters) -> Result<()> {
     let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{} {} {} {}", read(&counters.done), read(&counters.failed), read(&counters.wrong), read(&counters.longest_us))?;
+    writeln!(
+        out,
+        "{} {} {} {}",
+        read(&counters.done),
+        read(&counters.failed),
+        read(&counters.wrong),
+        read(&counters.longest_us)
+    )?;
     Ok(out.flush()?)
 }

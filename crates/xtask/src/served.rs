@@ -74,7 +74,11 @@ fn first(paths: &[&str], package: &str) -> Result<PathBuf> {
 /// SoftHSM's module.
 pub(crate) fn softhsm() -> Result<PathBuf> {
     first(
-        &["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"],
+        &[
+            "/usr/lib/softhsm/libsofthsm2.so",
+            "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+            "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+        ],
         "softhsm2",
     )
 }
@@ -82,7 +86,10 @@ pub(crate) fn softhsm() -> Result<PathBuf> {
 /// p11-kit's client module.
 pub(crate) fn client() -> Result<PathBuf> {
     first(
-        &["/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so", "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so"],
+        &[
+            "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
+            "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
+        ],
         "p11-kit-modules",
     )
 }

@@ -14,9 +14,15 @@ pub(crate) const DEMO: &[Package] = &[
     ("softhsm2", &["/usr/bin/softhsm2-util"]),
     ("opensc", &["/usr/bin/pkcs11-tool"]),
     ("p11-kit", &["/usr/bin/p11-kit"]),
-    ("p11-kit-modules", &["/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so", "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so"]),
+    (
+        "p11-kit-modules",
+        &[
+            "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
+            "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
+        ],
+    ),
     ("openssl", &["/usr/bin/openssl"]),
-    ("gcc", &["/usr/bin/cc"]),
+    ("build-essential", &["/usr/include/stdio.h"]),
 ];
 
 /// What the tests need.
@@ -24,9 +30,15 @@ pub(crate) const TEST: &[Package] = &[
     ("softhsm2", &["/usr/bin/softhsm2-util"]),
     ("opensc", &["/usr/bin/pkcs11-tool"]),
     ("p11-kit", &["/usr/bin/p11-kit"]),
-    ("p11-kit-modules", &["/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so", "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so"]),
+    (
+        "p11-kit-modules",
+        &[
+            "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
+            "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
+        ],
+    ),
     ("openssl", &["/usr/bin/openssl"]),
-    ("gcc", &["/usr/bin/cc"]),
+    ("build-essential", &["/usr/include/stdio.h"]),
     ("gnutls-bin", &["/usr/bin/p11tool"]),
     ("binutils", &["/usr/bin/nm"]),
 ];
@@ -37,7 +49,11 @@ pub(crate) struct Missing(Vec<&'static str>);
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "these packages are missing: {0}; install them as root, for example with `apt-get install {0}`", self.0.join(" "))
+        write!(
+            f,
+            "these packages are missing: {0}; install them as root, for example with `apt-get install {0}`",
+            self.0.join(" ")
+        )
     }
 }
 
@@ -46,7 +62,11 @@ impl std::error::Error for Missing {}
 /// Sees to it that the packages are there.
 pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let missing = |packages: &[Package]| -> Vec<&'static str> {
-        packages.iter().filter(|(_, files)| !files.iter().any(|f| Path::new(f).exists())).map(|(name, _)| *name).collect()
+        packages
+            .iter()
+            .filter(|(_, files)| !files.iter().any(|f| Path::new(f).exists()))
+            .map(|(name, _)| *name)
+            .collect()
     };
     let wanted = missing(packages);
     if wanted.is_empty() {

@@ -10,6 +10,6 @@ pub use parse::ConfigError;
 pub use pin::{PinError, PinSource};
 pub use search::Surroundings;
 pub use types::{
-    Config, GroupConfig, InitToken, InstanceMode, Log, LogFormat, LogLevel, LogTarget, MemberConfig, NonExtractable, Recovery, RecoveryMode,
-    Role, SessionObjects, Uncopyable,
+    Config, GroupConfig, InitToken, InstanceMode, Log, LogFormat, LogLevel, LogTarget, MemberConfig,
+    NonExtractable, Recovery, RecoveryMode, Role, SessionObjects, Uncopyable,
 };

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ha_token::{Selector, Ulong};
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 
 use super::types::*;
 use super::{PinSource, Surroundings, uri};
@@ -26,7 +26,9 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Others could change it.
-    #[error("{path}: writable by others (mode {mode:o}); whoever can write it chooses the modules that are loaded: run `chmod o-w` on it")]
+    #[error(
+        "{path}: writable by others (mode {mode:o}); whoever can write it chooses the modules that are loaded: run `chmod o-w` on it"
+    )]
     Writable {
         /// The file.
         path: PathBuf,
@@ -59,7 +61,8 @@ impl Config {
         let bytes = std::fs::read(path).map_err(failed)?;
         let wrong = |message: String| ConfigError::Wrong { path: path.display().to_string(), message };
         let text = String::from_utf8(bytes).map_err(|e| {
-            let line = 1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count();
+            let line =
+                1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count();
             wrong(format!("line {line}: not UTF-8"))
         })?;
         Self::parse_in(&text, Some(path), surroundings).map_err(wrong)
@@ -76,8 +79,14 @@ impl Config {
 
     fn parse_in(text: &str, path: Option<&Path>, surroundings: &Surroundings) -> Result<Config, String> {
         let file: File = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|s| 1 + text.get(..s.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count());
-            let key = e.span().and_then(|s| text.get(s)).map(|t| t.lines().next().unwrap_or("").trim().to_owned()).filter(|t| !t.is_empty());
+            let line = e
+                .span()
+                .map(|s| 1 + text.get(..s.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count());
+            let key = e
+                .span()
+                .and_then(|s| text.get(s))
+                .map(|t| t.lines().next().unwrap_or("").trim().to_owned())
+                .filter(|t| !t.is_empty());
             let place = line.map(|l| format!("line {l}: ")).unwrap_or_default();
             let key = key.map(|k| format!(" (at `{k}`)")).unwrap_or_default();
             format!("{place}{}{key}", e.message().trim_end())
@@ -86,14 +95,21 @@ impl Config {
         let groups = file.group.into_iter().map(RawGroup::check).collect::<Result<Vec<_>, _>>()?;
         for group in &groups {
             if !labels.insert(group.label.clone()) {
-                return Err(format!("group {:?} stands twice; every group needs a label of its own", group.label));
+                return Err(format!(
+                    "group {:?} stands twice; every group needs a label of its own",
+                    group.label
+                ));
             }
         }
         Ok(Config {
             path: path.map(Path::to_owned),
             ha_only: file.ha_only,
             state_dir: file.state_dir.unwrap_or_else(|| surroundings.state_dir(path)),
-            log: Log { level: file.log.level, target: file.log.target.0, format: file.log.format },
+            log: Log {
+                level: file.log.level.unwrap_or(LogLevel::Warn),
+                target: file.log.target.map_or(LogTarget::Stderr, |t| t.0),
+                format: file.log.format.unwrap_or(LogFormat::Text),
+            },
             groups,
         })
     }
@@ -116,14 +132,13 @@ fn yes() -> bool {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 struct RawLog {
-    level: LogLevel,
-    target: RawTarget,
-    format: LogFormat,
+    level: Option<LogLevel>,
+    target: Option<RawTarget>,
+    format: Option<LogFormat>,
 }
 
-#[derive(Default)]
 struct RawTarget(LogTarget);
 
 #[derive(Deserialize)]
@@ -244,7 +259,8 @@ impl<T> Visitor<'_> for Text<T> {
 
 impl<'de> Deserialize<'de> for RawDuration {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Text("a duration such as \"250ms\", \"10s\", \"2m\", or \"off\"", duration)).map(RawDuration)
+        d.deserialize_str(Text("a duration such as \"250ms\", \"10s\", \"2m\", or \"off\"", duration))
+            .map(RawDuration)
     }
 }
 
@@ -256,7 +272,8 @@ impl<'de> Deserialize<'de> for RawSize {
 
 impl<'de> Deserialize<'de> for RawTarget {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Text("\"stderr\", \"journal\", \"syslog\" or \"file:/path\"", target)).map(RawTarget)
+        d.deserialize_str(Text("\"stderr\", \"journal\", \"syslog\" or \"file:/path\"", target))
+            .map(RawTarget)
     }
 }
 
@@ -266,7 +283,10 @@ impl<'de> Deserialize<'de> for RawMechanism {
             if n >= ha_token::ck::CKM_VENDOR_DEFINED {
                 Ok(RawMechanism(n))
             } else {
-                Err(de::Error::invalid_value(de::Unexpected::Unsigned(n), &"a vendor mechanism's number, 0x80000000 or above"))
+                Err(de::Error::invalid_value(
+                    de::Unexpected::Unsigned(n),
+                    &"a vendor mechanism's number, 0x80000000 or above",
+                ))
             }
         })
     }
@@ -320,14 +340,21 @@ impl RawGroup {
             return Err(format!("group {label:?}: a label has 1 to 32 bytes, this one {}", label.len()));
         }
         let at = |message: String| format!("group {label:?}: {message}");
-        let members = self.member.into_iter().map(RawMember::check).collect::<Result<Vec<_>, _>>().map_err(at)?;
+        let members =
+            self.member.into_iter().map(RawMember::check).collect::<Result<Vec<_>, _>>().map_err(at)?;
         if members.is_empty() || members.len() > MAX_MEMBERS {
-            return Err(at(format!("a group has 1 to {MAX_MEMBERS} members ([[group.member]]), this one {}", members.len())));
+            return Err(at(format!(
+                "a group has 1 to {MAX_MEMBERS} members ([[group.member]]), this one {}",
+                members.len()
+            )));
         }
         for (i, m) in members.iter().enumerate() {
             for other in members.iter().take(i) {
                 if m.name == other.name {
-                    return Err(at(format!("member {:?} stands twice; give each a `name` of its own", m.name)));
+                    return Err(at(format!(
+                        "member {:?} stands twice; give each a `name` of its own",
+                        m.name
+                    )));
                 }
                 if m.module == other.module && m.selector == other.selector && m.env == other.env {
                     return Err(at(format!("members {:?} and {:?} are the same token", other.name, m.name)));
@@ -339,12 +366,16 @@ impl RawGroup {
         }
         let min_copies = self.min_copies.unwrap_or(if members.len() == 1 { 1 } else { 2 });
         if min_copies == 0 || min_copies > members.len() {
-            return Err(at(format!("min_copies is {min_copies}; from 1 to the number of members ({}) was expected", members.len())));
+            return Err(at(format!(
+                "min_copies is {min_copies}; from 1 to the number of members ({}) was expected",
+                members.len()
+            )));
         }
         let recovery = Recovery {
             mode: self.recovery.mode.unwrap_or(RecoveryMode::Auto),
             interval: always(self.recovery.interval, "interval", Duration::from_secs(1)).map_err(at)?,
-            max_interval: always(self.recovery.max_interval, "max_interval", Duration::from_secs(60)).map_err(at)?,
+            max_interval: always(self.recovery.max_interval, "max_interval", Duration::from_secs(60))
+                .map_err(at)?,
         };
         if recovery.interval > recovery.max_interval {
             return Err(at("recovery.interval is longer than recovery.max_interval".into()));
@@ -377,7 +408,9 @@ fn always(value: Option<RawDuration>, key: &str, default: Duration) -> Result<Du
     match value {
         None => Ok(default),
         Some(RawDuration(Some(d))) => Ok(d),
-        Some(RawDuration(None)) => Err(format!("recovery.{key} cannot be \"off\"; mode = \"manual\" turns recovery off")),
+        Some(RawDuration(None)) => {
+            Err(format!("recovery.{key} cannot be \"off\"; mode = \"manual\" turns recovery off"))
+        }
     }
 }
 
@@ -387,9 +420,18 @@ impl RawMember {
             (Some(label), None, None) => Selector { label: Some(label), ..Selector::default() },
             (None, Some(serial), None) => Selector { serial: Some(serial), ..Selector::default() },
             (None, None, Some(uri)) => uri::selector(&uri).map_err(|e| format!("uri: {e}"))?,
-            _ => return Err(format!("a member of {} names its token by exactly one of token, serial and uri", self.module.display())),
+            _ => {
+                return Err(format!(
+                    "a member of {} names its token by exactly one of token, serial and uri",
+                    self.module.display()
+                ));
+            }
         };
-        let name = self.name.or_else(|| selector.label.clone()).or_else(|| selector.serial.clone()).unwrap_or_default();
+        let name = self
+            .name
+            .or_else(|| selector.label.clone())
+            .or_else(|| selector.serial.clone())
+            .unwrap_or_default();
         if name.is_empty() {
             return Err("a member needs a `name` where its token has no label".into());
         }
@@ -405,14 +447,18 @@ impl RawMember {
             None => None,
             Some(RawPin { env: Some(name), file: None, command: None }) => Some(PinSource::Env(name)),
             Some(RawPin { env: None, file: Some(path), command: None }) => Some(PinSource::File(path)),
-            Some(RawPin { env: None, file: None, command: Some(command) }) => Some(PinSource::Command(match command {
-                RawCommand::Words(words) => words,
-                RawCommand::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
-            })),
+            Some(RawPin { env: None, file: None, command: Some(command) }) => {
+                Some(PinSource::Command(match command {
+                    RawCommand::Words(words) => words,
+                    RawCommand::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
+                }))
+            }
             Some(_) => return Err(at("`pin` is exactly one of { env = … }, { file = … }, { command = … }")),
         };
         if let Some(fingerprint) = &self.fingerprint
-            && !fingerprint.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+            && !fingerprint
+                .strip_prefix("sha256:")
+                .is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
         {
             return Err(at("`fingerprint` is \"sha256:\" and 64 hex digits"));
         }

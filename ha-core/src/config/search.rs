@@ -47,7 +47,11 @@ impl Surroundings {
                 return (Some(named.into()), others);
             }
             if !self.root {
-                let home = self.config_home.as_ref().map(PathBuf::from).or_else(|| Some(Path::new(self.home.as_ref()?).join(".config")));
+                let home = self
+                    .config_home
+                    .as_ref()
+                    .map(PathBuf::from)
+                    .or_else(|| Some(Path::new(self.home.as_ref()?).join(".config")));
                 others.extend(home.map(|h| h.join("pkcs11-ha/ha.toml")));
             }
         }
@@ -60,7 +64,11 @@ impl Surroundings {
         if config.is_some_and(|c| c.starts_with("/etc")) {
             return "/var/lib/pkcs11-ha".into();
         }
-        let home = self.state_home.as_ref().map(PathBuf::from).or_else(|| Some(Path::new(self.home.as_ref()?).join(".local/state")));
+        let home = self
+            .state_home
+            .as_ref()
+            .map(PathBuf::from)
+            .or_else(|| Some(Path::new(self.home.as_ref()?).join(".local/state")));
         home.map_or_else(|| "/var/lib/pkcs11-ha".into(), |h| h.join("pkcs11-ha"))
     }
 }
@@ -71,7 +79,8 @@ fn is_secure() -> bool {
     const WORD: usize = size_of::<usize>();
     // Without the vector to read (no /proc) the users tell.
     let Ok(vector) = std::fs::read("/proc/self/auxv") else {
-        return rustix::process::geteuid() != rustix::process::getuid() || rustix::process::getegid() != rustix::process::getgid();
+        return rustix::process::geteuid() != rustix::process::getuid()
+            || rustix::process::getegid() != rustix::process::getgid();
     };
     let word = |bytes: &[u8]| bytes.try_into().map(usize::from_ne_bytes).unwrap_or(0);
     vector.chunks_exact(2 * WORD).any(|pair| {
@@ -102,7 +111,10 @@ impl Config {
         for path in others {
             match Self::read(&path, surroundings) {
                 Err(ConfigError::Read { source, .. })
-                    if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+                    if matches!(
+                        source.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    ) => {}
                 other => return other.map(Some),
             }
         }

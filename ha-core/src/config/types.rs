@@ -27,7 +27,7 @@ pub struct Config {
 }
 
 /// The `[log]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The least level that is written.
     pub level: LogLevel,
@@ -35,6 +35,12 @@ pub struct Log {
     pub target: LogTarget,
     /// How.
     pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: LogLevel::Warn, target: LogTarget::Stderr, format: LogFormat::Text }
+    }
 }
 
 macro_rules! words {
@@ -166,18 +172,6 @@ words! {
         Private = "private",
         /// The one instance of that path.
         Shared = "shared",
-    }
-}
-
-impl Default for LogLevel {
-    fn default() -> Self {
-        LogLevel::Warn
-    }
-}
-
-impl Default for LogFormat {
-    fn default() -> Self {
-        LogFormat::Text
     }
 }
 

@@ -25,7 +25,11 @@ pub(super) fn selector(uri: &str) -> Result<Selector, String> {
                 }
                 continue;
             }
-            other => return Err(format!("{other:?} does not name a token; use token, serial, manufacturer, model or slot-id")),
+            other => {
+                return Err(format!(
+                    "{other:?} does not name a token; use token, serial, manufacturer, model or slot-id"
+                ));
+            }
         };
         if place.replace(value).is_some() {
             return Err(format!("{name} stands twice"));
@@ -61,12 +65,25 @@ mod tests {
     #[test]
     fn names_a_token() {
         let s = selector("pkcs11:token=The%20token;serial=01%3b;slot-id=7?pin-source=x").unwrap();
-        assert_eq!((s.label.as_deref(), s.serial.as_deref(), s.slot_id), (Some("The token"), Some("01;"), Some(7)));
+        assert_eq!(
+            (s.label.as_deref(), s.serial.as_deref(), s.slot_id),
+            (Some("The token"), Some("01;"), Some(7))
+        );
     }
 
     #[test]
     fn what_does_not_name_a_token_is_refused() {
-        for bad in ["", "token=x", "pkcs11:", "pkcs11:object=k", "pkcs11:token", "pkcs11:token=%2", "pkcs11:token=%ff", "pkcs11:token=a;token=b", "pkcs11:slot-id=x"] {
+        for bad in [
+            "",
+            "token=x",
+            "pkcs11:",
+            "pkcs11:object=k",
+            "pkcs11:token",
+            "pkcs11:token=%2",
+            "pkcs11:token=%ff",
+            "pkcs11:token=a;token=b",
+            "pkcs11:slot-id=x",
+        ] {
             assert!(selector(bad).is_err(), "{bad}");
         }
     }

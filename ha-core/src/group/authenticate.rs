@@ -23,7 +23,12 @@ fn judge(answer: Result<()>) -> Verdict {
         Ok(()) | Err(Rv::USER_ALREADY_LOGGED_IN) => Verdict::Accepted,
         Err(rv) => match classify(Function::Login, rv) {
             Class::Caller => Verdict::Refused(rv),
-            Class::Session | Class::Login | Class::Object | Class::Capacity | Class::Member | Class::Ambiguous => Verdict::Failed(rv),
+            Class::Session
+            | Class::Login
+            | Class::Object
+            | Class::Capacity
+            | Class::Member
+            | Class::Ambiguous => Verdict::Failed(rv),
         },
     }
 }
@@ -46,7 +51,11 @@ impl Group {
             Who::User | Who::So => return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN),
         }
         if self.login.was_refused(user, pin) {
-            self.reporter.refused(Function::Login, Rv::PIN_INCORRECT, "this PIN was refused before and is not sent to a token again");
+            self.reporter.refused(
+                Function::Login,
+                Rv::PIN_INCORRECT,
+                "this PIN was refused before and is not sent to a token again",
+            );
             return Err(Rv::PIN_INCORRECT);
         }
         let accepted = self.ask_one(user, pin)?;
@@ -149,7 +158,9 @@ impl Group {
             Who::User | Who::So => {
                 let user = if who == Who::So { UserType::So } else { UserType::User };
                 let pin = match user {
-                    UserType::User if member.config.pin.is_some() => self.own_pin(member).ok_or(Rv::PIN_INCORRECT)?,
+                    UserType::User if member.config.pin.is_some() => {
+                        self.own_pin(member).ok_or(Rv::PIN_INCORRECT)?
+                    }
                     _ => self.login.pin().ok_or(Rv::USER_NOT_LOGGED_IN)?,
                 };
                 if self.is_last_try(link, user)? {
@@ -266,7 +277,10 @@ impl Group {
                 return Err(Rv::ACTION_PROHIBITED);
             }
             let Some(link) = member.link().filter(|_| member.is_up()) else {
-                let reason = format!("member {:?} is not up, and a PIN is changed on every member or on none", member.name());
+                let reason = format!(
+                    "member {:?} is not up, and a PIN is changed on every member or on none",
+                    member.name()
+                );
                 self.reporter.refused(function, Rv::DEVICE_ERROR, &reason);
                 return Err(Rv::DEVICE_ERROR);
             };

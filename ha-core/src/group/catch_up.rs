@@ -83,20 +83,29 @@ impl Group {
         for row in ledger.tombstones_for(name).map_err(|e| self.ledger_failed(e))? {
             if dry {
                 destroyed += 1;
-            } else if note(self.bury(lease, &row), &mut destroyed, format!("{} is to be destroyed", describe(&row)))? {
+            } else if note(
+                self.bury(lease, &row),
+                &mut destroyed,
+                format!("{} is to be destroyed", describe(&row)),
+            )? {
                 ledger.acknowledge(row.id, name).map_err(|e| self.ledger_failed(e))?;
             }
         }
         for pending in ledger.pending_for(name).map_err(|e| self.ledger_failed(e))? {
-            let Some(row) = ledger.object(pending.object).map_err(|e| self.ledger_failed(e))? else { continue };
+            let Some(row) = ledger.object(pending.object).map_err(|e| self.ledger_failed(e))? else {
+                continue;
+            };
             if dry {
                 changed += 1;
                 continue;
             }
-            let answer = self.find_copy(lease, &row, Some(&pending.template)).and_then(|handle| match handle {
-                Some(handle) => lease.token().set_attributes(lease.session, handle, &pending.template).map(|()| true),
-                None => Ok(false),
-            });
+            let answer =
+                self.find_copy(lease, &row, Some(&pending.template)).and_then(|handle| match handle {
+                    Some(handle) => {
+                        lease.token().set_attributes(lease.session, handle, &pending.template).map(|()| true)
+                    }
+                    None => Ok(false),
+                });
             if note(answer, &mut changed, format!("{} is to be changed", describe(&row)))? {
                 ledger.done(pending.number).map_err(|e| self.ledger_failed(e))?;
             }
@@ -104,7 +113,11 @@ impl Group {
         for row in ledger.missing_on(name).map_err(|e| self.ledger_failed(e))? {
             if dry {
                 copied += 1;
-            } else if note(self.give(lease, &row), &mut copied, format!("{} is to be copied here", describe(&row)))? {
+            } else if note(
+                self.give(lease, &row),
+                &mut copied,
+                format!("{} is to be copied here", describe(&row)),
+            )? {
                 ledger.add_copy(row.id, name).map_err(|e| self.ledger_failed(e))?;
             }
         }
@@ -127,23 +140,34 @@ impl Group {
     }
 
     /// A member's copy of an object, proven. `changes` may have been made to it already.
-    fn find_copy(&self, lease: &Lease, row: &ObjectRow, changes: Option<&ha_token::Template>) -> Result<Option<ha_token::ObjectHandle>> {
+    fn find_copy(
+        &self,
+        lease: &Lease,
+        row: &ObjectRow,
+        changes: Option<&ha_token::Template>,
+    ) -> Result<Option<ha_token::ObjectHandle>> {
         let _ = changes;
-        if let Some(place) = self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
+        if let Some(place) =
+            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
             && place.trust == Trust::Proven
         {
             return Ok(Some(place.handle));
         }
         let Some(verifier) = row.verifier() else { return Ok(None) };
         // An id or label that was changed elsewhere is still the old one here: class and proof decide.
-        let class = vec![ha_token::Attribute::ulong(ha_token::ck::CKA_CLASS, row.class), ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true)];
+        let class = vec![
+            ha_token::Attribute::ulong(ha_token::ck::CKA_CLASS, row.class),
+            ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true),
+        ];
         let mut candidates = self.with_traits(lease, &traits(row))?;
         if candidates.is_empty() {
             candidates = crate::replica::find_all(lease.on(), &class, 256)?;
         }
         for handle in candidates {
             let bound = lease.link.virtual_of(handle).filter(|v| *v != 0);
-            let other = bound.and_then(|v| self.objects.get(ha_token::ObjectHandle(v)).ok()).is_some_and(|o| o.origin != Origin::Ledger(row.id));
+            let other = bound
+                .and_then(|v| self.objects.get(ha_token::ObjectHandle(v)).ok())
+                .is_some_and(|o| o.origin != Origin::Ledger(row.id));
             if !other && self.prove(lease, handle, row.class, &verifier)? == Outcome::Same {
                 return Ok(Some(handle));
             }
@@ -185,7 +209,12 @@ impl Group {
 }
 
 fn traits(row: &ObjectRow) -> Traits {
-    Traits { class: row.class, key_type: row.key_type, id: row.ckaid.clone().into(), label: row.label.clone().into() }
+    Traits {
+        class: row.class,
+        key_type: row.key_type,
+        id: row.ckaid.clone().into(),
+        label: row.label.clone().into(),
+    }
 }
 
 /// The template of a copy: without what is only answered in its place.

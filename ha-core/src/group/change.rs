@@ -29,14 +29,19 @@ impl Group {
                 continue;
             }
             let answer = self.lease(member).and_then(|lease| {
-                let handle = if id.is_some() { self.backing(&lease, object) } else { self.handle_of(&lease, object) };
+                let handle =
+                    if id.is_some() { self.backing(&lease, object) } else { self.handle_of(&lease, object) };
                 let answer = handle.and_then(|h| lease.token().destroy_object(lease.session, h));
                 match answer {
                     Err(rv) => match self.failed(member, &lease.link, Function::DestroyObject, rv) {
                         // There, and not proven to be this object: it stays.
-                        Class::Object if self.is_doubtful(&lease, object) => Err(Rv::KEY_FUNCTION_NOT_PERMITTED),
+                        Class::Object if self.is_doubtful(&lease, object) => {
+                            Err(Rv::KEY_FUNCTION_NOT_PERMITTED)
+                        }
                         // Not there is as good as destroyed, on a member that is sound.
-                        Class::Object => self.looks_alive(&lease.link).inspect_err(|rv| self.blame(member, Function::DestroyObject, *rv)),
+                        Class::Object => self
+                            .looks_alive(&lease.link)
+                            .inspect_err(|rv| self.blame(member, Function::DestroyObject, *rv)),
                         _ => Err(rv),
                     },
                     Ok(()) => Ok(()),
@@ -67,7 +72,9 @@ impl Group {
     }
 
     fn is_doubtful(&self, lease: &super::Lease, object: &Object) -> bool {
-        object.place(lease.member.index, lease.link.generation).is_some_and(|p| p.trust == super::Trust::Conflict)
+        object
+            .place(lease.member.index, lease.link.generation)
+            .is_some_and(|p| p.trust == super::Trust::Conflict)
     }
 
     /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.
@@ -89,7 +96,8 @@ impl Group {
         let mut refused = None;
         let mut behind = Vec::new();
         for member in &self.members {
-            let holds = if id.is_some() { holders.contains(&member.name()) } else { object.lives_on(member.index) };
+            let holds =
+                if id.is_some() { holders.contains(&member.name()) } else { object.lives_on(member.index) };
             if !holds {
                 continue;
             }
@@ -105,7 +113,13 @@ impl Group {
             };
             match answer {
                 Ok(()) => changed = true,
-                Err(rv) if !changed && crate::policy::failure::classify(Function::SetAttributeValue, rv) == Class::Caller => return Err(rv),
+                Err(rv)
+                    if !changed
+                        && crate::policy::failure::classify(Function::SetAttributeValue, rv)
+                            == Class::Caller =>
+                {
+                    return Err(rv);
+                }
                 Err(rv) => {
                     refused = Some(rv);
                     behind.push(member.name());
@@ -116,7 +130,9 @@ impl Group {
             return Err(refused.unwrap_or(Rv::DEVICE_ERROR));
         }
         let mut traits = (*object.traits()).clone();
-        if let Some(new) = template.get_bytes(if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID }) {
+        if let Some(new) =
+            template.get_bytes(if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID })
+        {
             traits.id = new.into();
         }
         if let Some(new) = template.get_bytes(ck::CKA_LABEL) {
@@ -159,7 +175,10 @@ impl Group {
         }
         for row in ledger.objects().map_err(|e| self.ledger_failed(e))? {
             if row.is_committed() {
-                ledger.destroy_begin(row.id).and_then(|()| ledger.destroy_final(row.id)).map_err(|e| self.ledger_failed(e))?;
+                ledger
+                    .destroy_begin(row.id)
+                    .and_then(|()| ledger.destroy_final(row.id))
+                    .map_err(|e| self.ledger_failed(e))?;
             }
             for member in &row.copies {
                 ledger.acknowledge(row.id, member).map_err(|e| self.ledger_failed(e))?;

@@ -85,7 +85,12 @@ impl Group {
         if let Some(ledger) = &self.ledger {
             for row in ledger.objects().unwrap_or_default().into_iter().filter(|r| r.is_committed()) {
                 if self.objects.by_id(row.id).is_none() {
-                    let traits = super::Traits { class: row.class, key_type: row.key_type, id: row.ckaid.into(), label: row.label.into() };
+                    let traits = super::Traits {
+                        class: row.class,
+                        key_type: row.key_type,
+                        id: row.ckaid.into(),
+                        label: row.label.into(),
+                    };
                     let object = self.objects.add(Origin::Ledger(row.id), traits, row.private, None);
                     objects.insert(object.handle.0, object);
                 }
@@ -120,7 +125,8 @@ impl Group {
                         word
                     }
                     Err(rv) => {
-                        if self.failed(&lease.member, &lease.link, Function::FindObjects, rv) == Class::Caller {
+                        if self.failed(&lease.member, &lease.link, Function::FindObjects, rv) == Class::Caller
+                        {
                             reasons.push(format!("{}: {rv}", lease.member.name()));
                         }
                         Word::Unproven
@@ -130,7 +136,9 @@ impl Group {
             members.push((lease.member.name().to_owned(), word));
         }
         if object.is_conflicted() {
-            reasons.push("another object of the same class, label and id is a different one; neither is used".into());
+            reasons.push(
+                "another object of the same class, label and id is a different one; neither is used".into(),
+            );
         }
         let copyable = match &row {
             Some(row) => row.is_copyable(),
@@ -149,7 +157,13 @@ impl Group {
     }
 
     /// What one member has of an object.
-    fn word(&self, object: &Object, lease: &Lease, verifier: &mut Option<Verifier>, prove: bool) -> Result<(Word, Option<String>)> {
+    fn word(
+        &self,
+        object: &Object,
+        lease: &Lease,
+        verifier: &mut Option<Verifier>,
+        prove: bool,
+    ) -> Result<(Word, Option<String>)> {
         let traits = object.traits();
         let handle = match object.place(lease.member.index, lease.link.generation) {
             Some(p) => p.handle,
@@ -174,7 +188,10 @@ impl Group {
         }
         let Some(verifier) = verifier else {
             let alone = self.members.len() == 1;
-            return Ok((if alone { Word::Same } else { Word::Unproven }, Some("no challenge fits this object".into())));
+            return Ok((
+                if alone { Word::Same } else { Word::Unproven },
+                Some("no challenge fits this object".into()),
+            ));
         };
         let outcome = proof::prove(lease.on(), handle, traits.class, verifier, &self.nonce()?, pin)?;
         Ok(match outcome {
@@ -199,6 +216,9 @@ impl Group {
             return Ok(None);
         }
         let traits = object.traits();
-        Ok(self.with_traits(lease, &traits)?.into_iter().find(|h| lease.link.virtual_of(*h).is_none_or(|v| v == object.handle.0)))
+        Ok(self
+            .with_traits(lease, &traits)?
+            .into_iter()
+            .find(|h| lease.link.virtual_of(*h).is_none_or(|v| v == object.handle.0)))
     }
 }

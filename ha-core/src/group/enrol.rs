@@ -112,7 +112,15 @@ impl Group {
         Ok(())
     }
 
-    fn enrol_one(&self, first: &std::sync::Arc<Member>, keys: &GroupKeys, member: &std::sync::Arc<Member>, group: &[u8; 16], user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
+    fn enrol_one(
+        &self,
+        first: &std::sync::Arc<Member>,
+        keys: &GroupKeys,
+        member: &std::sync::Arc<Member>,
+        group: &[u8; 16],
+        user_pin: &[u8],
+        so_pin: &[u8],
+    ) -> Result<()> {
         let there = self.lease(member)?;
         if group_key::find(there.on(), group)?.is_some() {
             return Ok(());

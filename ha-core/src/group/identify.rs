@@ -103,7 +103,10 @@ impl Group {
                 destroyed |= row.copies.iter().any(|c| c == lease.member.name());
                 continue;
             }
-            let taken = self.objects.by_id(row.id).is_some_and(|o| o.place(lease.member.index, lease.link.generation).is_some());
+            let taken = self
+                .objects
+                .by_id(row.id)
+                .is_some_and(|o| o.place(lease.member.index, lease.link.generation).is_some());
             if !taken {
                 return Match::Row(Box::new(row));
             }
@@ -112,7 +115,13 @@ impl Group {
     }
 
     /// An object that the ledger does not know: one with its equals on other members, or alone, or in conflict.
-    fn foreign(&self, lease: &Lease, backing: ObjectHandle, traits: Traits, private: bool) -> Result<Arc<Object>> {
+    fn foreign(
+        &self,
+        lease: &Lease,
+        backing: ObjectHandle,
+        traits: Traits,
+        private: bool,
+    ) -> Result<Arc<Object>> {
         let here = place(lease, backing, Trust::Proven);
         let object = self.objects.add(Origin::Foreign, traits.clone(), private, Some(here));
         lease.link.bind(backing, object.handle.0);
@@ -121,7 +130,10 @@ impl Group {
             let Ok(there) = self.lease(member) else { continue };
             for other in self.with_traits(&there, &traits)? {
                 let known = there.link.virtual_of(other).and_then(|h| self.objects.get(ObjectHandle(h)).ok());
-                if known.as_ref().is_some_and(|o| o.origin != Origin::Foreign || o.lives_on(lease.member.index)) {
+                if known
+                    .as_ref()
+                    .is_some_and(|o| o.origin != Origin::Foreign || o.lives_on(lease.member.index))
+                {
                     continue;
                 }
                 match self.compare(lease.on(), backing, there.on(), other, &traits)? {
@@ -139,7 +151,12 @@ impl Group {
                     }
                     Outcome::Different => {
                         let rival = known.unwrap_or_else(|| {
-                            let rival = self.objects.add(Origin::Foreign, traits.clone(), private, Some(place(&there, other, Trust::Proven)));
+                            let rival = self.objects.add(
+                                Origin::Foreign,
+                                traits.clone(),
+                                private,
+                                Some(place(&there, other, Trust::Proven)),
+                            );
                             there.link.bind(other, rival.handle.0);
                             self.host_more(member);
                             rival
@@ -160,7 +177,8 @@ impl Group {
 
     /// A member's token objects with these traits.
     pub(crate) fn with_traits(&self, lease: &Lease, traits: &Traits) -> Result<Vec<ObjectHandle>> {
-        let mut template: Template = vec![Attribute::ulong(ck::CKA_CLASS, traits.class), Attribute::bool(ck::CKA_TOKEN, true)];
+        let mut template: Template =
+            vec![Attribute::ulong(ck::CKA_CLASS, traits.class), Attribute::bool(ck::CKA_TOKEN, true)];
         if traits.class == ck::CKO_DATA {
             template.push(Attribute::bytes(ck::CKA_APPLICATION, &*traits.id));
         } else {
@@ -185,9 +203,18 @@ impl Group {
     }
 
     /// Whether two members' objects are the same.
-    pub(crate) fn compare(&self, a: On<'_>, in_a: ObjectHandle, b: On<'_>, in_b: ObjectHandle, traits: &Traits) -> Result<Outcome> {
+    pub(crate) fn compare(
+        &self,
+        a: On<'_>,
+        in_a: ObjectHandle,
+        b: On<'_>,
+        in_b: ObjectHandle,
+        traits: &Traits,
+    ) -> Result<Outcome> {
         let pin = self.login.pin();
-        let Some(verifier) = proof::make_verifier(a, in_a, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))? else {
+        let Some(verifier) =
+            proof::make_verifier(a, in_a, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))?
+        else {
             return Ok(Outcome::Unproven("no challenge fits this key".into()));
         };
         proof::prove(b, in_b, traits.class, &verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
@@ -231,10 +258,17 @@ impl Group {
         };
         let verifier = row.as_ref().and_then(ObjectRow::verifier);
         let mut failed = None;
-        let candidates = likely.into_iter().chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely));
+        let candidates = likely
+            .into_iter()
+            .chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely));
         for handle in candidates {
             let owner = lease.link.virtual_of(handle).filter(|h| *h != object.handle.0);
-            if owner.is_some_and(|h| self.objects.get(ObjectHandle(h)).is_ok_and(|o| o.place(lease.member.index, lease.link.generation).is_some_and(|p| p.trust == Trust::Proven))) {
+            if owner.is_some_and(|h| {
+                self.objects.get(ObjectHandle(h)).is_ok_and(|o| {
+                    o.place(lease.member.index, lease.link.generation)
+                        .is_some_and(|p| p.trust == Trust::Proven)
+                })
+            }) {
                 continue;
             }
             let outcome = match (&verifier, object.origin) {
@@ -268,7 +302,13 @@ impl Group {
     ///
     /// # Errors
     /// The member's answer.
-    pub(crate) fn prove(&self, lease: &Lease, handle: ObjectHandle, class: Ulong, verifier: &Verifier) -> Result<Outcome> {
+    pub(crate) fn prove(
+        &self,
+        lease: &Lease,
+        handle: ObjectHandle,
+        class: Ulong,
+        verifier: &Verifier,
+    ) -> Result<Outcome> {
         let pin = self.login.pin();
         proof::prove(lease.on(), handle, class, verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
     }
@@ -276,7 +316,8 @@ impl Group {
     /// Whether a search has to ask this member too: it hosts objects that no other member has.
     pub(crate) fn has_more(&self, member: &Member, token: Option<bool>) -> bool {
         let _ = token;
-        member.alone.load(Ordering::Relaxed) > 0 || (self.login.who() == Who::User && self.may_hold_foreign(member))
+        member.alone.load(Ordering::Relaxed) > 0
+            || (self.login.who() == Who::User && self.may_hold_foreign(member))
     }
 
     /// Whether a member's token holds objects that the ledger does not know.
@@ -297,8 +338,14 @@ impl Group {
 
     /// What the ledger answers in place of a member, among these types.
     pub(crate) fn remembered(&self, id: ObjectId, types: &[AttributeType]) -> Option<Template> {
-        const DIFFER: [AttributeType; 6] =
-            [ck::CKA_UNIQUE_ID, ck::CKA_LOCAL, ck::CKA_CHECK_VALUE, ck::CKA_VALUE_LEN, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_BITS];
+        const DIFFER: [AttributeType; 6] = [
+            ck::CKA_UNIQUE_ID,
+            ck::CKA_LOCAL,
+            ck::CKA_CHECK_VALUE,
+            ck::CKA_VALUE_LEN,
+            ck::CKA_KEY_GEN_MECHANISM,
+            ck::CKA_VALUE_BITS,
+        ];
         if !types.iter().any(|t| DIFFER.contains(t)) {
             return None;
         }

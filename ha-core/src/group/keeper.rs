@@ -32,7 +32,8 @@ impl Group {
         let (sender, answers) = crossbeam::channel::bounded(self.members.len());
         let mut keepers = Vec::new();
         for member in &self.members {
-            let (group, member, sender, first) = (Arc::clone(self), Arc::clone(member), sender.clone(), Arc::clone(&first));
+            let (group, member, sender, first) =
+                (Arc::clone(self), Arc::clone(member), sender.clone(), Arc::clone(&first));
             let name = format!("ha-{}", member.name());
             keepers.push(self.world.spawn(
                 &name,
@@ -131,10 +132,12 @@ impl Group {
                 }
                 member.set_connect_error(Some(error.to_string()));
                 let event = match error {
-                    ConnectError::Itself { .. } | ConnectError::Ambiguous { .. } | ConnectError::NotInitialised { .. } => {
-                        Event::Quarantine
+                    ConnectError::Itself { .. }
+                    | ConnectError::Ambiguous { .. }
+                    | ConnectError::NotInitialised { .. } => Event::Quarantine,
+                    ConnectError::Load { .. } | ConnectError::Call { .. } | ConnectError::NoToken { .. } => {
+                        Event::ProbeFailed
                     }
-                    ConnectError::Load { .. } | ConnectError::Call { .. } | ConnectError::NoToken { .. } => Event::ProbeFailed,
                 };
                 self.health_event(member, event);
                 return;
@@ -144,7 +147,9 @@ impl Group {
             Ok(link) => Arc::new(link),
             Err(rv) => {
                 self.note(member, Function::OpenSession, rv);
-                member.set_connect_error(Some(format!("the token was found, and answered {rv} when it was asked about itself")));
+                member.set_connect_error(Some(format!(
+                    "the token was found, and answered {rv} when it was asked about itself"
+                )));
                 self.health_event(member, Event::ProbeFailed);
                 return;
             }

@@ -50,7 +50,13 @@ pub struct Fault {
 }
 
 impl Member {
-    pub(super) fn new(index: usize, config: MemberConfig, connector: Box<dyn Connector>, health: Health, wake: Arc<dyn Event>) -> Self {
+    pub(super) fn new(
+        index: usize,
+        config: MemberConfig,
+        connector: Box<dyn Connector>,
+        health: Health,
+        wake: Arc<dyn Event>,
+    ) -> Self {
         let state = AtomicU8::new(health.state() as u8);
         Member {
             index,

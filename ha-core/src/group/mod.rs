@@ -25,15 +25,15 @@ use std::time::Duration;
 
 use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
 
+pub use catch_up::CaughtUp;
+pub use check::{Checked, Word};
 pub use link::Link;
 pub use login::{Login, Pin, Who};
 pub use member::{Fault, Lease, Member};
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
-pub use catch_up::CaughtUp;
-pub use check::{Checked, Word};
 pub use report::{GroupEvent, Reporter};
-pub use sync::Adopted;
 pub use status::{GroupStatus, MemberStatus};
+pub use sync::Adopted;
 
 use crate::config::GroupConfig;
 use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, plan};
@@ -84,7 +84,12 @@ pub struct Need<'a> {
 
 impl Group {
     /// A group whose members are not connected yet; [`Group::start`] does that.
-    pub fn new(config: GroupConfig, connectors: Vec<Box<dyn Connector>>, ledger: Option<Ledger>, world: Arc<dyn World>) -> Arc<Self> {
+    pub fn new(
+        config: GroupConfig,
+        connectors: Vec<Box<dyn Connector>>,
+        ledger: Option<Ledger>,
+        world: Arc<dyn World>,
+    ) -> Arc<Self> {
         let settings = health::Settings::from(&config.recovery);
         let members = config
             .members
@@ -92,7 +97,9 @@ impl Group {
             .cloned()
             .zip(connectors)
             .enumerate()
-            .map(|(i, (c, connector))| Arc::new(Member::new(i, c, connector, Health::new(settings), world.event())))
+            .map(|(i, (c, connector))| {
+                Arc::new(Member::new(i, c, connector, Health::new(settings), world.event()))
+            })
             .collect();
         Arc::new(Group {
             reporter: Reporter::new(&config.label),
@@ -133,7 +140,11 @@ impl Group {
     pub fn plan(&self, need: &Need<'_>) -> Plan {
         let mut candidates = [Candidate { usable: false, standby: false, load: 0 }; MAX_MEMBERS];
         for (candidate, member) in candidates.iter_mut().zip(&self.members) {
-            *candidate = Candidate { usable: self.can_serve(member, need), standby: member.is_standby(), load: member.load() };
+            *candidate = Candidate {
+                usable: self.can_serve(member, need),
+                standby: member.is_standby(),
+                load: member.load(),
+            };
         }
         let count = self.members.len().min(MAX_MEMBERS);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +167,8 @@ impl Group {
             None => true,
             Some((mechanism, flag)) => {
                 // Where no member is known to have it, the members themselves say so in their own words.
-                !self.someone_supports(mechanism, flag) || member.link().is_some_and(|l| l.supports(mechanism, flag))
+                !self.someone_supports(mechanism, flag)
+                    || member.link().is_some_and(|l| l.supports(mechanism, flag))
             }
         }
     }
@@ -267,7 +279,8 @@ impl Group {
     /// The mechanisms that every active member has, as last known: each with the narrowest key sizes and common flags.
     pub fn mechanisms(&self) -> Vec<(Ulong, MechanismInfo)> {
         let mut common: Option<Vec<(Ulong, MechanismInfo)>> = None;
-        let links: Vec<_> = self.members.iter().filter(|m| !m.is_standby()).filter_map(|m| m.link()).collect();
+        let links: Vec<_> =
+            self.members.iter().filter(|m| !m.is_standby()).filter_map(|m| m.link()).collect();
         for link in &links {
             common = Some(match common {
                 None => link.mechanisms.clone(),
@@ -301,7 +314,10 @@ impl Group {
             if keeper.is_finished() {
                 keeper.join();
             } else {
-                tracing::warn!(member = member.name(), "a call to the member did not return in time; its thread is left behind");
+                tracing::warn!(
+                    member = member.name(),
+                    "a call to the member did not return in time; its thread is left behind"
+                );
                 hung.push(member.name().to_owned());
             }
         }

@@ -45,7 +45,13 @@ impl Group {
     ///
     /// # Errors
     /// The caller's mistakes as a member put them; `CKR_DEVICE_ERROR` when too few members took it: nothing is left then.
-    pub(crate) fn replicate_key(&self, function: Function, need: &Need<'_>, asked: &Template, make: Make<'_>) -> Result<Arc<Object>> {
+    pub(crate) fn replicate_key(
+        &self,
+        function: Function,
+        need: &Need<'_>,
+        asked: &Template,
+        make: Make<'_>,
+    ) -> Result<Arc<Object>> {
         let writers = self.key_writers(function, asked)?;
         let class = asked.get_ulong(ck::CKA_CLASS).unwrap_or(ck::CKO_SECRET_KEY);
         let id = self.announce(class)?;
@@ -78,7 +84,13 @@ impl Group {
     ///
     /// # Errors
     /// As [`Group::replicate_key`].
-    pub(crate) fn replicate_pair(&self, need: &Need<'_>, mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(Arc<Object>, Arc<Object>)> {
+    pub(crate) fn replicate_pair(
+        &self,
+        need: &Need<'_>,
+        mechanism: &mut Mechanism,
+        public: &Template,
+        private: &Template,
+    ) -> Result<(Arc<Object>, Arc<Object>)> {
         let function = Function::GenerateKeyPair;
         let writers = self.key_writers(function, private)?;
         let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
@@ -90,21 +102,40 @@ impl Group {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn put_pair(&self, function: Function, need: &Need<'_>, writers: &[Lease], ids: [ObjectId; 2], mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(Arc<Object>, Arc<Object>)> {
+    fn put_pair(
+        &self,
+        function: Function,
+        need: &Need<'_>,
+        writers: &[Lease],
+        ids: [ObjectId; 2],
+        mechanism: &mut Mechanism,
+        public: &Template,
+        private: &Template,
+    ) -> Result<(Arc<Object>, Arc<Object>)> {
         let make = |lease: &Lease, mechanism: &mut Mechanism, private: &Template| {
             lease.token().generate_key_pair(lease.session, mechanism, &life::public_as_made(public), private)
         };
-        let (source, mut pair) = self.make_once(function, need, writers, &mut |lease| make(lease, mechanism, &life::as_made(private)))?;
+        let (source, mut pair) = self.make_once(function, need, writers, &mut |lease| {
+            make(lease, mechanism, &life::as_made(private))
+        })?;
         let on = source.on();
         let mut second = self.item(ids[1], source, pair.1, ck::CKO_PRIVATE_KEY, private, true);
         if second.as_ref().err() == Some(&Rv::KEY_NOT_WRAPPABLE) {
             on.discard(pair.0);
             on.discard(pair.1);
             second = self
-                .uncopyable(function, ids[1], source, ck::CKO_PRIVATE_KEY, private, true, &mut |lease, template| {
-                    pair = make(lease, mechanism, template)?;
-                    Ok(pair.1)
-                })
+                .uncopyable(
+                    function,
+                    ids[1],
+                    source,
+                    ck::CKO_PRIVATE_KEY,
+                    private,
+                    true,
+                    &mut |lease, template| {
+                        pair = make(lease, mechanism, template)?;
+                        Ok(pair.1)
+                    },
+                )
                 .map(|(item, _)| item);
         }
         let finished = second.and_then(|mut second| {
@@ -120,7 +151,9 @@ impl Group {
                 kept,
             };
             let first = match &second.how {
-                How::KeepOn(member, _, _) => Item { how: How::KeepOn(*member, pair.0, first.kept.clone()), ..first },
+                How::KeepOn(member, _, _) => {
+                    Item { how: How::KeepOn(*member, pair.0, first.kept.clone()), ..first }
+                }
                 _ => first,
             };
             self.put(function, writers, vec![first, second])
@@ -142,7 +175,9 @@ impl Group {
         let id = self.announce(class)?;
         let as_made = life::public_as_made(template);
         let outcome = self
-            .make_once(function, &Need::default(), &writers, &mut |lease| lease.token().create_object(lease.session, &as_made))
+            .make_once(function, &Need::default(), &writers, &mut |lease| {
+                lease.token().create_object(lease.session, &as_made)
+            })
             .and_then(|(source, made)| {
                 let on = source.on();
                 let item = self.read_traits(on, made).and_then(|(traits, _, _)| {
@@ -175,7 +210,11 @@ impl Group {
         let function = Function::CopyObject;
         let Origin::Ledger(from) = source.origin else { return Err(Rv::OBJECT_HANDLE_INVALID) };
         let writers = self.writers(function)?;
-        let row = self.ledger()?.object(from).map_err(|e| self.ledger_failed(e))?.ok_or(Rv::OBJECT_HANDLE_INVALID)?;
+        let row = self
+            .ledger()?
+            .object(from)
+            .map_err(|e| self.ledger_failed(e))?
+            .ok_or(Rv::OBJECT_HANDLE_INVALID)?;
         let mut traits = (*source.traits()).clone();
         if let Some(id) = template.get_bytes(ck::CKA_ID) {
             traits.id = id.into();
@@ -190,7 +229,14 @@ impl Group {
         }
         let id = self.announce(row.class)?;
         let staged_blob = row.blob.clone();
-        let item = Item { id, traits, kept, remembered: Template::new(), verifier, how: How::Copy(Arc::clone(source), template.clone()) };
+        let item = Item {
+            id,
+            traits,
+            kept,
+            remembered: Template::new(),
+            verifier,
+            how: How::Copy(Arc::clone(source), template.clone()),
+        };
         match self.put_with(function, &writers, vec![item], staged_blob) {
             Ok(mut objects) => objects.pop().ok_or(Rv::GENERAL_ERROR),
             Err(rv) => {
@@ -204,7 +250,15 @@ impl Group {
     ///
     /// # Errors
     /// `CKR_KEY_NOT_WRAPPABLE` when no wrapping mechanism copies it.
-    fn item(&self, id: ObjectId, source: &Lease, key: ObjectHandle, class: ha_token::Ulong, asked: &Template, generated: bool) -> Result<Item> {
+    fn item(
+        &self,
+        id: ObjectId,
+        source: &Lease,
+        key: ObjectHandle,
+        class: ha_token::Ulong,
+        asked: &Template,
+        generated: bool,
+    ) -> Result<Item> {
         let on = source.on();
         let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
         let traits = self.read_traits(on, key)?.0;
@@ -213,16 +267,34 @@ impl Group {
         let extractable = life::may_be_extracted(asked);
         if !extractable && self.config.non_extractable == NonExtractable::Local {
             let how = How::KeepOn(source.member.index, key, kept.clone());
-            return Ok(Item { id, traits, verifier: self.verifier_of(source, key, class)?, kept, remembered, how });
+            return Ok(Item {
+                id,
+                traits,
+                verifier: self.verifier_of(source, key, class)?,
+                kept,
+                remembered,
+                how,
+            });
         }
-        let length = if class == ck::CKO_SECRET_KEY { remembered.get_ulong(ck::CKA_VALUE_LEN).map(|l| l as usize) } else { None };
+        let length = if class == ck::CKO_SECRET_KEY {
+            remembered.get_ulong(ck::CKA_VALUE_LEN).map(|l| l as usize)
+        } else {
+            None
+        };
         let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
         let ability = self.ability(source)?;
         for format in ability.formats(length) {
             match wrapping::wrap(on, keys.for_key(extractable), key, format.mechanism) {
                 Ok(bytes) => {
                     let how = How::Unwrap(Blob { format: format.mechanism, extractable, bytes });
-                    return Ok(Item { id, traits, verifier: self.verifier_of(source, key, class)?, kept, remembered, how });
+                    return Ok(Item {
+                        id,
+                        traits,
+                        verifier: self.verifier_of(source, key, class)?,
+                        kept,
+                        remembered,
+                        how,
+                    });
                 }
                 Err(rv) if matches!(classify(Function::WrapKey, rv), Class::Caller | Class::Ambiguous) => {}
                 Err(rv) => return Err(rv),
@@ -231,13 +303,27 @@ impl Group {
         Err(Rv::KEY_NOT_WRAPPABLE)
     }
 
-    fn verifier_of(&self, source: &Lease, key: ObjectHandle, class: ha_token::Ulong) -> Result<Option<Verifier>> {
+    fn verifier_of(
+        &self,
+        source: &Lease,
+        key: ObjectHandle,
+        class: ha_token::Ulong,
+    ) -> Result<Option<Verifier>> {
         proof::make_verifier(source.on(), key, class, &self.nonce()?, None)
     }
 
     /// A key that cannot be wrapped, by the group's `uncopyable` setting.
     #[allow(clippy::too_many_arguments)]
-    fn uncopyable(&self, function: Function, id: ObjectId, source: &Lease, class: ha_token::Ulong, asked: &Template, generated: bool, make: Make<'_>) -> Result<(Item, ObjectHandle)> {
+    fn uncopyable(
+        &self,
+        function: Function,
+        id: ObjectId,
+        source: &Lease,
+        class: ha_token::Ulong,
+        asked: &Template,
+        generated: bool,
+        make: Make<'_>,
+    ) -> Result<(Item, ObjectHandle)> {
         let on = source.on();
         let mut template = life::as_made(asked);
         match self.config.uncopyable {
@@ -272,14 +358,25 @@ impl Group {
     }
 
     /// Puts the items on every writer, proves each copy, and commits them together.
-    fn put_with(&self, function: Function, writers: &[Lease], items: Vec<Item>, blob: Option<Blob>) -> Result<Vec<Arc<Object>>> {
+    fn put_with(
+        &self,
+        function: Function,
+        writers: &[Lease],
+        items: Vec<Item>,
+        blob: Option<Blob>,
+    ) -> Result<Vec<Arc<Object>>> {
         let ledger = self.ledger()?;
         for item in &items {
             let blob = match &item.how {
                 How::Unwrap(blob) => Some(blob.clone()),
                 _ => blob.clone(),
             };
-            let mut template: Template = item.kept.iter().filter(|a| !is_secret(item.traits.class) || a.kind != ck::CKA_VALUE).cloned().collect();
+            let mut template: Template = item
+                .kept
+                .iter()
+                .filter(|a| !is_secret(item.traits.class) || a.kind != ck::CKA_VALUE)
+                .cloned()
+                .collect();
             for attribute in &item.remembered {
                 template.set(attribute.clone());
             }
@@ -298,7 +395,8 @@ impl Group {
         let mut refused = None;
         let local = items.iter().any(|i| matches!(i.how, How::KeepOn(..)));
         for writer in writers {
-            if items.iter().any(|i| matches!(i.how, How::KeepOn(member, ..) if member != writer.member.index)) {
+            if items.iter().any(|i| matches!(i.how, How::KeepOn(member, ..) if member != writer.member.index))
+            {
                 continue;
             }
             match self.put_on(writer, &items) {
@@ -385,7 +483,15 @@ impl Group {
                 writer.token().copy_object(writer.session, self.backing(writer, source)?, &template)
             }
             How::KeepOn(_, key, kept) => {
-                let allowed = [ck::CKA_TOKEN, ck::CKA_PRIVATE, ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_ID, ck::CKA_LABEL, ck::CKA_MODIFIABLE];
+                let allowed = [
+                    ck::CKA_TOKEN,
+                    ck::CKA_PRIVATE,
+                    ck::CKA_SENSITIVE,
+                    ck::CKA_EXTRACTABLE,
+                    ck::CKA_ID,
+                    ck::CKA_LABEL,
+                    ck::CKA_MODIFIABLE,
+                ];
                 let template: Template = kept.iter().filter(|a| allowed.contains(&a.kind)).cloned().collect();
                 writer.token().copy_object(writer.session, *key, &template)
             }
@@ -413,7 +519,13 @@ impl Group {
     }
 
     /// Makes something on the first member that can, in the order of the plan.
-    fn make_once<'w, T>(&self, function: Function, need: &Need<'_>, writers: &'w [Lease], make: &mut dyn FnMut(&Lease) -> Result<T>) -> Result<(&'w Lease, T)> {
+    fn make_once<'w, T>(
+        &self,
+        function: Function,
+        need: &Need<'_>,
+        writers: &'w [Lease],
+        make: &mut dyn FnMut(&Lease) -> Result<T>,
+    ) -> Result<(&'w Lease, T)> {
         let mut last = Rv::DEVICE_ERROR;
         for index in self.plan(need).iter() {
             let Some(writer) = writers.iter().find(|w| w.member.index == index) else { continue };
@@ -446,8 +558,18 @@ impl Group {
             }
         }
         if writers.len() < self.config.min_copies {
-            let missing: Vec<_> = self.members.iter().filter(|m| !writers.iter().any(|w| w.member.index == m.index)).map(|m| m.name()).collect();
-            let why = format!("min_copies is {} and {} members are up; missing: {}", self.config.min_copies, writers.len(), missing.join(", "));
+            let missing: Vec<_> = self
+                .members
+                .iter()
+                .filter(|m| !writers.iter().any(|w| w.member.index == m.index))
+                .map(|m| m.name())
+                .collect();
+            let why = format!(
+                "min_copies is {} and {} members are up; missing: {}",
+                self.config.min_copies,
+                writers.len(),
+                missing.join(", ")
+            );
             self.reporter.refused(function, Rv::DEVICE_ERROR, &why);
             return Err(Rv::DEVICE_ERROR);
         }
@@ -459,10 +581,15 @@ impl Group {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        let both = asked.get_bool(ck::CKA_WRAP) == Some(true) && asked.get_bool(ck::CKA_DECRYPT) == Some(true);
+        let both =
+            asked.get_bool(ck::CKA_WRAP) == Some(true) && asked.get_bool(ck::CKA_DECRYPT) == Some(true);
         if both {
             if self.config.strict_usage {
-                self.reporter.refused(function, Rv::TEMPLATE_INCONSISTENT, "a key that may wrap and decrypt reads out any other key (strict_usage)");
+                self.reporter.refused(
+                    function,
+                    Rv::TEMPLATE_INCONSISTENT,
+                    "a key that may wrap and decrypt reads out any other key (strict_usage)",
+                );
                 return Err(Rv::TEMPLATE_INCONSISTENT);
             }
             tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
@@ -500,7 +627,11 @@ impl Group {
         match &self.ledger {
             Some(ledger) if !ledger.is_read_only() => Ok(ledger),
             _ => {
-                self.reporter.refused(Function::CreateObject, Rv::TOKEN_WRITE_PROTECTED, "there is no ledger that can be written: nothing is created, changed or destroyed");
+                self.reporter.refused(
+                    Function::CreateObject,
+                    Rv::TOKEN_WRITE_PROTECTED,
+                    "there is no ledger that can be written: nothing is created, changed or destroyed",
+                );
                 Err(Rv::TOKEN_WRITE_PROTECTED)
             }
         }
@@ -512,7 +643,9 @@ impl Group {
         match error {
             LedgerError::ReadOnly => Rv::TOKEN_WRITE_PROTECTED,
             LedgerError::Conflict => Rv::OBJECT_HANDLE_INVALID,
-            LedgerError::Place { .. } | LedgerError::Newer { .. } | LedgerError::Database(_) => Rv::FUNCTION_FAILED,
+            LedgerError::Place { .. } | LedgerError::Newer { .. } | LedgerError::Database(_) => {
+                Rv::FUNCTION_FAILED
+            }
         }
     }
 }

@@ -59,11 +59,15 @@ pub enum GroupEvent {
     },
 }
 
+/// A fault that is the same as another: member, function, answer.
+type Repeated = (String, Function, Rv);
+
 /// Tells the log and whoever listens.
 pub struct Reporter {
     group: String,
     listeners: Mutex<Vec<Sender<GroupEvent>>>,
-    recent: Mutex<HashMap<(String, Function, Rv), (Duration, u64)>>,
+    /// When each fault was last logged, and how often it has come since.
+    recent: Mutex<HashMap<Repeated, (Duration, u64)>>,
 }
 
 impl Reporter {
@@ -90,7 +94,9 @@ impl Reporter {
     pub fn transition(&self, member: &str, from: State, to: State, cause: &str) {
         match to {
             State::Up => tracing::info!(group = %self.group, member, %from, %to, cause, "member is up"),
-            State::Syncing => tracing::info!(group = %self.group, member, %from, %to, cause, "member is catching up"),
+            State::Syncing => {
+                tracing::info!(group = %self.group, member, %from, %to, cause, "member is catching up")
+            }
             _ => tracing::warn!(group = %self.group, member, %from, %to, cause, "member is not used"),
         }
         self.tell(&GroupEvent::Member { member: member.to_owned(), from, to, cause: cause.to_owned() });

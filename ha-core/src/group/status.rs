@@ -38,7 +38,10 @@ pub struct MemberStatus {
 impl Group {
     /// The state of every member now.
     pub fn status(&self) -> GroupStatus {
-        GroupStatus { label: self.config.label.clone(), members: self.members.iter().map(|m| m.status()).collect() }
+        GroupStatus {
+            label: self.config.label.clone(),
+            members: self.members.iter().map(|m| m.status()).collect(),
+        }
     }
 
     /// A channel of what happens from now on.
@@ -70,7 +73,8 @@ impl Group {
 
     /// The virtual token's flags (section 3.2): what every connected member has; what matters to a PIN if any member says it.
     pub(crate) fn token_flags(&self) -> Ulong {
-        const COMMON: Ulong = ck::CKF_RNG | ck::CKF_LOGIN_REQUIRED | ck::CKF_USER_PIN_INITIALIZED | ck::CKF_TOKEN_INITIALIZED;
+        const COMMON: Ulong =
+            ck::CKF_RNG | ck::CKF_LOGIN_REQUIRED | ck::CKF_USER_PIN_INITIALIZED | ck::CKF_TOKEN_INITIALIZED;
         const ANY: Ulong = ck::CKF_USER_PIN_COUNT_LOW
             | ck::CKF_USER_PIN_FINAL_TRY
             | ck::CKF_USER_PIN_LOCKED

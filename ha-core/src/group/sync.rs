@@ -44,7 +44,10 @@ impl Group {
                 Ok(one) => done.push((member.name().to_owned(), one)),
                 Err(rv) => {
                     self.blame(member, Function::CreateObject, rv);
-                    done.push((member.name().to_owned(), CaughtUp { left: vec![rv.to_string()], ..CaughtUp::default() }));
+                    done.push((
+                        member.name().to_owned(),
+                        CaughtUp { left: vec![rv.to_string()], ..CaughtUp::default() },
+                    ));
                 }
             }
         }
@@ -60,7 +63,8 @@ impl Group {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        let from: Arc<Member> = self.up().find(|m| m.name() == member).cloned().ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        let from: Arc<Member> =
+            self.up().find(|m| m.name() == member).cloned().ok_or(Rv::TOKEN_NOT_PRESENT)?;
         let mut writers = Vec::new();
         for member in self.up() {
             writers.push(self.lease(member)?);
@@ -81,11 +85,21 @@ impl Group {
                 None if dry => None,
                 None => match self.adopt_one(source, &writers, &object, handle) {
                     Ok(()) => None,
-                    Err(rv) if self.failed(&source.member, &source.link, Function::WrapKey, rv) == Class::Member => return Err(rv),
+                    Err(rv)
+                        if self.failed(&source.member, &source.link, Function::WrapKey, rv)
+                            == Class::Member =>
+                    {
+                        return Err(rv);
+                    }
                     Err(rv) => Some(format!("a member answered {rv}")),
                 },
             };
-            adopted.push(Adopted { class: traits.class, id: traits.id.to_vec(), label: traits.label.to_vec(), why_not });
+            adopted.push(Adopted {
+                class: traits.class,
+                id: traits.id.to_vec(),
+                label: traits.label.to_vec(),
+                why_not,
+            });
         }
         Ok(adopted)
     }
@@ -116,16 +130,30 @@ impl Group {
         })
     }
 
-    fn adopt_one(&self, source: &Lease, writers: &[Lease], object: &Arc<Object>, handle: ObjectHandle) -> Result<()> {
+    fn adopt_one(
+        &self,
+        source: &Lease,
+        writers: &[Lease],
+        object: &Arc<Object>,
+        handle: ObjectHandle,
+    ) -> Result<()> {
         let ledger = self.ledger()?;
         let on = source.on();
         let traits = (*object.traits()).clone();
         let pin = self.login.pin();
-        let verifier = proof::make_verifier(on, handle, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))?;
+        let verifier = proof::make_verifier(
+            on,
+            handle,
+            traits.class,
+            &self.nonce()?,
+            pin.as_ref().map(|p| p.as_slice()),
+        )?;
         let asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
         let (kept, blob) = match traits.class {
             ck::CKO_PUBLIC_KEY => (life::public_as_kept(on, handle, &Template::new())?, None),
-            class if is_secret(class) => (life::as_kept(on, handle, class, &asked)?, Some(self.wrap_foreign(source, handle)?)),
+            class if is_secret(class) => {
+                (life::as_kept(on, handle, class, &asked)?, Some(self.wrap_foreign(source, handle)?))
+            }
             _ => (self.readable_whole(source, handle)?, None),
         };
         let remembered = life::to_remember(on, handle, false)?;

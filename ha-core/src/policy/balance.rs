@@ -98,7 +98,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        proptest::collection::vec((any::<bool>(), any::<bool>(), 0u32..5).prop_map(|(usable, standby, load)| Candidate { usable, standby, load }), 0..=MAX_MEMBERS)
+        proptest::collection::vec(
+            (any::<bool>(), any::<bool>(), 0u32..5).prop_map(|(usable, standby, load)| Candidate {
+                usable,
+                standby,
+                load,
+            }),
+            0..=MAX_MEMBERS,
+        )
     }
 
     fn balances() -> impl Strategy<Value = Balance> {

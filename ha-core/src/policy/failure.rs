@@ -109,12 +109,23 @@ pub fn classify(function: Function, rv: Rv) -> Class {
             _ => Login,
         },
         // Our backing session, not the caller's: the virtual slot answers for those itself.
-        Rv::SESSION_CLOSED | Rv::SESSION_HANDLE_INVALID | Rv::SESSION_READ_ONLY | Rv::OPERATION_ACTIVE | Rv::OPERATION_NOT_INITIALIZED => Session,
+        Rv::SESSION_CLOSED
+        | Rv::SESSION_HANDLE_INVALID
+        | Rv::SESSION_READ_ONLY
+        | Rv::OPERATION_ACTIVE
+        | Rv::OPERATION_NOT_INITIALIZED => Session,
         // Only handles that were valid when they were last seen are passed on.
-        Rv::OBJECT_HANDLE_INVALID | Rv::KEY_HANDLE_INVALID | Rv::UNWRAPPING_KEY_HANDLE_INVALID | Rv::WRAPPING_KEY_HANDLE_INVALID => Object,
+        Rv::OBJECT_HANDLE_INVALID
+        | Rv::KEY_HANDLE_INVALID
+        | Rv::UNWRAPPING_KEY_HANDLE_INVALID
+        | Rv::WRAPPING_KEY_HANDLE_INVALID => Object,
         // Another member may have the function; if none has, this is the answer.
         Rv::FUNCTION_NOT_SUPPORTED => Capacity,
-        Rv::HOST_MEMORY | Rv::DEVICE_MEMORY | Rv::SESSION_COUNT | Rv::TOKEN_RESOURCE_EXCEEDED | Rv::SEED_RANDOM_REQUIRED => Capacity,
+        Rv::HOST_MEMORY
+        | Rv::DEVICE_MEMORY
+        | Rv::SESSION_COUNT
+        | Rv::TOKEN_RESOURCE_EXCEEDED
+        | Rv::SEED_RANDOM_REQUIRED => Capacity,
         Rv::DEVICE_ERROR
         | Rv::DEVICE_REMOVED
         | Rv::TOKEN_NOT_PRESENT

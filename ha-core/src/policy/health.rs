@@ -39,7 +39,8 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [State; 6] = [State::Up, State::Suspect, State::Down, State::Syncing, State::Quarantined, State::Drained];
+    pub const ALL: [State; 6] =
+        [State::Up, State::Suspect, State::Down, State::Syncing, State::Quarantined, State::Drained];
 }
 
 impl fmt::Display for State {
@@ -130,7 +131,14 @@ const MAX_SHIFT: u32 = 16;
 impl Health {
     /// Down, to be connected at once.
     pub fn new(settings: Settings) -> Self {
-        Health { settings, state: State::Down, failures: 0, flaps: 0, up_since: Duration::ZERO, next_probe: Some(Duration::ZERO) }
+        Health {
+            settings,
+            state: State::Down,
+            failures: 0,
+            flaps: 0,
+            up_since: Duration::ZERO,
+            next_probe: Some(Duration::ZERO),
+        }
     }
 
     /// The state.
@@ -170,7 +178,11 @@ impl Health {
             (_, State::Down) if event == Event::ProbeFailed || from != to => {
                 if from == State::Up || from == State::Suspect {
                     let soon = self.settings.interval * FLAP_INTERVALS;
-                    self.flaps = if now.saturating_sub(self.up_since) < soon { self.flaps.saturating_add(1) } else { 0 };
+                    self.flaps = if now.saturating_sub(self.up_since) < soon {
+                        self.flaps.saturating_add(1)
+                    } else {
+                        0
+                    };
                     self.failures = self.flaps.saturating_sub(1);
                 }
                 self.next_probe = Some(now + self.back_off(random));
@@ -199,7 +211,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SETTINGS: Settings = Settings { interval: Duration::from_secs(1), max_interval: Duration::from_secs(60) };
+    const SETTINGS: Settings =
+        Settings { interval: Duration::from_secs(1), max_interval: Duration::from_secs(60) };
 
     fn events() -> impl Strategy<Value = Vec<(Event, u64, u64)>> {
         let event = prop_oneof![

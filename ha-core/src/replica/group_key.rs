@@ -3,7 +3,10 @@
 //! Both are AES-256 token keys that can do nothing but wrap and unwrap. What is unwrapped under the second can never
 //! leave a token: its unwrap template says so, whoever holds the PIN.
 
-use ha_token::{Attribute, FieldValue, Mechanism, ObjectHandle, Output, Params, Result, Rv, StructParams, Template, TemplateExt, Ulong, UserType, ck};
+use ha_token::{
+    Attribute, FieldValue, Mechanism, ObjectHandle, Output, Params, Result, Rv, StructParams, Template,
+    TemplateExt, Ulong, UserType, ck,
+};
 
 use super::{On, find_all, wrapping};
 
@@ -83,7 +86,8 @@ fn template(group: &[u8; 16], purpose: Purpose, enrolled: bool) -> Template {
         t.push(Attribute::bool(ck::CKA_WRAP_WITH_TRUSTED, true));
     }
     if purpose == Purpose::NonExtractable {
-        let forced = vec![Attribute::bool(ck::CKA_SENSITIVE, true), Attribute::bool(ck::CKA_EXTRACTABLE, false)];
+        let forced =
+            vec![Attribute::bool(ck::CKA_SENSITIVE, true), Attribute::bool(ck::CKA_EXTRACTABLE, false)];
         t.push(Attribute::template(ck::CKA_UNWRAP_TEMPLATE, forced));
     }
     // Without these two the user may add CKA_DECRYPT, and read every blob. SoftHSM wants MODIFIABLE last.
@@ -100,9 +104,13 @@ pub fn find(on: On<'_>, group: &[u8; 16]) -> Result<Option<GroupKeys>> {
     let mut handles = Vec::new();
     let mut enrolled = true;
     for purpose in Purpose::ALL {
-        let template = vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY), Attribute::bytes(ck::CKA_ID, key_id(group, purpose))];
+        let template = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+            Attribute::bytes(ck::CKA_ID, key_id(group, purpose)),
+        ];
         let Some(handle) = find_all(on, &template, 8)?.first().copied() else { return Ok(None) };
-        enrolled &= on.read(handle, &[ck::CKA_WRAP_WITH_TRUSTED])?.get_bool(ck::CKA_WRAP_WITH_TRUSTED) == Some(true);
+        enrolled &=
+            on.read(handle, &[ck::CKA_WRAP_WITH_TRUSTED])?.get_bool(ck::CKA_WRAP_WITH_TRUSTED) == Some(true);
         handles.push(handle);
     }
     match handles.as_slice() {
@@ -135,7 +143,11 @@ pub fn create(on: On<'_>, group: &[u8; 16], enrolled: bool) -> Result<GroupKeys>
 /// Makes a group key with its unwrap template. p11-kit before 0.25 cannot carry one to its server: in a group that
 /// enrolled itself, where the PIN opens the keys anyway, it is then made without, and said so. A ceremony does not
 /// bend.
-fn strongest(template: Template, enrolled: bool, make: &mut dyn FnMut(&Template) -> Result<ObjectHandle>) -> Result<ObjectHandle> {
+fn strongest(
+    template: Template,
+    enrolled: bool,
+    make: &mut dyn FnMut(&Template) -> Result<ObjectHandle>,
+) -> Result<ObjectHandle> {
     match make(&template) {
         Err(rv) if !enrolled && template.get(ck::CKA_UNWRAP_TEMPLATE).is_some() => {
             let mut plain = template;
@@ -150,7 +162,10 @@ fn strongest(template: Template, enrolled: bool, make: &mut dyn FnMut(&Template)
 
 fn clear(on: On<'_>, group: &[u8; 16]) -> Result<()> {
     for purpose in Purpose::ALL {
-        let template = vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY), Attribute::bytes(ck::CKA_ID, key_id(group, purpose))];
+        let template = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+            Attribute::bytes(ck::CKA_ID, key_id(group, purpose)),
+        ];
         for handle in find_all(on, &template, 8)? {
             on.token.destroy_object(on.session, handle)?;
         }
@@ -198,11 +213,20 @@ pub fn begin_enrolment(to: On<'_>) -> Result<EnrolmentKey> {
         Attribute::bool(ck::CKA_DECRYPT, false),
         Attribute::bool(ck::CKA_SIGN, false),
     ];
-    let (public, private) =
-        to.token.generate_key_pair(to.session, &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN), &public, &private)?;
+    let (public, private) = to.token.generate_key_pair(
+        to.session,
+        &mut Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN),
+        &public,
+        &private,
+    )?;
     let read = to.read(public, &[ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT])?;
     let part = |kind| read.get_bytes(kind).map(<[u8]>::to_vec).ok_or(Rv::GENERAL_ERROR);
-    Ok(EnrolmentKey { public, private, modulus: part(ck::CKA_MODULUS)?, exponent: part(ck::CKA_PUBLIC_EXPONENT)? })
+    Ok(EnrolmentKey {
+        public,
+        private,
+        modulus: part(ck::CKA_MODULUS)?,
+        exponent: part(ck::CKA_PUBLIC_EXPONENT)?,
+    })
 }
 
 fn carrier(key: &EnrolmentKey, token: bool, trusted: bool) -> Template {
@@ -235,7 +259,7 @@ pub fn trust(token: &dyn ha_token::Token, so_pin: &[u8], key: &EnrolmentKey) -> 
     let made = token.login(session, UserType::So, Some(so_pin)).and_then(|()| {
         let made = token.create_object(session, &carrier(key, true, true));
         let out = token.logout(session);
-        made.and_then(|_| out)
+        made.and(out)
     });
     let closed = token.close_session(session);
     made.and(closed)
@@ -245,9 +269,22 @@ pub fn trust(token: &dyn ha_token::Token, so_pin: &[u8], key: &EnrolmentKey) -> 
 ///
 /// # Errors
 /// The members' answers. Nothing of the group keys is then left on the joining member.
-pub fn transfer(from: On<'_>, keys: &GroupKeys, to: On<'_>, group: &[u8; 16], key: &EnrolmentKey) -> Result<GroupKeys> {
+pub fn transfer(
+    from: On<'_>,
+    keys: &GroupKeys,
+    to: On<'_>,
+    group: &[u8; 16],
+    key: &EnrolmentKey,
+) -> Result<GroupKeys> {
     let carriers = if keys.enrolled {
-        find_all(from, &vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_PUBLIC_KEY), Attribute::bytes(ck::CKA_ID, key.fingerprint())], 8)?
+        find_all(
+            from,
+            &vec![
+                Attribute::ulong(ck::CKA_CLASS, ck::CKO_PUBLIC_KEY),
+                Attribute::bytes(ck::CKA_ID, key.fingerprint()),
+            ],
+            8,
+        )?
     } else {
         vec![from.token.create_object(from.session, &carrier(key, false, false))?]
     };
@@ -266,7 +303,14 @@ pub fn transfer(from: On<'_>, keys: &GroupKeys, to: On<'_>, group: &[u8; 16], ke
     moved
 }
 
-fn carry(from: On<'_>, keys: &GroupKeys, carrier: ObjectHandle, to: On<'_>, group: &[u8; 16], key: &EnrolmentKey) -> Result<GroupKeys> {
+fn carry(
+    from: On<'_>,
+    keys: &GroupKeys,
+    carrier: ObjectHandle,
+    to: On<'_>,
+    group: &[u8; 16],
+    key: &EnrolmentKey,
+) -> Result<GroupKeys> {
     let mut handles = Vec::new();
     for (purpose, handle) in Purpose::ALL.into_iter().zip([keys.extractable, keys.non_extractable]) {
         let mut space = vec![0; 1024];
@@ -279,7 +323,9 @@ fn carry(from: On<'_>, keys: &GroupKeys, carrier: ObjectHandle, to: On<'_>, grou
     }
     let [extractable, non_extractable] = handles.try_into().map_err(|_| Rv::GENERAL_ERROR)?;
     let there = GroupKeys { extractable, non_extractable, enrolled: keys.enrolled };
-    for (mine, theirs) in [(keys.extractable, there.extractable), (keys.non_extractable, there.non_extractable)] {
+    for (mine, theirs) in
+        [(keys.extractable, there.extractable), (keys.non_extractable, there.non_extractable)]
+    {
         if fingerprint(from, mine)? != fingerprint(to, theirs)? {
             return Err(Rv::ENCRYPTED_DATA_INVALID);
         }

@@ -50,20 +50,38 @@ const SECRET_FLAGS: [AttributeType; 9] = [
     ck::CKA_DERIVE,
     ck::CKA_KEY_TYPE,
 ];
-const PRIVATE_FLAGS: [AttributeType; 7] =
-    [ck::CKA_PRIVATE, ck::CKA_DECRYPT, ck::CKA_SIGN, ck::CKA_SIGN_RECOVER, ck::CKA_UNWRAP, ck::CKA_DERIVE, ck::CKA_KEY_TYPE];
-const PUBLIC_FLAGS: [AttributeType; 7] =
-    [ck::CKA_PRIVATE, ck::CKA_ENCRYPT, ck::CKA_VERIFY, ck::CKA_VERIFY_RECOVER, ck::CKA_WRAP, ck::CKA_DERIVE, ck::CKA_KEY_TYPE];
+const PRIVATE_FLAGS: [AttributeType; 7] = [
+    ck::CKA_PRIVATE,
+    ck::CKA_DECRYPT,
+    ck::CKA_SIGN,
+    ck::CKA_SIGN_RECOVER,
+    ck::CKA_UNWRAP,
+    ck::CKA_DERIVE,
+    ck::CKA_KEY_TYPE,
+];
+const PUBLIC_FLAGS: [AttributeType; 7] = [
+    ck::CKA_PRIVATE,
+    ck::CKA_ENCRYPT,
+    ck::CKA_VERIFY,
+    ck::CKA_VERIFY_RECOVER,
+    ck::CKA_WRAP,
+    ck::CKA_DERIVE,
+    ck::CKA_KEY_TYPE,
+];
 /// Attributes that name the key: read from it where they were not asked for (a copy or an unwrapped key inherits them).
-const NAMES: [AttributeType; 5] = [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
+const NAMES: [AttributeType; 5] =
+    [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
 /// A public key's value.
-const PUBLIC_VALUE: [AttributeType; 4] = [ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT, ck::CKA_EC_PARAMS, ck::CKA_EC_POINT];
+const PUBLIC_VALUE: [AttributeType; 4] =
+    [ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT, ck::CKA_EC_PARAMS, ck::CKA_EC_POINT];
 /// What differs between a key that was generated and its copies: answered from the ledger.
-const REMEMBERED: [AttributeType; 4] = [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
+const REMEMBERED: [AttributeType; 4] =
+    [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
 
 /// Whether the asked-for key may be extracted: with the defaults that SoftHSM and most tokens have, it may not.
 pub fn may_be_extracted(asked: &Template) -> bool {
-    asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true) && asked.get_bool(ck::CKA_WRAP_WITH_TRUSTED) != Some(true)
+    asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)
+        && asked.get_bool(ck::CKA_WRAP_WITH_TRUSTED) != Some(true)
 }
 
 /// The template of the session object that the key is made as.
@@ -158,7 +176,13 @@ fn add_asked(kept: &mut Template, asked: &Template) {
     let mut last = None;
     for attribute in asked {
         match attribute.kind {
-            ck::CKA_TOKEN | ck::CKA_CLASS | ck::CKA_KEY_TYPE | ck::CKA_SENSITIVE | ck::CKA_EXTRACTABLE | ck::CKA_LOCAL | ck::CKA_UNIQUE_ID => {}
+            ck::CKA_TOKEN
+            | ck::CKA_CLASS
+            | ck::CKA_KEY_TYPE
+            | ck::CKA_SENSITIVE
+            | ck::CKA_EXTRACTABLE
+            | ck::CKA_LOCAL
+            | ck::CKA_UNIQUE_ID => {}
             ck::CKA_MODIFIABLE => last = Some(attribute.clone()),
             kind if BROUGHT.contains(&kind) => {}
             _ => kept.set(attribute.clone()),
@@ -173,7 +197,11 @@ mod tests {
 
     #[test]
     fn a_key_is_made_extractable_whatever_was_asked() {
-        let asked = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bool(ck::CKA_EXTRACTABLE, false), Attribute::bool(ck::CKA_MODIFIABLE, false)];
+        let asked = vec![
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bool(ck::CKA_EXTRACTABLE, false),
+            Attribute::bool(ck::CKA_MODIFIABLE, false),
+        ];
         let made = as_made(&asked);
         assert_eq!(made.get_bool(ck::CKA_TOKEN), Some(false));
         assert_eq!(made.get_bool(ck::CKA_EXTRACTABLE), Some(true));
@@ -183,7 +211,11 @@ mod tests {
 
     #[test]
     fn modifiable_is_last_and_no_value_is_given_twice() {
-        let asked = vec![Attribute::bool(ck::CKA_MODIFIABLE, false), Attribute::bytes(ck::CKA_VALUE, *b"secret"), Attribute::bytes(ck::CKA_ID, *b"1")];
+        let asked = vec![
+            Attribute::bool(ck::CKA_MODIFIABLE, false),
+            Attribute::bytes(ck::CKA_VALUE, *b"secret"),
+            Attribute::bytes(ck::CKA_ID, *b"1"),
+        ];
         let mut kept = Vec::new();
         add_asked(&mut kept, &asked);
         assert_eq!(kept.iter().map(|a| a.kind).collect::<Vec<_>>(), [ck::CKA_ID, ck::CKA_MODIFIABLE]);
@@ -191,7 +223,10 @@ mod tests {
 
     #[test]
     fn a_key_that_wants_a_trusted_wrapper_counts_as_not_extractable() {
-        let asked = vec![Attribute::bool(ck::CKA_EXTRACTABLE, true), Attribute::bool(ck::CKA_WRAP_WITH_TRUSTED, true)];
+        let asked = vec![
+            Attribute::bool(ck::CKA_EXTRACTABLE, true),
+            Attribute::bool(ck::CKA_WRAP_WITH_TRUSTED, true),
+        ];
         assert!(!may_be_extracted(&asked));
     }
 }

@@ -10,7 +10,9 @@ pub mod proof;
 pub mod verifier;
 pub mod wrapping;
 
-use ha_token::{Attribute, AttributeType, Fetched, ObjectHandle, Result, SessionHandle, Template, Token, Ulong, ck};
+use ha_token::{
+    Attribute, AttributeType, Fetched, ObjectHandle, Result, SessionHandle, Template, Token, Ulong, ck,
+};
 
 /// A backing session on one member.
 #[derive(Clone, Copy)]

@@ -1,8 +1,8 @@
 //! The proof that a member's copy is the key it should be: a fresh challenge, answered by the member, checked here.
 
 use ha_token::{
-    Attribute, FieldValue, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, StructParams, Template, TemplateExt, Ulong, UserType,
-    ck,
+    Attribute, FieldValue, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, StructParams,
+    Template, TemplateExt, Ulong, UserType, ck,
 };
 use zeroize::Zeroizing;
 
@@ -42,7 +42,13 @@ const USES: [Ulong; 14] = [
 ///
 /// # Errors
 /// The member's answer.
-pub fn make_verifier(on: On<'_>, object: ObjectHandle, class: Ulong, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Option<Verifier>> {
+pub fn make_verifier(
+    on: On<'_>,
+    object: ObjectHandle,
+    class: Ulong,
+    nonce: &[u8; 32],
+    pin: Option<&[u8]>,
+) -> Result<Option<Verifier>> {
     if !is_secret(class) && class != ck::CKO_PUBLIC_KEY {
         return content(on, object, class).map(Some);
     }
@@ -78,7 +84,13 @@ pub fn make_verifier(on: On<'_>, object: ObjectHandle, class: Ulong, nonce: &[u8
 
 /// A private key's verifier from its own signatures: two of ECDSA give the public key away; one of EdDSA, which is
 /// deterministic, is an answer like a MAC.
-fn from_signatures(on: On<'_>, key: ObjectHandle, read: &Template, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Option<Verifier>> {
+fn from_signatures(
+    on: On<'_>,
+    key: ObjectHandle,
+    read: &Template,
+    nonce: &[u8; 32],
+    pin: Option<&[u8]>,
+) -> Result<Option<Verifier>> {
     if read.get_bool(ck::CKA_SIGN) != Some(true) {
         return Ok(None);
     }
@@ -93,7 +105,11 @@ fn from_signatures(on: On<'_>, key: ObjectHandle, read: &Template, nonce: &[u8; 
                 asked[0] ^= round;
                 let message = challenge_message(&asked);
                 let mut mechanism = Mechanism::plain(ck::CKM_ECDSA);
-                let Some(signature) = once(on, OpKind::Sign, &mut mechanism, key, &curve.digest(&message), pin)? else { return Ok(None) };
+                let Some(signature) =
+                    once(on, OpKind::Sign, &mut mechanism, key, &curve.digest(&message), pin)?
+                else {
+                    return Ok(None);
+                };
                 let points = possible_points(params, &message, &signature);
                 common = Some(match common {
                     None => points,
@@ -129,7 +145,14 @@ pub fn public_part(read: &Template) -> Option<Verifier> {
 ///
 /// # Errors
 /// The member's answer, where it says nothing of the key.
-pub fn prove(on: On<'_>, object: ObjectHandle, class: Ulong, verifier: &Verifier, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Outcome> {
+pub fn prove(
+    on: On<'_>,
+    object: ObjectHandle,
+    class: Ulong,
+    verifier: &Verifier,
+    nonce: &[u8; 32],
+    pin: Option<&[u8]>,
+) -> Result<Outcome> {
     let word = |same: bool| if same { Outcome::Same } else { Outcome::Different };
     if class == ck::CKO_PUBLIC_KEY {
         let read = on.read(object, &USES)?;
@@ -159,9 +182,14 @@ pub fn prove(on: On<'_>, object: ObjectHandle, class: Ulong, verifier: &Verifier
         }
         // A MAC cannot tell a key from itself padded with zeros, and copies made by wrapping do not say their length.
         // Padding is to a multiple of eight, so that a key of such a length was not padded.
-        let padded = matches!(method, SecretMethod::Mac(_)) && (there == 0 || *length == 0) && !length.max(&there).is_multiple_of(8);
+        let padded = matches!(method, SecretMethod::Mac(_))
+            && (there == 0 || *length == 0)
+            && !length.max(&there).is_multiple_of(8);
         return Ok(if padded || (matches!(method, SecretMethod::Mac(_)) && there == 0 && *length == 0) {
-            Outcome::Unproven("neither copy says its length, and a MAC cannot tell a key from itself padded with zeros".into())
+            Outcome::Unproven(
+                "neither copy says its length, and a MAC cannot tell a key from itself padded with zeros"
+                    .into(),
+            )
         } else {
             Outcome::Same
         });
@@ -198,16 +226,27 @@ pub fn prove(on: On<'_>, object: ObjectHandle, class: Ulong, verifier: &Verifier
     {
         return Ok(word(*there == secret));
     }
-    Ok(Outcome::Unproven("the key may not sign, decrypt, unwrap or derive in a way that could be checked".into()))
+    Ok(Outcome::Unproven(
+        "the key may not sign, decrypt, unwrap or derive in a way that could be checked".into(),
+    ))
 }
 
 /// Whether the member's signature is the key's; `None` when it can make none that could be checked.
-fn by_signature(on: On<'_>, key: ObjectHandle, verifier: &Verifier, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Option<bool>> {
+fn by_signature(
+    on: On<'_>,
+    key: ObjectHandle,
+    verifier: &Verifier,
+    nonce: &[u8; 32],
+    pin: Option<&[u8]>,
+) -> Result<Option<bool>> {
     let message = challenge_message(nonce);
     let tries: Vec<(Ulong, Vec<u8>)> = match verifier {
         Verifier::Rsa { .. } => {
             // The DigestInfo of SHA-256 (RFC 8017, section 9.2), for keys or tokens without the combined mechanism.
-            let mut info = vec![0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20];
+            let mut info = vec![
+                0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,
+                0x05, 0x00, 0x04, 0x20,
+            ];
             info.extend_from_slice(&Curve::P256.digest(&message));
             vec![(ck::CKM_SHA256_RSA_PKCS, message.clone()), (ck::CKM_RSA_PKCS, info)]
         }
@@ -227,7 +266,14 @@ fn by_signature(on: On<'_>, key: ObjectHandle, verifier: &Verifier, nonce: &[u8;
 }
 
 /// One operation in one call; `None` when the member refuses the key, the mechanism or the data.
-fn once(on: On<'_>, kind: OpKind, mechanism: &mut Mechanism, key: ObjectHandle, input: &[u8], pin: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+fn once(
+    on: On<'_>,
+    kind: OpKind,
+    mechanism: &mut Mechanism,
+    key: ObjectHandle,
+    input: &[u8],
+    pin: Option<&[u8]>,
+) -> Result<Option<Vec<u8>>> {
     use crate::policy::failure::{Class, classify};
     let refused = |rv: Rv| match classify(kind.init(), rv) {
         // A wrong key makes some tokens answer a padding error in vague words.
@@ -250,12 +296,23 @@ fn once(on: On<'_>, kind: OpKind, mechanism: &mut Mechanism, key: ObjectHandle, 
 
 /// A throw-away key sealed to an RSA key, unwrapped and read.
 fn by_unwrapping(on: On<'_>, key: ObjectHandle, sealed: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    let made = on.token.unwrap_key(on.session, &mut Mechanism::plain(ck::CKM_RSA_PKCS), key, sealed, &readable(None));
+    let made = on.token.unwrap_key(
+        on.session,
+        &mut Mechanism::plain(ck::CKM_RSA_PKCS),
+        key,
+        sealed,
+        &readable(None),
+    );
     read_value(on, made)
 }
 
 /// The secret that a key agreement gives, as a throw-away key, read.
-fn by_agreement(on: On<'_>, key: ObjectHandle, peer: &[u8], length: usize) -> Result<Option<Zeroizing<Vec<u8>>>> {
+fn by_agreement(
+    on: On<'_>,
+    key: ObjectHandle,
+    peer: &[u8],
+    length: usize,
+) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let field = |name, value| ha_token::Field { name, value };
     let mut mechanism = Mechanism {
         kind: ck::CKM_ECDH1_DERIVE,
@@ -268,7 +325,10 @@ fn by_agreement(on: On<'_>, key: ObjectHandle, peer: &[u8], length: usize) -> Re
             ],
         })),
     };
-    let made = on.token.derive_key(on.session, &mut mechanism, key, &readable(Some(length)), true).and_then(|h| h.ok_or(Rv::GENERAL_ERROR));
+    let made = on
+        .token
+        .derive_key(on.session, &mut mechanism, key, &readable(Some(length)), true)
+        .and_then(|h| h.ok_or(Rv::GENERAL_ERROR));
     read_value(on, made)
 }
 
@@ -288,7 +348,11 @@ fn read_value(on: On<'_>, made: Result<ObjectHandle>) -> Result<Option<Zeroizing
     use crate::policy::failure::{Class, classify};
     let handle = match made {
         Ok(handle) => handle,
-        Err(rv) if matches!(classify(ha_token::Function::DeriveKey, rv), Class::Caller | Class::Ambiguous) => return Ok(None),
+        Err(rv)
+            if matches!(classify(ha_token::Function::DeriveKey, rv), Class::Caller | Class::Ambiguous) =>
+        {
+            return Ok(None);
+        }
         Err(rv) => return Err(rv),
     };
     let value = on.read(handle, &[ck::CKA_VALUE]);
@@ -325,18 +389,31 @@ fn methods(on: On<'_>, read: &Template) -> Vec<SecretMethod> {
 }
 
 /// A secret key's answer; `None` when the member refuses.
-fn ask(on: On<'_>, key: ObjectHandle, method: SecretMethod, nonce: &[u8; 32], pin: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+fn ask(
+    on: On<'_>,
+    key: ObjectHandle,
+    method: SecretMethod,
+    nonce: &[u8; 32],
+    pin: Option<&[u8]>,
+) -> Result<Option<Vec<u8>>> {
     match method {
-        SecretMethod::Mac(kind) | SecretMethod::Sign(kind) => once(on, OpKind::Sign, &mut Mechanism::plain(kind), key, &challenge_message(nonce), pin),
-        SecretMethod::Encrypt(kind) => once(on, OpKind::Encrypt, &mut Mechanism::plain(kind), key, nonce, pin),
-        SecretMethod::Decrypt(kind) => once(on, OpKind::Decrypt, &mut Mechanism::plain(kind), key, nonce, pin),
+        SecretMethod::Mac(kind) | SecretMethod::Sign(kind) => {
+            once(on, OpKind::Sign, &mut Mechanism::plain(kind), key, &challenge_message(nonce), pin)
+        }
+        SecretMethod::Encrypt(kind) => {
+            once(on, OpKind::Encrypt, &mut Mechanism::plain(kind), key, nonce, pin)
+        }
+        SecretMethod::Decrypt(kind) => {
+            once(on, OpKind::Decrypt, &mut Mechanism::plain(kind), key, nonce, pin)
+        }
         SecretMethod::Wrap(kind) => {
             let mut template = readable(None);
             template.push(Attribute::bytes(ck::CKA_VALUE, *nonce));
             let throw_away = on.token.create_object(on.session, &template)?;
             let mut space = [0; 128];
             let mut out = Output::buffer(&mut space);
-            let answer = on.token.wrap_key(on.session, &mut Mechanism::plain(kind), key, throw_away, &mut out);
+            let answer =
+                on.token.wrap_key(on.session, &mut Mechanism::plain(kind), key, throw_away, &mut out);
             on.discard(throw_away);
             Ok(answer.is_ok().then(|| out.written().to_vec()))
         }

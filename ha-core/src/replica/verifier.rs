@@ -126,9 +126,17 @@ const ED25519: [&[u8]; 2] = [&[0x06, 0x03, 0x2b, 0x65, 0x70], b"\x13\x0cedwards2
 
 impl Verifier {
     /// From a public key's attributes. `CKA_EC_POINT` may or may not be wrapped in an OCTET STRING.
-    pub fn from_public(key_type: Ulong, modulus: Option<&[u8]>, exponent: Option<&[u8]>, params: Option<&[u8]>, point: Option<&[u8]>) -> Option<Self> {
+    pub fn from_public(
+        key_type: Ulong,
+        modulus: Option<&[u8]>,
+        exponent: Option<&[u8]>,
+        params: Option<&[u8]>,
+        point: Option<&[u8]>,
+    ) -> Option<Self> {
         match key_type {
-            ck::CKK_RSA => Some(Verifier::Rsa { modulus: unsigned(modulus?)?, exponent: unsigned(exponent?)? }),
+            ck::CKK_RSA => {
+                Some(Verifier::Rsa { modulus: unsigned(modulus?)?, exponent: unsigned(exponent?)? })
+            }
             ck::CKK_EC => Some(Verifier::Ec { params: params?.to_vec(), point: bare_point(point?).to_vec() }),
             ck::CKK_EC_EDWARDS if params.is_none_or(|p| ED25519.contains(&p)) => {
                 let point = bare_point(point?).to_vec();
@@ -151,7 +159,9 @@ impl Verifier {
     /// What `check` shows: the same for all copies of one key. For a secret key it tells one proof from another only.
     pub fn fingerprint(&self) -> [u8; 32] {
         match self {
-            Verifier::Content { digest } => digest.as_slice().try_into().unwrap_or_else(|_| Sha256::digest(digest).into()),
+            Verifier::Content { digest } => {
+                digest.as_slice().try_into().unwrap_or_else(|_| Sha256::digest(digest).into())
+            }
             other => Sha256::digest(other.to_bytes()).into(),
         }
     }
@@ -165,7 +175,12 @@ impl Verifier {
             Verifier::Ed25519 { point } => (3, vec![point.clone()]),
             Verifier::Secret { method, length, nonce, answer } => {
                 let (code, mechanism) = method.code();
-                let numbers = [vec![code], (mechanism as u64).to_be_bytes().to_vec(), (*length as u64).to_be_bytes().to_vec()].concat();
+                let numbers = [
+                    vec![code],
+                    (mechanism as u64).to_be_bytes().to_vec(),
+                    (*length as u64).to_be_bytes().to_vec(),
+                ]
+                .concat();
                 (4, vec![numbers, nonce.clone(), answer.clone()])
             }
             Verifier::Content { digest } => (5, vec![digest.clone()]),
@@ -199,7 +214,12 @@ impl Verifier {
                 let (mechanism, length) = numbers.split_first_chunk::<8>()?;
                 let length = u64::from_be_bytes(length.try_into().ok()?);
                 let method = SecretMethod::from_code(*code, u64::from_be_bytes(*mechanism) as Ulong)?;
-                Verifier::Secret { method, length: length as Ulong, nonce: fields.next()?, answer: fields.next()? }
+                Verifier::Secret {
+                    method,
+                    length: length as Ulong,
+                    nonce: fields.next()?,
+                    answer: fields.next()?,
+                }
             }
             5 => Verifier::Content { digest: fields.next()? },
             _ => return None,
@@ -211,14 +231,20 @@ impl Verifier {
     /// the digest that fits the curve. Ed25519: over the message itself.
     pub fn check_signature(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
-            Verifier::Rsa { modulus, exponent } => rsa_key(modulus, exponent)
-                .is_some_and(|key| key.verify(rsa::Pkcs1v15Sign::new::<rsa::sha2::Sha256>(), &Sha256::digest(message), signature).is_ok()),
+            Verifier::Rsa { modulus, exponent } => rsa_key(modulus, exponent).is_some_and(|key| {
+                key.verify(rsa::Pkcs1v15Sign::new::<rsa::sha2::Sha256>(), &Sha256::digest(message), signature)
+                    .is_ok()
+            }),
             Verifier::Ec { params, point } => match Curve::of(params) {
                 None => false,
                 Some(curve) => check_ecdsa(curve, point, &curve.digest(message), signature),
             },
             Verifier::Ed25519 { point } => {
-                let key = point.as_slice().try_into().ok().and_then(|p| ed25519_dalek::VerifyingKey::from_bytes(p).ok());
+                let key = point
+                    .as_slice()
+                    .try_into()
+                    .ok()
+                    .and_then(|p| ed25519_dalek::VerifyingKey::from_bytes(p).ok());
                 let signature = ed25519_dalek::Signature::from_slice(signature).ok();
                 key.zip(signature).is_some_and(|(k, s)| k.verify_strict(message, &s).is_ok())
             }
@@ -299,7 +325,9 @@ pub(crate) fn possible_points(params: &[u8], message: &[u8], signature: &[u8]) -
             let Ok(signature) = $curve::ecdsa::Signature::from_slice(signature) else { return Vec::new() };
             (0..4)
                 .filter_map(p256::ecdsa::RecoveryId::from_byte)
-                .filter_map(|id| $curve::ecdsa::VerifyingKey::recover_from_prehash(&digest, &signature, id).ok())
+                .filter_map(|id| {
+                    $curve::ecdsa::VerifyingKey::recover_from_prehash(&digest, &signature, id).ok()
+                })
                 .map(|key| key.to_sec1_point(false).as_bytes().to_vec())
                 .collect()
         }};
@@ -339,7 +367,8 @@ impl Stream {
 
     fn fill(&mut self, out: &mut [u8]) {
         for chunk in out.chunks_mut(32) {
-            let block = Sha256::new().chain_update(self.seed).chain_update(self.counter.to_be_bytes()).finalize();
+            let block =
+                Sha256::new().chain_update(self.seed).chain_update(self.counter.to_be_bytes()).finalize();
             self.counter += 1;
             for (to, from) in chunk.iter_mut().zip(block) {
                 *to = from;
@@ -416,6 +445,11 @@ mod tests {
         let (public, secret) = verifier.agree(&[9; 32]).unwrap();
         let peer = p521::PublicKey::from_sec1_bytes(&public).unwrap();
         let mine = p521::SecretKey::from_slice(&scalar).unwrap();
-        assert_eq!(p521::ecdh::diffie_hellman(mine.to_nonzero_scalar(), peer.as_affine()).raw_secret_bytes().to_vec(), secret);
+        assert_eq!(
+            p521::ecdh::diffie_hellman(mine.to_nonzero_scalar(), peer.as_affine())
+                .raw_secret_bytes()
+                .to_vec(),
+            secret
+        );
     }
 }

@@ -29,10 +29,17 @@ impl WrapAbility {
     /// The member's answer to anything but a trial itself.
     pub fn probe(on: On<'_>) -> Result<Self> {
         let mut formats = Vec::new();
-        let wrapping = on.token.generate_key(on.session, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &throw_away(ck::CKK_AES, Some(32)));
+        let wrapping = on.token.generate_key(
+            on.session,
+            &mut Mechanism::plain(ck::CKM_AES_KEY_GEN),
+            &throw_away(ck::CKK_AES, Some(32)),
+        );
         let Ok(wrapping) = wrapping else { return Ok(WrapAbility::default()) };
         for mechanism in CANDIDATES {
-            if on.token.mechanism_info(mechanism).is_ok_and(|i| i.flags & ck::CKF_WRAP != 0 && i.flags & ck::CKF_UNWRAP != 0)
+            if on
+                .token
+                .mechanism_info(mechanism)
+                .is_ok_and(|i| i.flags & ck::CKF_WRAP != 0 && i.flags & ck::CKF_UNWRAP != 0)
                 && round_trip(on, wrapping, mechanism, &[0x5a; 24])
             {
                 formats.push(Format { mechanism, exact: round_trip(on, wrapping, mechanism, &[0xa5; 20]) });
@@ -110,6 +117,12 @@ pub fn wrap(on: On<'_>, wrapping: ObjectHandle, key: ObjectHandle, mechanism: Ul
 ///
 /// # Errors
 /// The member's answer.
-pub fn unwrap(on: On<'_>, unwrapping: ObjectHandle, blob: &[u8], mechanism: Ulong, template: &Template) -> Result<ObjectHandle> {
+pub fn unwrap(
+    on: On<'_>,
+    unwrapping: ObjectHandle,
+    blob: &[u8],
+    mechanism: Ulong,
+    template: &Template,
+) -> Result<ObjectHandle> {
     on.token.unwrap_key(on.session, &mut Mechanism::plain(mechanism), unwrapping, blob, template)
 }

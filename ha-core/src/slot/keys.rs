@@ -3,7 +3,9 @@
 //! What makes a token key runs on one member and then follows a new key's life (`group::replicate`); what makes a
 //! session key runs on one member and stays there.
 
-use ha_token::{Function, Mechanism, ObjectHandle, Output, Result, Rv, SessionHandle, Template, TemplateExt, Ulong, ck};
+use ha_token::{
+    Function, Mechanism, ObjectHandle, Output, Result, Rv, SessionHandle, Template, TemplateExt, Ulong, ck,
+};
 
 use super::VirtualSlot;
 use super::run::Call;
@@ -32,7 +34,8 @@ impl VirtualSlot {
             held.push(self.key(*key)?);
         }
         let objects: Vec<&Object> = held.iter().map(|o| &**o).collect();
-        let need = Need { mechanism: Some((mechanism.kind, flag)), objects: &objects, preferred: state.home() };
+        let need =
+            Need { mechanism: Some((mechanism.kind, flag)), objects: &objects, preferred: state.home() };
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
             let made = self.group.replicate_key(function, &need, template, &mut |lease, local| {
                 let mut here = self.localised(lease, mechanism)?;
@@ -57,67 +60,156 @@ impl VirtualSlot {
     }
 
     /// `C_GenerateKey`.
-    pub(super) fn generate(&self, session: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> Result<ObjectHandle> {
-        self.make_key(session, (Function::GenerateKey, ck::CKF_GENERATE), mechanism, &[], template, &mut |l, s, m, t| {
-            l.token().generate_key(s, m, t)
-        })
+    pub(super) fn generate(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
+        self.make_key(
+            session,
+            (Function::GenerateKey, ck::CKF_GENERATE),
+            mechanism,
+            &[],
+            template,
+            &mut |l, s, m, t| l.token().generate_key(s, m, t),
+        )
     }
 
     /// `C_UnwrapKey`.
-    pub(super) fn unwrap(&self, session: SessionHandle, mechanism: &mut Mechanism, key: ObjectHandle, wrapped: &[u8], template: &Template) -> Result<ObjectHandle> {
+    pub(super) fn unwrap(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        key: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         let unwrapping = self.object(key).map_err(|_| Rv::UNWRAPPING_KEY_HANDLE_INVALID)?;
-        self.make_key(session, (Function::UnwrapKey, ck::CKF_UNWRAP), mechanism, &[key], template, &mut |l, s, m, t| {
-            l.token().unwrap_key(s, m, self.group.backing(l, &unwrapping)?, wrapped, t)
-        })
+        self.make_key(
+            session,
+            (Function::UnwrapKey, ck::CKF_UNWRAP),
+            mechanism,
+            &[key],
+            template,
+            &mut |l, s, m, t| l.token().unwrap_key(s, m, self.group.backing(l, &unwrapping)?, wrapped, t),
+        )
     }
 
     /// `C_UnwrapKeyAuthenticated`.
-    pub(super) fn unwrap_authenticated(&self, session: SessionHandle, mechanism: &mut Mechanism, key: ObjectHandle, wrapped: &[u8], template: &Template, associated: &[u8]) -> Result<ObjectHandle> {
+    pub(super) fn unwrap_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        key: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template,
+        associated: &[u8],
+    ) -> Result<ObjectHandle> {
         let unwrapping = self.object(key).map_err(|_| Rv::UNWRAPPING_KEY_HANDLE_INVALID)?;
-        self.make_key(session, (Function::UnwrapKeyAuthenticated, ck::CKF_UNWRAP), mechanism, &[key], template, &mut |l, s, m, t| {
-            l.token().unwrap_key_authenticated(s, m, self.group.backing(l, &unwrapping)?, wrapped, t, associated)
-        })
+        self.make_key(
+            session,
+            (Function::UnwrapKeyAuthenticated, ck::CKF_UNWRAP),
+            mechanism,
+            &[key],
+            template,
+            &mut |l, s, m, t| {
+                l.token().unwrap_key_authenticated(
+                    s,
+                    m,
+                    self.group.backing(l, &unwrapping)?,
+                    wrapped,
+                    t,
+                    associated,
+                )
+            },
+        )
     }
 
     /// `C_DecapsulateKey`.
-    pub(super) fn decapsulate(&self, session: SessionHandle, mechanism: &mut Mechanism, key: ObjectHandle, template: &Template, ciphertext: &[u8]) -> Result<ObjectHandle> {
+    pub(super) fn decapsulate(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        key: ObjectHandle,
+        template: &Template,
+        ciphertext: &[u8],
+    ) -> Result<ObjectHandle> {
         let private = self.key(key)?;
-        self.make_key(session, (Function::DecapsulateKey, ck::CKF_DECAPSULATE), mechanism, &[key], template, &mut |l, s, m, t| {
-            l.token().decapsulate_key(s, m, self.group.backing(l, &private)?, t, ciphertext)
-        })
+        self.make_key(
+            session,
+            (Function::DecapsulateKey, ck::CKF_DECAPSULATE),
+            mechanism,
+            &[key],
+            template,
+            &mut |l, s, m, t| {
+                l.token().decapsulate_key(s, m, self.group.backing(l, &private)?, t, ciphertext)
+            },
+        )
     }
 
     /// `C_EncapsulateKey`.
-    pub(super) fn encapsulate(&self, session: SessionHandle, mechanism: &mut Mechanism, key: ObjectHandle, template: &Template, output: &mut Output<'_>) -> Result<Option<ObjectHandle>> {
+    pub(super) fn encapsulate(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        key: ObjectHandle,
+        template: &Template,
+        output: &mut Output<'_>,
+    ) -> Result<Option<ObjectHandle>> {
         let public = self.key(key)?;
         if output.is_query() {
             self.session(session)?;
             let call = Call {
                 function: Function::EncapsulateKey,
-                need: Need { mechanism: Some((mechanism.kind, ck::CKF_ENCAPSULATE)), objects: &[&public], preferred: None },
+                need: Need {
+                    mechanism: Some((mechanism.kind, ck::CKF_ENCAPSULATE)),
+                    objects: &[&public],
+                    preferred: None,
+                },
                 skip: None,
             };
             self.run(&call, &mut |l| {
                 let mut here = self.localised(l, mechanism)?;
                 let mut out = Output::query();
-                l.token().encapsulate_key(l.session, &mut here, self.group.backing(l, &public)?, template, &mut out)?;
+                l.token().encapsulate_key(
+                    l.session,
+                    &mut here,
+                    self.group.backing(l, &public)?,
+                    template,
+                    &mut out,
+                )?;
                 output.set_len(out.len());
                 Ok(())
             })?;
             return Ok(None);
         }
-        self.make_key(session, (Function::EncapsulateKey, ck::CKF_ENCAPSULATE), mechanism, &[key], template, &mut |l, s, m, t| {
-            let mut out = output.reborrow();
-            let answer = l.token().encapsulate_key(s, m, self.group.backing(l, &public)?, t, &mut out);
-            let len = out.len();
-            output.set_len(len);
-            answer?.ok_or(Rv::GENERAL_ERROR)
-        })
+        self.make_key(
+            session,
+            (Function::EncapsulateKey, ck::CKF_ENCAPSULATE),
+            mechanism,
+            &[key],
+            template,
+            &mut |l, s, m, t| {
+                let mut out = output.reborrow();
+                let answer = l.token().encapsulate_key(s, m, self.group.backing(l, &public)?, t, &mut out);
+                let len = out.len();
+                output.set_len(len);
+                answer?.ok_or(Rv::GENERAL_ERROR)
+            },
+        )
         .map(Some)
     }
 
     /// `C_DeriveKey`. Without a handle wanted the keys are in the mechanism's parameter: session keys of this session.
-    pub(super) fn derive(&self, session: SessionHandle, mechanism: &mut Mechanism, base: ObjectHandle, template: &Template, want_handle: bool) -> Result<Option<ObjectHandle>> {
+    pub(super) fn derive(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        base: ObjectHandle,
+        template: &Template,
+        want_handle: bool,
+    ) -> Result<Option<ObjectHandle>> {
         let key = self.key(base)?;
         let has_outputs = {
             let mut any = false;
@@ -131,9 +223,18 @@ impl VirtualSlot {
         };
         if want_handle && !has_outputs {
             return self
-                .make_key(session, (Function::DeriveKey, ck::CKF_DERIVE), mechanism, &[base], template, &mut |l, s, m, t| {
-                    l.token().derive_key(s, m, self.group.backing(l, &key)?, t, true)?.ok_or(Rv::GENERAL_ERROR)
-                })
+                .make_key(
+                    session,
+                    (Function::DeriveKey, ck::CKF_DERIVE),
+                    mechanism,
+                    &[base],
+                    template,
+                    &mut |l, s, m, t| {
+                        l.token()
+                            .derive_key(s, m, self.group.backing(l, &key)?, t, true)?
+                            .ok_or(Rv::GENERAL_ERROR)
+                    },
+                )
                 .map(Some);
         }
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
@@ -146,33 +247,58 @@ impl VirtualSlot {
         let mut held = self.inner_objects(mechanism)?;
         held.push(key);
         let objects: Vec<&Object> = held.iter().map(|o| &**o).collect();
-        let need = Need { mechanism: Some((mechanism.kind, ck::CKF_DERIVE)), objects: &objects, preferred: state.home() };
-        let ((made, mut here), lease) = self.run(&Call { function: Function::DeriveKey, need, skip: None }, &mut |lease| {
-            let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
-            let mut here = self.localised(lease, mechanism)?;
-            let base = objects.last().ok_or(Rv::KEY_HANDLE_INVALID)?;
-            let made = lease.token().derive_key(owner, &mut here, self.group.backing(lease, base)?, template, want_handle)?;
-            Ok((made, here))
-        })?;
+        let need = Need {
+            mechanism: Some((mechanism.kind, ck::CKF_DERIVE)),
+            objects: &objects,
+            preferred: state.home(),
+        };
+        let ((made, mut here), lease) =
+            self.run(&Call { function: Function::DeriveKey, need, skip: None }, &mut |lease| {
+                let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
+                let mut here = self.localised(lease, mechanism)?;
+                let base = objects.last().ok_or(Rv::KEY_HANDLE_INVALID)?;
+                let made = lease.token().derive_key(
+                    owner,
+                    &mut here,
+                    self.group.backing(lease, base)?,
+                    template,
+                    want_handle,
+                )?;
+                Ok((made, here))
+            })?;
         if let ha_token::Params::Struct(s) = &mut here.params {
-            s.translate_outputs(&mut |h| if h.0 == 0 { Ok(h) } else { Ok(self.adopt_session_object(&session, &lease, h)?.handle) })?;
+            s.translate_outputs(&mut |h| {
+                if h.0 == 0 { Ok(h) } else { Ok(self.adopt_session_object(&session, &lease, h)?.handle) }
+            })?;
         }
         if held.len() == 1 {
             *mechanism = here;
-        } else if let (ha_token::Params::Struct(out), ha_token::Params::Struct(here)) = (&mut mechanism.params, here.params) {
+        } else if let (ha_token::Params::Struct(out), ha_token::Params::Struct(here)) =
+            (&mut mechanism.params, here.params)
+        {
             out.take_outputs(*here);
         }
         made.map(|h| Ok(self.adopt_session_object(&session, &lease, h)?.handle)).transpose()
     }
 
     /// `C_GenerateKeyPair`. Both keys are token keys or both are session keys, or the public one alone is a session key.
-    pub(super) fn generate_pair(&self, session: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(ObjectHandle, ObjectHandle)> {
+    pub(super) fn generate_pair(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        public: &Template,
+        private: &Template,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         self.vet(mechanism)?;
         self.may_create(&session, public)?;
         self.may_create(&session, private)?;
-        let need = Need { mechanism: Some((mechanism.kind, ck::CKF_GENERATE_KEY_PAIR)), objects: &[], preferred: state.home() };
+        let need = Need {
+            mechanism: Some((mechanism.kind, ck::CKF_GENERATE_KEY_PAIR)),
+            objects: &[],
+            preferred: state.home(),
+        };
         let is_token = |t: &Template| t.get_bool(ck::CKA_TOKEN) == Some(true);
         match (is_token(public), is_token(private)) {
             (true, true) => {
@@ -180,10 +306,13 @@ impl VirtualSlot {
                 Ok((public.handle, private.handle))
             }
             (false, false) => {
-                let ((a, b), lease) = self.run(&Call { function: Function::GenerateKeyPair, need, skip: None }, &mut |lease| {
-                    let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
-                    lease.token().generate_key_pair(owner, mechanism, public, private)
-                })?;
+                let ((a, b), lease) = self.run(
+                    &Call { function: Function::GenerateKeyPair, need, skip: None },
+                    &mut |lease| {
+                        let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
+                        lease.token().generate_key_pair(owner, mechanism, public, private)
+                    },
+                )?;
                 let a = self.adopt_session_object(&session, &lease, a)?;
                 let b = self.adopt_session_object(&session, &lease, b)?;
                 Ok((a.handle, b.handle))
@@ -196,7 +325,8 @@ impl VirtualSlot {
                     t.set(ha_token::Attribute::bool(ck::CKA_TOKEN, true));
                     t
                 };
-                let (a, b) = self.group.replicate_pair(&need, mechanism, &as_token(public), &as_token(private))?;
+                let (a, b) =
+                    self.group.replicate_pair(&need, mechanism, &as_token(public), &as_token(private))?;
                 drop(state);
                 let half = if one { &b } else { &a };
                 let template = vec![ha_token::Attribute::bool(ck::CKA_TOKEN, false)];
@@ -209,7 +339,15 @@ impl VirtualSlot {
     }
 
     /// `C_WrapKey`, and with `associated` `C_WrapKeyAuthenticated`.
-    pub(super) fn wrap(&self, session: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, associated: Option<&[u8]>, output: &mut Output<'_>) -> Result<()> {
+    pub(super) fn wrap(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        associated: Option<&[u8]>,
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let session = self.session(session)?;
         let state = session.state()?;
         self.vet(mechanism)?;
@@ -218,7 +356,11 @@ impl VirtualSlot {
         let mut held = self.inner_objects(mechanism)?;
         held.extend([wrapping.clone(), key.clone()]);
         let objects: Vec<&Object> = held.iter().map(|o| &**o).collect();
-        let need = Need { mechanism: Some((mechanism.kind, ck::CKF_WRAP)), objects: &objects, preferred: state.home() };
+        let need = Need {
+            mechanism: Some((mechanism.kind, ck::CKF_WRAP)),
+            objects: &objects,
+            preferred: state.home(),
+        };
         let function = if associated.is_some() { Function::WrapKeyAuthenticated } else { Function::WrapKey };
         let (here, _) = self.run(&Call { function, need, skip: None }, &mut |lease| {
             let mut here = self.localised(lease, mechanism)?;
@@ -226,7 +368,9 @@ impl VirtualSlot {
             let mut out = output.reborrow();
             let answer = match associated {
                 None => lease.token().wrap_key(lease.session, &mut here, w, k, &mut out),
-                Some(aad) => lease.token().wrap_key_authenticated(lease.session, &mut here, w, k, aad, &mut out),
+                Some(aad) => {
+                    lease.token().wrap_key_authenticated(lease.session, &mut here, w, k, aad, &mut out)
+                }
             };
             let len = out.len();
             output.set_len(len);

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, Mechanism, MessageKind, ObjectHandle, Params, Result, Rv, SessionHandle, Ulong, ck};
+use ha_token::{
+    Function, Mechanism, MessageKind, ObjectHandle, Params, Result, Rv, SessionHandle, Ulong, ck,
+};
 
 use super::VirtualSlot;
 use super::run::Call;
@@ -53,7 +55,13 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_OPERATION_ACTIVE`, `CKR_KEY_HANDLE_INVALID`, the members' answers.
-    pub(super) fn begin_messages(&self, session: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> Result<()> {
+    pub(super) fn begin_messages(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let place = state.messages.get_mut(kind as usize).ok_or(Rv::GENERAL_ERROR)?;
@@ -65,14 +73,20 @@ impl VirtualSlot {
             return Err(Rv::OPERATION_ACTIVE);
         }
         self.vet(mechanism)?;
-        let mut op = MessageOperation { mechanism: mechanism.clone(), key: self.key(key)?, in_message: false, lease: None };
+        let mut op = MessageOperation {
+            mechanism: mechanism.clone(),
+            key: self.key(key)?,
+            in_message: false,
+            lease: None,
+        };
         op.lease = Some(self.start_messages(&op, kind, None)?);
         *place = Some(op);
         Ok(())
     }
 
     fn start_messages(&self, op: &MessageOperation, kind: MessageKind, skip: Option<usize>) -> Result<Lease> {
-        let need = Need { mechanism: Some((op.mechanism.kind, flag(kind))), objects: &[&*op.key], preferred: None };
+        let need =
+            Need { mechanism: Some((op.mechanism.kind, flag(kind))), objects: &[&*op.key], preferred: None };
         let ((), lease) = self.run(&Call { function: kind.init(), need, skip }, &mut |lease| {
             let key = self.group.backing(lease, &op.key)?;
             let mut mechanism = self.localised(lease, &op.mechanism)?;
@@ -99,7 +113,7 @@ impl VirtualSlot {
         let mut state = session.state()?;
         let place = state.messages.get_mut(kind as usize).ok_or(Rv::GENERAL_ERROR)?;
         let op = place.as_mut().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
-        let whole = !op.in_message && !(opens && !closes);
+        let whole = !op.in_message && (!opens || closes);
         let before = params.clone();
         let mut skip = None;
         for first in [true, false] {
@@ -135,7 +149,11 @@ impl VirtualSlot {
     pub(super) fn end_messages(&self, session: SessionHandle, kind: MessageKind) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
-        let mut op = state.messages.get_mut(kind as usize).and_then(Option::take).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
+        let mut op = state
+            .messages
+            .get_mut(kind as usize)
+            .and_then(Option::take)
+            .ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
         if let Some(mut lease) = op.lease.take() {
             // Every message was answered already; how the member takes the end changes nothing for the caller.
             let ended = lease.token().message_final(lease.session, kind).is_ok();

@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ha_token::{
-    AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle, OpKind, Output, Params, Result,
-    Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo, Ulong, UserType, Version, ck,
+    AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
+    OpKind, Output, Params, Result, Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo,
+    Ulong, UserType, Version, ck,
 };
 
 use session::VirtualSession;
@@ -85,9 +86,15 @@ impl VirtualSlot {
     }
 
     /// A call without objects or mechanism that any member answers.
-    fn anywhere<T>(&self, session: SessionHandle, function: Function, f: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<T>) -> Result<T> {
+    fn anywhere<T>(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        f: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<T>,
+    ) -> Result<T> {
         self.session(session)?;
-        let (value, _) = self.run(&Call { function, need: Need::default(), skip: None }, &mut |l| f(l.token(), l.session))?;
+        let (value, _) = self
+            .run(&Call { function, need: Need::default(), skip: None }, &mut |l| f(l.token(), l.session))?;
         Ok(value)
     }
 }
@@ -142,7 +149,12 @@ impl Token for VirtualSlot {
         if !self.group.is_present() {
             return Err(Rv::TOKEN_NOT_PRESENT);
         }
-        self.group.mechanisms().into_iter().find(|m| m.0 == mechanism).map(|m| m.1).ok_or(Rv::MECHANISM_INVALID)
+        self.group
+            .mechanisms()
+            .into_iter()
+            .find(|m| m.0 == mechanism)
+            .map(|m| m.1)
+            .ok_or(Rv::MECHANISM_INVALID)
     }
 
     fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {
@@ -184,7 +196,11 @@ impl Token for VirtualSlot {
     fn session_info(&self, session: SessionHandle) -> Result<SessionInfo> {
         let session = self.session(session)?;
         let rw = if session.read_write { ck::CKF_RW_SESSION } else { 0 };
-        Ok(SessionInfo { state: self.state_of(&session), flags: ck::CKF_SERIAL_SESSION | rw, device_error: 0 })
+        Ok(SessionInfo {
+            state: self.state_of(&session),
+            flags: ck::CKF_SERIAL_SESSION | rw,
+            device_error: 0,
+        })
     }
 
     fn session_cancel(&self, session: SessionHandle, flags: Ulong) -> Result<()> {
@@ -195,7 +211,8 @@ impl Token for VirtualSlot {
                 *state.operation(kind) = None;
             }
         }
-        let messages = [ck::CKF_MESSAGE_ENCRYPT, ck::CKF_MESSAGE_DECRYPT, ck::CKF_MESSAGE_SIGN, ck::CKF_MESSAGE_VERIFY];
+        let messages =
+            [ck::CKF_MESSAGE_ENCRYPT, ck::CKF_MESSAGE_DECRYPT, ck::CKF_MESSAGE_SIGN, ck::CKF_MESSAGE_VERIFY];
         for (place, flag) in state.messages.iter_mut().zip(messages) {
             if flags & flag != 0 {
                 *place = None;
@@ -208,7 +225,9 @@ impl Token for VirtualSlot {
     }
 
     fn session_validation_flags(&self, session: SessionHandle, kind: Ulong) -> Result<Ulong> {
-        self.anywhere(session, Function::GetSessionValidationFlags, &mut |t, s| t.session_validation_flags(s, kind))
+        self.anywhere(session, Function::GetSessionValidationFlags, &mut |t, s| {
+            t.session_validation_flags(s, kind)
+        })
     }
 
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
@@ -216,12 +235,20 @@ impl Token for VirtualSlot {
         let pin = self.pin(pin)?;
         match user {
             UserType::ContextSpecific => self.context_login(session, pin),
-            UserType::So if self.session_counts().0 > self.session_counts().1 => Err(Rv::SESSION_READ_ONLY_EXISTS),
+            UserType::So if self.session_counts().0 > self.session_counts().1 => {
+                Err(Rv::SESSION_READ_ONLY_EXISTS)
+            }
             UserType::So | UserType::User => self.group.log_in(user, pin),
         }
     }
 
-    fn login_user(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
+    fn login_user(
+        &self,
+        session: SessionHandle,
+        user: UserType,
+        pin: Option<&[u8]>,
+        name: &[u8],
+    ) -> Result<()> {
         // Named users are a notion of single vendors: without a name this is C_Login (section 5.6.8).
         if name.is_empty() { self.login(session, user, pin) } else { Err(Rv::FUNCTION_NOT_SUPPORTED) }
     }
@@ -235,7 +262,12 @@ impl Token for VirtualSlot {
         self.create(session, template)
     }
 
-    fn copy_object(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<ObjectHandle> {
+    fn copy_object(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         self.copy(session, object, template)
     }
 
@@ -247,11 +279,21 @@ impl Token for VirtualSlot {
         self.size(session, object)
     }
 
-    fn get_attributes(&self, session: SessionHandle, object: ObjectHandle, types: &[AttributeType]) -> Result<Vec<Fetched>> {
+    fn get_attributes(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        types: &[AttributeType],
+    ) -> Result<Vec<Fetched>> {
         self.attributes(session, object, types)
     }
 
-    fn set_attributes(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<()> {
+    fn set_attributes(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        template: &Template,
+    ) -> Result<()> {
         self.set(session, object, template)
     }
 
@@ -267,15 +309,33 @@ impl Token for VirtualSlot {
         self.end_search(session)
     }
 
-    fn op_init(&self, session: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> Result<()> {
+    fn op_init(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
         self.begin(session, kind, mechanism, key, &[])
     }
 
-    fn op_one_shot(&self, session: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn op_one_shot(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.one_shot(session, kind, input, output)
     }
 
-    fn op_update(&self, session: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn op_update(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.update(session, kind, input, output)
     }
 
@@ -288,60 +348,122 @@ impl Token for VirtualSlot {
     }
 
     fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
-        self.conclude(session, OpKind::Verify, Function::VerifyFinal, &mut |t, s| t.verify_final(s, signature))
+        self.conclude(session, OpKind::Verify, Function::VerifyFinal, &mut |t, s| {
+            t.verify_final(s, signature)
+        })
     }
 
     fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
         self.digest_key_step(session, key)
     }
 
-    fn combined_update(&self, session: SessionHandle, kind: CombinedKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn combined_update(
+        &self,
+        session: SessionHandle,
+        kind: CombinedKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.combined(session, kind, input, output)
     }
 
-    fn verify_signature_init(&self, session: SessionHandle, mechanism: Option<&mut Mechanism>, key: ObjectHandle, signature: &[u8]) -> Result<()> {
+    fn verify_signature_init(
+        &self,
+        session: SessionHandle,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+        signature: &[u8],
+    ) -> Result<()> {
         self.begin(session, OpKind::VerifySignature, mechanism, key, signature)
     }
 
     fn verify_signature(&self, session: SessionHandle, data: &[u8]) -> Result<()> {
-        self.conclude(session, OpKind::VerifySignature, Function::VerifySignature, &mut |t, s| t.verify_signature(s, data))
+        self.conclude(session, OpKind::VerifySignature, Function::VerifySignature, &mut |t, s| {
+            t.verify_signature(s, data)
+        })
     }
 
     fn verify_signature_final(&self, session: SessionHandle) -> Result<()> {
-        self.conclude(session, OpKind::VerifySignature, Function::VerifySignatureFinal, &mut |t, s| t.verify_signature_final(s))
+        self.conclude(session, OpKind::VerifySignature, Function::VerifySignatureFinal, &mut |t, s| {
+            t.verify_signature_final(s)
+        })
     }
 
     fn message_mechanism(&self, session: SessionHandle, kind: MessageKind) -> Result<Ulong> {
         self.mechanism_of_messages(session, kind)
     }
 
-    fn message_init(&self, session: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> Result<()> {
+    fn message_init(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
         self.begin_messages(session, kind, mechanism, key)
     }
 
-    fn message_one_shot(&self, session: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8], input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn message_one_shot(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        associated: &[u8],
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p| {
             into(output, |out| l.token().message_one_shot(l.session, kind, p, associated, input, out))
         })
     }
 
-    fn message_begin(&self, session: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8]) -> Result<()> {
-        self.message(session, kind, kind.begin(), (true, false), params, &mut |l, p| l.token().message_begin(l.session, kind, p, associated))
+    fn message_begin(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        associated: &[u8],
+    ) -> Result<()> {
+        self.message(session, kind, kind.begin(), (true, false), params, &mut |l, p| {
+            l.token().message_begin(l.session, kind, p, associated)
+        })
     }
 
-    fn message_next(&self, session: SessionHandle, kind: MessageKind, params: &mut Params, input: &[u8], last: bool, output: &mut Output<'_>) -> Result<()> {
+    fn message_next(
+        &self,
+        session: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        input: &[u8],
+        last: bool,
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let ends = last && !(output.is_query() && kind != MessageKind::Verify);
         self.message(session, kind, kind.next(), (true, ends), params, &mut |l, p| {
             into(output, |out| l.token().message_next(l.session, kind, p, input, last, out))
         })
     }
 
-    fn verify_message(&self, session: SessionHandle, params: &mut Params, data: &[u8], signature: &[u8]) -> Result<()> {
+    fn verify_message(
+        &self,
+        session: SessionHandle,
+        params: &mut Params,
+        data: &[u8],
+        signature: &[u8],
+    ) -> Result<()> {
         let kind = MessageKind::Verify;
-        self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p| l.token().verify_message(l.session, p, data, signature))
+        self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p| {
+            l.token().verify_message(l.session, p, data, signature)
+        })
     }
 
-    fn verify_message_next(&self, session: SessionHandle, params: &mut Params, data: &[u8], signature: Option<&[u8]>) -> Result<()> {
+    fn verify_message_next(
+        &self,
+        session: SessionHandle,
+        params: &mut Params,
+        data: &[u8],
+        signature: Option<&[u8]>,
+    ) -> Result<()> {
         let kind = MessageKind::Verify;
         self.message(session, kind, kind.next(), (true, signature.is_some()), params, &mut |l, p| {
             l.token().verify_message_next(l.session, p, data, signature)
@@ -352,39 +474,101 @@ impl Token for VirtualSlot {
         self.end_messages(session, kind)
     }
 
-    fn generate_key(&self, session: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> Result<ObjectHandle> {
+    fn generate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         self.generate(session, mechanism, template)
     }
 
-    fn generate_key_pair(&self, session: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> Result<(ObjectHandle, ObjectHandle)> {
+    fn generate_key_pair(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        public: &Template,
+        private: &Template,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
         self.generate_pair(session, mechanism, public, private)
     }
 
-    fn wrap_key(&self, session: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, output: &mut Output<'_>) -> Result<()> {
+    fn wrap_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.wrap(session, mechanism, wrapping, key, None, output)
     }
 
-    fn unwrap_key(&self, session: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template) -> Result<ObjectHandle> {
+    fn unwrap_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         self.unwrap(session, mechanism, unwrapping, wrapped, template)
     }
 
-    fn derive_key(&self, session: SessionHandle, mechanism: &mut Mechanism, base: ObjectHandle, template: &Template, want_handle: bool) -> Result<Option<ObjectHandle>> {
+    fn derive_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        base: ObjectHandle,
+        template: &Template,
+        want_handle: bool,
+    ) -> Result<Option<ObjectHandle>> {
         self.derive(session, mechanism, base, template, want_handle)
     }
 
-    fn wrap_key_authenticated(&self, session: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, associated: &[u8], output: &mut Output<'_>) -> Result<()> {
+    fn wrap_key_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        associated: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.wrap(session, mechanism, wrapping, key, Some(associated), output)
     }
 
-    fn unwrap_key_authenticated(&self, session: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template, associated: &[u8]) -> Result<ObjectHandle> {
+    fn unwrap_key_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template,
+        associated: &[u8],
+    ) -> Result<ObjectHandle> {
         self.unwrap_authenticated(session, mechanism, unwrapping, wrapped, template, associated)
     }
 
-    fn encapsulate_key(&self, session: SessionHandle, mechanism: &mut Mechanism, public: ObjectHandle, template: &Template, output: &mut Output<'_>) -> Result<Option<ObjectHandle>> {
+    fn encapsulate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        public: ObjectHandle,
+        template: &Template,
+        output: &mut Output<'_>,
+    ) -> Result<Option<ObjectHandle>> {
         self.encapsulate(session, mechanism, public, template, output)
     }
 
-    fn decapsulate_key(&self, session: SessionHandle, mechanism: &mut Mechanism, private: ObjectHandle, template: &Template, ciphertext: &[u8]) -> Result<ObjectHandle> {
+    fn decapsulate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        private: ObjectHandle,
+        template: &Template,
+        ciphertext: &[u8],
+    ) -> Result<ObjectHandle> {
         self.decapsulate(session, mechanism, private, template, ciphertext)
     }
 

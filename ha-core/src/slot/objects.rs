@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ha_token::{
-    Attribute, AttributeType, Fetched, Function, ObjectHandle, Result, Rv, SessionHandle, Template, TemplateExt, Ulong, Value, ck,
+    Attribute, AttributeType, Fetched, Function, ObjectHandle, Result, Rv, SessionHandle, Template,
+    TemplateExt, Ulong, Value, ck,
 };
 
 use super::VirtualSlot;
@@ -36,14 +37,17 @@ impl VirtualSlot {
         if template.get_bool(ck::CKA_TOKEN) != Some(true) {
             let need = Need { preferred: state.home(), ..Need::default() };
             let call = Call { function: Function::CreateObject, need, skip: None };
-            return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| lease.token().create_object(owner, template));
+            return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
+                lease.token().create_object(owner, template)
+            });
         }
         let made = match template.get_ulong(ck::CKA_CLASS) {
-            Some(ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) => {
-                self.group.replicate_key(Function::CreateObject, &Need::default(), template, &mut |lease, local| {
-                    lease.token().create_object(lease.session, local)
-                })?
-            }
+            Some(ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) => self.group.replicate_key(
+                Function::CreateObject,
+                &Need::default(),
+                template,
+                &mut |lease, local| lease.token().create_object(lease.session, local),
+            )?,
             _ => self.group.create_everywhere(template)?,
         };
         Ok(made.handle)
@@ -65,9 +69,19 @@ impl VirtualSlot {
     }
 
     /// Gives a session object that a member has just made its virtual handle.
-    pub(super) fn adopt_session_object(&self, session: &VirtualSession, lease: &Lease, handle: ObjectHandle) -> Result<Arc<Object>> {
+    pub(super) fn adopt_session_object(
+        &self,
+        session: &VirtualSession,
+        lease: &Lease,
+        handle: ObjectHandle,
+    ) -> Result<Arc<Object>> {
         let (traits, _, private) = self.group.read_traits(lease.on(), handle)?;
-        let place = Place { member: lease.member.index, generation: lease.link.generation, handle, trust: Trust::Proven };
+        let place = Place {
+            member: lease.member.index,
+            generation: lease.link.generation,
+            handle,
+            trust: Trust::Proven,
+        };
         let object = self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
         lease.link.bind(handle, object.handle.0);
         self.group.host_more(&lease.member);
@@ -78,7 +92,12 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// As [`VirtualSlot::create`].
-    pub(super) fn copy(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<ObjectHandle> {
+    pub(super) fn copy(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let source = self.object(object)?;
@@ -99,7 +118,8 @@ impl VirtualSlot {
         }
         let made = self.group.replicate_key(Function::CopyObject, &need, template, &mut |lease, local| {
             // Only what the caller changes goes into the copy; the rest follows the source.
-            let mut changed: Template = local.iter().filter(|a| template.get(a.kind).is_some()).cloned().collect();
+            let mut changed: Template =
+                local.iter().filter(|a| template.get(a.kind).is_some()).cloned().collect();
             changed.set(Attribute::bool(ck::CKA_TOKEN, false));
             lease.token().copy_object(lease.session, self.group.backing(lease, &source)?, &changed)
         })?;
@@ -115,10 +135,16 @@ impl VirtualSlot {
         let _state = session.state()?;
         let object = self.object(object)?;
         if let Origin::Session(_) = object.origin {
-            let call = Call { function: Function::DestroyObject, need: Need { mechanism: None, objects: &[&object], preferred: None }, skip: None };
-            let (answer, _) = self.run(&call, &mut |lease| {
-                lease.token().destroy_object(lease.session, self.group.backing(lease, &object)?)
-            }).map_or_else(|rv| (Err(rv), None), |((), lease)| (Ok(()), Some(lease)));
+            let call = Call {
+                function: Function::DestroyObject,
+                need: Need { mechanism: None, objects: &[&object], preferred: None },
+                skip: None,
+            };
+            let (answer, _) = self
+                .run(&call, &mut |lease| {
+                    lease.token().destroy_object(lease.session, self.group.backing(lease, &object)?)
+                })
+                .map_or_else(|rv| (Err(rv), None), |((), lease)| (Ok(()), Some(lease)));
             self.drop_object(&object);
             // A session object whose member is gone is gone as well.
             return match answer {
@@ -141,8 +167,14 @@ impl VirtualSlot {
     pub(super) fn size(&self, session: SessionHandle, object: ObjectHandle) -> Result<Ulong> {
         self.session(session)?;
         let object = self.object(object)?;
-        let call = Call { function: Function::GetObjectSize, need: Need { mechanism: None, objects: &[&object], preferred: None }, skip: None };
-        let (size, _) = self.run(&call, &mut |lease| lease.token().object_size(lease.session, self.group.handle_of(lease, &object)?))?;
+        let call = Call {
+            function: Function::GetObjectSize,
+            need: Need { mechanism: None, objects: &[&object], preferred: None },
+            skip: None,
+        };
+        let (size, _) = self.run(&call, &mut |lease| {
+            lease.token().object_size(lease.session, self.group.handle_of(lease, &object)?)
+        })?;
         Ok(size)
     }
 
@@ -150,11 +182,19 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
-    pub(super) fn attributes(&self, session: SessionHandle, object: ObjectHandle, types: &[AttributeType]) -> Result<Vec<Fetched>> {
+    pub(super) fn attributes(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        types: &[AttributeType],
+    ) -> Result<Vec<Fetched>> {
         self.session(session)?;
         let object = self.object(object)?;
-        let call =
-            Call { function: Function::GetAttributeValue, need: Need { mechanism: None, objects: &[&object], preferred: None }, skip: None };
+        let call = Call {
+            function: Function::GetAttributeValue,
+            need: Need { mechanism: None, objects: &[&object], preferred: None },
+            skip: None,
+        };
         let (mut fetched, _) = self.run(&call, &mut |lease| {
             lease.token().get_attributes(lease.session, self.group.handle_of(lease, &object)?, types)
         })?;
@@ -174,14 +214,21 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_SESSION_READ_ONLY`, `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
-    pub(super) fn set(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<()> {
+    pub(super) fn set(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        template: &Template,
+    ) -> Result<()> {
         let session = self.session(session)?;
         let object = self.object(object)?;
         if let Origin::Session(_) = object.origin {
             let need = Need { mechanism: None, objects: &[&object], preferred: None };
             let call = Call { function: Function::SetAttributeValue, need, skip: None };
             return self
-                .run(&call, &mut |lease| lease.token().set_attributes(lease.session, self.group.backing(lease, &object)?, template))
+                .run(&call, &mut |lease| {
+                    lease.token().set_attributes(lease.session, self.group.backing(lease, &object)?, template)
+                })
                 .map(drop);
         }
         if !session.read_write {

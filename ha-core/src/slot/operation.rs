@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ha_token::{CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, Token};
+use ha_token::{
+    CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, Token,
+};
 use sha2::{Digest, Sha256};
 
 use super::VirtualSlot;
@@ -54,7 +56,14 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_OPERATION_ACTIVE`, `CKR_KEY_HANDLE_INVALID`, the members' answers.
-    pub(super) fn begin(&self, session: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle, signature: &[u8]) -> Result<()> {
+    pub(super) fn begin(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+        signature: &[u8],
+    ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let Some(mechanism) = mechanism else {
@@ -78,7 +87,8 @@ impl VirtualSlot {
             lease: None,
         };
         let home = state.home();
-        let (after, lease) = self.with_need(&op, kind.init(), home, None, &mut |slot, lease| slot.start(lease, &op))?;
+        let (after, lease) =
+            self.with_need(&op, kind.init(), home, None, &mut |slot, lease| slot.start(lease, &op))?;
         if let Some(after) = after {
             op.pinned = true;
             mechanism.params = after.params;
@@ -129,11 +139,17 @@ impl VirtualSlot {
         let mechanism = Some((op.mechanism.kind, op.kind.flag()));
         let mut f = |lease: &mut Lease| f(self, lease);
         match (&op.key, op.inner.as_slice()) {
-            (None, []) => self.run(&Call { function, need: Need { mechanism, objects: &[], preferred }, skip }, &mut f),
-            (Some(key), []) => self.run(&Call { function, need: Need { mechanism, objects: &[key], preferred }, skip }, &mut f),
+            (None, []) => {
+                self.run(&Call { function, need: Need { mechanism, objects: &[], preferred }, skip }, &mut f)
+            }
+            (Some(key), []) => self
+                .run(&Call { function, need: Need { mechanism, objects: &[key], preferred }, skip }, &mut f),
             (key, inner) => {
                 let objects: Vec<&Object> = key.iter().chain(inner).map(|o| &**o).collect();
-                self.run(&Call { function, need: Need { mechanism, objects: &objects, preferred }, skip }, &mut f)
+                self.run(
+                    &Call { function, need: Need { mechanism, objects: &objects, preferred }, skip },
+                    &mut f,
+                )
             }
         }
     }
@@ -160,7 +176,13 @@ impl VirtualSlot {
 
     /// Makes one call of an operation, on the member it runs on or, when that fails, on another one that is brought to
     /// the same point first.
-    fn advance(&self, op: &mut Operation, function: Function, output: &mut Output<'_>, call: StepCall<'_>) -> Result<()> {
+    fn advance(
+        &self,
+        op: &mut Operation,
+        function: Function,
+        output: &mut Output<'_>,
+        call: StepCall<'_>,
+    ) -> Result<()> {
         let group = &*self.group;
         let mut failed_on = None;
         let mut ambiguous = None;
@@ -191,8 +213,16 @@ impl VirtualSlot {
             op.lease = None;
         }
         if op.pinned || !op.replay.is_whole() {
-            let why = if op.pinned { "its result depends on what the failed member made up" } else { "its input is over replay_limit" };
-            group.reporter.refused(function, Rv::DEVICE_ERROR, &format!("the operation cannot go on elsewhere: {why}"));
+            let why = if op.pinned {
+                "its result depends on what the failed member made up"
+            } else {
+                "its input is over replay_limit"
+            };
+            group.reporter.refused(
+                function,
+                Rv::DEVICE_ERROR,
+                &format!("the operation cannot go on elsewhere: {why}"),
+            );
             return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
         }
         let taken_over = self.with_need(op, function, None, failed_on, &mut |slot, lease| {
@@ -259,7 +289,12 @@ impl VirtualSlot {
         self.on_operation(&mut state, kind, f)
     }
 
-    fn on_operation(&self, state: &mut SessionState, kind: OpKind, f: &mut dyn FnMut(&mut Operation) -> (Result<()>, bool)) -> Result<()> {
+    fn on_operation(
+        &self,
+        state: &mut SessionState,
+        kind: OpKind,
+        f: &mut dyn FnMut(&mut Operation) -> (Result<()>, bool),
+    ) -> Result<()> {
         let mut op = state.operation(kind).take().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
         let (answer, goes_on) = f(&mut op);
         if goes_on {
@@ -273,21 +308,37 @@ impl VirtualSlot {
     }
 
     /// `C_Sign` and the other one-shot functions with an output.
-    pub(super) fn one_shot(&self, session: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    pub(super) fn one_shot(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.with_operation(session, kind, &mut |op| {
-            let answer = self.advance(op, kind.one_shot(), output, &mut |l, out| l.token().op_one_shot(l.session, kind, input, out));
+            let answer = self.advance(op, kind.one_shot(), output, &mut |l, out| {
+                l.token().op_one_shot(l.session, kind, input, out)
+            });
             (answer, stays(answer, output))
         })
     }
 
     /// `C_XxxUpdate`.
-    pub(super) fn update(&self, session: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    pub(super) fn update(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         self.with_operation(session, kind, &mut |op| self.update_op(op, input, output))
     }
 
     fn update_op(&self, op: &mut Operation, input: &[u8], output: &mut Output<'_>) -> (Result<()>, bool) {
         let kind = op.kind;
-        let answer = self.advance(op, kind.update(), output, &mut |l, out| l.token().op_update(l.session, kind, input, out));
+        let answer = self.advance(op, kind.update(), output, &mut |l, out| {
+            l.token().op_update(l.session, kind, input, out)
+        });
         if answer.is_ok() && !(has_output(kind) && output.is_query()) {
             op.replay.record(Step::Update(input), output.written());
         }
@@ -297,15 +348,23 @@ impl VirtualSlot {
     /// `C_XxxFinal` with an output.
     pub(super) fn finish(&self, session: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
         self.with_operation(session, kind, &mut |op| {
-            let answer = self.advance(op, kind.last(), output, &mut |l, out| l.token().op_final(l.session, kind, out));
+            let answer =
+                self.advance(op, kind.last(), output, &mut |l, out| l.token().op_final(l.session, kind, out));
             (answer, stays(answer, output))
         })
     }
 
     /// A call that ends the operation and has no output: the verifying ones.
-    pub(super) fn conclude(&self, session: SessionHandle, kind: OpKind, function: Function, call: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<()>) -> Result<()> {
+    pub(super) fn conclude(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        function: Function,
+        call: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<()>,
+    ) -> Result<()> {
         self.with_operation(session, kind, &mut |op| {
-            let answer = self.advance(op, function, &mut Output::query(), &mut |l, _| call(l.token(), l.session));
+            let answer =
+                self.advance(op, function, &mut Output::query(), &mut |l, _| call(l.token(), l.session));
             (answer, false)
         })
     }
@@ -325,7 +384,13 @@ impl VirtualSlot {
     }
 
     /// The dual-function calls (section 5.16): each is the two calls that it stands for.
-    pub(super) fn combined(&self, session: SessionHandle, kind: CombinedKind, input: &[u8], output: &mut Output<'_>) -> Result<()> {
+    pub(super) fn combined(
+        &self,
+        session: SessionHandle,
+        kind: CombinedKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let (data, outer) = match kind {
@@ -353,7 +418,14 @@ impl VirtualSlot {
     pub(super) fn context_login(&self, session: SessionHandle, pin: &[u8]) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
-        for kind in [OpKind::Sign, OpKind::Decrypt, OpKind::SignRecover, OpKind::Encrypt, OpKind::Verify, OpKind::VerifyRecover] {
+        for kind in [
+            OpKind::Sign,
+            OpKind::Decrypt,
+            OpKind::SignRecover,
+            OpKind::Encrypt,
+            OpKind::Verify,
+            OpKind::VerifyRecover,
+        ] {
             if let Some(op) = state.operation(kind).as_mut()
                 && let Some(lease) = &op.lease
             {

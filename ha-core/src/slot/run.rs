@@ -32,7 +32,11 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// The caller's own mistakes as a member put them; `CKR_DEVICE_ERROR` when no member could serve.
-    pub(super) fn run<T>(&self, call: &Call<'_>, f: &mut dyn FnMut(&mut Lease) -> Result<T>) -> Result<(T, Lease)> {
+    pub(super) fn run<T>(
+        &self,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> Result<(T, Lease)> {
         let group = &*self.group;
         let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
         let mut other: Option<Rv> = None;
@@ -40,7 +44,11 @@ impl VirtualSlot {
         for index in group.plan(&call.need).iter().filter(|i| Some(*i) != call.skip) {
             let Some(member) = group.members.get(index) else { continue };
             if tries > 0 && !group.may_retry(tries == 1) {
-                group.reporter.refused(call.function, Rv::DEVICE_ERROR, "the retry budget is used up: too many calls fail");
+                group.reporter.refused(
+                    call.function,
+                    Rv::DEVICE_ERROR,
+                    "the retry budget is used up: too many calls fail",
+                );
                 break;
             }
             tries += 1;

@@ -37,7 +37,9 @@ impl VirtualSlot {
         })?;
         let first = lease.member.index;
         drop(lease);
-        for member in group.up().filter(|m| m.index != first && group.has_more(m, template.get_bool(ck::CKA_TOKEN))) {
+        for member in
+            group.up().filter(|m| m.index != first && group.has_more(m, template.get_bool(ck::CKA_TOKEN)))
+        {
             match group.lease(member).and_then(|lease| self.find_on(&lease, template)) {
                 Ok(more) => found.extend(more),
                 Err(rv) => group.blame(member, ha_token::Function::FindObjectsInit, rv),

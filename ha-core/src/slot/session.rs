@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, ck};
 
+use super::VirtualSlot;
 use super::messages::MessageOperation;
 use super::operation::Operation;
-use super::VirtualSlot;
 use crate::group::{Lease, Member, Origin, Who};
 
 /// A session as the application sees it. Costs no member a call until it is used.
@@ -163,8 +163,15 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// The member's answer to `C_OpenSession`.
-    pub(super) fn owner(&self, state: &mut SessionState, member: &Arc<Member>, generation: u64) -> Result<SessionHandle> {
-        if let Some(lease) = state.owners.iter().find(|l| l.member.index == member.index && l.link.generation == generation) {
+    pub(super) fn owner(
+        &self,
+        state: &mut SessionState,
+        member: &Arc<Member>,
+        generation: u64,
+    ) -> Result<SessionHandle> {
+        if let Some(lease) =
+            state.owners.iter().find(|l| l.member.index == member.index && l.link.generation == generation)
+        {
             return Ok(lease.session);
         }
         // An owner of an earlier connection owns nothing any more.

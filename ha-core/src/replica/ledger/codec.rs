@@ -54,8 +54,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn templates() -> impl Strategy<Value = Template> {
-        let leaf = (any::<u32>(), proptest::collection::vec(any::<u8>(), 0..20)).prop_map(|(k, v)| Attribute::bytes(k.into(), v));
-        let nested = (any::<u32>(), proptest::collection::vec(leaf.clone(), 0..4)).prop_map(|(k, t)| Attribute::template(k.into(), t));
+        let leaf = (any::<u32>(), proptest::collection::vec(any::<u8>(), 0..20))
+            .prop_map(|(k, v)| Attribute::bytes(k.into(), v));
+        let nested = (any::<u32>(), proptest::collection::vec(leaf.clone(), 0..4))
+            .prop_map(|(k, t)| Attribute::template(k.into(), t));
         proptest::collection::vec(prop_oneof![leaf, nested], 0..8)
     }
 

@@ -47,7 +47,9 @@ pub enum LedgerError {
         reason: String,
     },
     /// The file was made by a newer version of this library.
-    #[error("{path}: its format is {found}, and this version knows formats up to {known}; use the version that made it")]
+    #[error(
+        "{path}: its format is {found}, and this version knows formats up to {known}; use the version that made it"
+    )]
     Newer {
         /// The file.
         path: PathBuf,

@@ -49,7 +49,8 @@ fn row(r: &Row<'_>) -> rusqlite::Result<ObjectRow> {
 /// Moves an object from one of `from` to `to`; a compare-and-set.
 fn change(connection: &Connection, id: ObjectId, from: &[State], to: State) -> Result<()> {
     let allowed: String = from.iter().map(|s| (*s as i64).to_string()).collect::<Vec<_>>().join(",");
-    let sql = format!("UPDATE object SET state = ?2, version = version + 1 WHERE id = ?1 AND state IN ({allowed})");
+    let sql =
+        format!("UPDATE object SET state = ?2, version = version + 1 WHERE id = ?1 AND state IN ({allowed})");
     if connection.execute(&sql, params![id.0, to as i64])? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
 }
 
@@ -60,9 +61,12 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
         let connection = self.connection();
-        let before = connection.query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0)).optional()?;
+        let before = connection
+            .query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0))
+            .optional()?;
         if before.is_none() && !self.is_read_only() {
-            connection.execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
+            connection
+                .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
         }
         Ok(before)
     }
@@ -192,7 +196,10 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn missing_on(&self, member: &str) -> Result<Vec<ObjectRow>> {
-        self.select("o.state = 2 AND o.id NOT IN (SELECT object FROM copy WHERE member = ?1)", params![member])
+        self.select(
+            "o.state = 2 AND o.id NOT IN (SELECT object FROM copy WHERE member = ?1)",
+            params![member],
+        )
     }
 
     /// A member has been given a copy, proven.
@@ -209,7 +216,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn update(&self, id: ObjectId, ckaid: &[u8], label: &[u8], template: &Template) -> Result<()> {
-        let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1";
+        let sql =
+            "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1";
         self.writable()?.execute(sql, params![id.0, ckaid, label, codec::encode(template)])?;
         Ok(())
     }
@@ -230,7 +238,9 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn pending_for(&self, member: &str) -> Result<Vec<Pending>> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached("SELECT number, object, template FROM pending WHERE member = ?1 ORDER BY number")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT number, object, template FROM pending WHERE member = ?1 ORDER BY number",
+        )?;
         let rows = statement.query_map([member], |r| {
             let id: Vec<u8> = r.get(1)?;
             let template: Vec<u8> = r.get(2)?;
@@ -291,7 +301,8 @@ impl Ledger {
 
     fn select(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<ObjectRow>> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE {condition}"))?;
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE {condition}"))?;
         let rows = statement.query_map(values, row)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }

@@ -34,10 +34,19 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`]. Where the file is there and only cannot be written, it is opened for reading.
-    pub fn open(dir: &Path, group: &str, wait: Duration, random: &mut dyn FnMut(&mut [u8])) -> Result<Ledger, LedgerError> {
+    pub fn open(
+        dir: &Path,
+        group: &str,
+        wait: Duration,
+        random: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Ledger, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: dir.to_owned(), reason };
         if !dir.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| place(format!("the folder cannot be made: {e}")))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .map_err(|e| place(format!("the folder cannot be made: {e}")))?;
         }
         let meta = std::fs::metadata(dir).map_err(|e| place(e.to_string()))?;
         if !meta.is_dir() {
@@ -51,7 +60,8 @@ impl Ledger {
         }
         let path = dir.join(file_name(group));
         let me = rustix::process::geteuid().as_raw();
-        let foreign = std::fs::metadata(&path).is_ok_and(|m| m.uid() != me && !shared) || (!path.exists() && meta.uid() != me && !shared);
+        let foreign = std::fs::metadata(&path).is_ok_and(|m| m.uid() != me && !shared)
+            || (!path.exists() && meta.uid() != me && !shared);
         if !foreign {
             match Self::connect(&path, wait, random) {
                 Err(LedgerError::Database(e)) if is_unwritable(&e) && path.exists() => {}
@@ -65,7 +75,11 @@ impl Ledger {
         Self::connect_for_reading(&path, wait)
     }
 
-    fn connect(path: &Path, wait: Duration, random: &mut dyn FnMut(&mut [u8])) -> Result<Ledger, LedgerError> {
+    fn connect(
+        path: &Path,
+        wait: Duration,
+        random: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Ledger, LedgerError> {
         // Made here with its mode, so that it is never open to others for a moment.
         std::fs::OpenOptions::new()
             .create(true)
@@ -75,7 +89,10 @@ impl Ledger {
             .mode(0o600)
             .open(path)
             .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
-        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let mut connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         connection.busy_timeout(wait)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -102,7 +119,10 @@ impl Ledger {
     }
 
     fn connect_for_reading(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let connection = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         connection.busy_timeout(wait)?;
         let found = format(&connection)?;
         if found != FORMAT {
@@ -111,14 +131,23 @@ impl Ledger {
         Self::with(connection, path, wait, true)
     }
 
-    fn with(connection: Connection, path: &Path, wait: Duration, read_only: bool) -> Result<Ledger, LedgerError> {
+    fn with(
+        connection: Connection,
+        path: &Path,
+        wait: Duration,
+        read_only: bool,
+    ) -> Result<Ledger, LedgerError> {
         let get = |key: &str| -> Result<Vec<u8>, LedgerError> {
             connection
                 .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0))
                 .optional()?
-                .ok_or_else(|| LedgerError::Place { path: path.to_owned(), reason: format!("it is not a ledger: it has no {key}") })
+                .ok_or_else(|| LedgerError::Place {
+                    path: path.to_owned(),
+                    reason: format!("it is not a ledger: it has no {key}"),
+                })
         };
-        let broken = |_| LedgerError::Place { path: PathBuf::from(path), reason: "its identity is damaged".into() };
+        let broken =
+            |_| LedgerError::Place { path: PathBuf::from(path), reason: "its identity is damaged".into() };
         let identity = Identity {
             group: get("group")?.try_into().map_err(broken)?,
             ledger: get("ledger")?.try_into().map_err(broken)?,
@@ -136,7 +165,13 @@ impl Ledger {
     pub fn bootstrap_lock(&self, world: &dyn crate::seam::World) -> Result<std::fs::File, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
         let path = self.path.with_extension("lock");
-        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(|e| place(e.to_string()))?;
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| place(e.to_string()))?;
         let until = world.now() + self.wait;
         let pause = world.event();
         while file.try_lock().is_err() {
@@ -155,12 +190,17 @@ fn format(connection: &Connection) -> Result<i64, rusqlite::Error> {
 
 fn is_unwritable(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly};
-    error.sqlite_error_code().is_some_and(|c| matches!(c, ReadOnly | CannotOpen | PermissionDenied | DiskFull))
+    error
+        .sqlite_error_code()
+        .is_some_and(|c| matches!(c, ReadOnly | CannotOpen | PermissionDenied | DiskFull))
 }
 
 /// The label made fit for a file's name, with a digest so that two labels never share a file.
 fn file_name(group: &str) -> String {
-    let plain: String = group.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect();
+    let plain: String = group
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
+        .collect();
     let digest: [u8; 32] = Sha256::digest(group.as_bytes()).into();
     let digest: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
     format!("{plain}-{digest}.ledger")
