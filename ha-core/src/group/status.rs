@@ -41,6 +41,11 @@ impl Group {
         GroupStatus { label: self.config.label.clone(), members: self.members.iter().map(|m| m.status()).collect() }
     }
 
+    /// Whether objects can be created, changed and destroyed here: there is a ledger, and it can be written.
+    pub fn may_change(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|l| !l.is_read_only())
+    }
+
     /// A channel of what happens from now on.
     pub fn events(&self) -> crossbeam::channel::Receiver<super::GroupEvent> {
         self.reporter.listen()
