@@ -59,7 +59,11 @@ pub(crate) fn sync(context: &Context, dry: bool) -> Result<Answer> {
     let mut groups = Vec::new();
     for group in provider.groups() {
         let label = &group.config.label;
-        let words = if dry { format!("group {label:?}: looking at what there is to do") } else { format!("group {label:?}: bringing the members up to date") };
+        let words = if dry {
+            format!("group {label:?}: looking at what there is to do")
+        } else {
+            format!("group {label:?}: bringing the members up to date")
+        };
         let done = output::busy(words, || group.sync(dry)).map_err(explain)?;
         let checked = output::busy(format!("group {label:?}: checking"), || group.check(false))?;
         let count = |word| checked.iter().filter(|c| c.worst() == word).count();
@@ -69,11 +73,20 @@ pub(crate) fn sync(context: &Context, dry: bool) -> Result<Answer> {
             foreign: foreign(group),
             missing: count(Word::Missing),
             different: count(Word::Different),
-            away: group.status().members.into_iter().filter(|m| m.state != State::Up).map(|m| m.name).collect(),
+            away: group
+                .status()
+                .members
+                .into_iter()
+                .filter(|m| m.state != State::Up)
+                .map(|m| m.name)
+                .collect(),
         });
     }
-    let idle = |m: &SyncMember| m.left.is_empty() && (!dry || (m.destroyed, m.changed, m.copied) == (0, 0, 0));
-    let well = groups.iter().all(|g| g.away.is_empty() && g.missing == 0 && g.different == 0 && g.members.iter().all(idle));
+    let idle =
+        |m: &SyncMember| m.left.is_empty() && (!dry || (m.destroyed, m.changed, m.copied) == (0, 0, 0));
+    let well = groups
+        .iter()
+        .all(|g| g.away.is_empty() && g.missing == 0 && g.different == 0 && g.members.iter().all(idle));
     if context.json {
         output::json(&SyncDocument { schema: 1, dry_run: dry, groups })?;
     } else {
@@ -84,7 +97,13 @@ pub(crate) fn sync(context: &Context, dry: bool) -> Result<Answer> {
 }
 
 fn member(name: String, done: CaughtUp) -> SyncMember {
-    SyncMember { name, destroyed: done.destroyed, changed: done.changed, copied: done.copied, left: done.left }
+    SyncMember {
+        name,
+        destroyed: done.destroyed,
+        changed: done.changed,
+        copied: done.copied,
+        left: done.left,
+    }
 }
 
 /// What a check has seen and the ledger does not know.
@@ -107,7 +126,10 @@ fn print_sync(group: &SyncGroup, dry: bool) {
     println!("group {:?}", group.label);
     let would = if dry { "to do: " } else { "" };
     for m in &group.members {
-        println!("  {}: {would}{} destroyed, {} changed, {} copied", m.name, m.destroyed, m.changed, m.copied);
+        println!(
+            "  {}: {would}{} destroyed, {} changed, {} copied",
+            m.name, m.destroyed, m.changed, m.copied
+        );
         for line in &m.left {
             println!("    left: {line}");
         }
@@ -122,7 +144,9 @@ fn print_sync(group: &SyncGroup, dry: bool) {
         }
         let members: std::collections::BTreeSet<_> = group.foreign.iter().flat_map(|o| &o.members).collect();
         for member in members {
-            println!("    `hactl adopt {member}` makes those of {member} the group's own, where they can be copied");
+            println!(
+                "    `hactl adopt {member}` makes those of {member} the group's own, where they can be copied"
+            );
         }
     }
     println!("  then missing somewhere: {}, different: {}", group.missing, group.different);
@@ -164,16 +188,23 @@ pub(crate) fn adopt(context: &Context, member: &str, label: Option<&str>, dry: b
     let place = match candidates.as_slice() {
         [one] => *one,
         [] => {
-            let names: Vec<_> = config.groups.iter().flat_map(|g| &g.members).map(|m| m.name.as_str()).collect();
+            let names: Vec<_> =
+                config.groups.iter().flat_map(|g| &g.members).map(|m| m.name.as_str()).collect();
             bail!("no group has a member {member:?}; there are: {}", names.join(", "));
         }
         _ => bail!("several groups have a member {member:?}; name one with --group"),
     };
     let provider = context.running()?;
     let Some(group) = provider.groups().get(place) else { bail!("the configuration changed meanwhile") };
-    let words = format!("group {:?}: {} the objects of member {member:?}", group.config.label, if dry { "looking at" } else { "adopting" });
+    let words = format!(
+        "group {:?}: {} the objects of member {member:?}",
+        group.config.label,
+        if dry { "looking at" } else { "adopting" }
+    );
     let adopted = output::busy(words, || group.adopt(member, dry)).map_err(|rv| match rv {
-        Rv::TOKEN_NOT_PRESENT => BadNews(format!("member {member:?} is not up; `hactl status` and `hactl doctor` say why")).into(),
+        Rv::TOKEN_NOT_PRESENT => {
+            BadNews(format!("member {member:?} is not up; `hactl status` and `hactl doctor` say why")).into()
+        }
         rv => explain(rv),
     })?;
     let objects: Vec<_> = adopted

@@ -65,7 +65,9 @@ pub(crate) fn run(context: &Context, prove: bool) -> Result<Answer> {
         groups.push(document(&group.config.label, &checked));
     }
     for group in &groups {
-        well &= group.summary.missing == 0 && group.summary.different == 0 && (!prove || group.summary.unproven == 0);
+        well &= group.summary.missing == 0
+            && group.summary.different == 0
+            && (!prove || group.summary.unproven == 0);
     }
     if context.json {
         output::json(&Document { schema: 1, groups })?;
@@ -107,12 +109,24 @@ fn document(label: &str, checked: &[Checked]) -> GroupDocument {
 }
 
 fn print(group: &GroupDocument) {
-    let names: Vec<&str> = group.objects.iter().flat_map(|o| o.members.keys().map(String::as_str)).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    let names: Vec<&str> = group
+        .objects
+        .iter()
+        .flat_map(|o| o.members.keys().map(String::as_str))
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
     let mut header = vec!["class", "type", "id", "label", "fingerprint"];
     header.extend(&names);
     let mut table = output::table(&header);
     for o in &group.objects {
-        let mut row = vec![o.class.clone(), o.key_type.clone(), o.id.clone(), o.label.clone(), o.fingerprint.chars().take(16).collect()];
+        let mut row = vec![
+            o.class.clone(),
+            o.key_type.clone(),
+            o.id.clone(),
+            o.label.clone(),
+            o.fingerprint.chars().take(16).collect(),
+        ];
         row.extend(names.iter().map(|n| o.members.get(*n).copied().unwrap_or("").to_owned()));
         table.add_row(row);
     }
@@ -126,5 +140,8 @@ fn print(group: &GroupDocument) {
         }
     }
     let s = &group.summary;
-    println!("{} objects: {} same, {} missing, {} different, {} unproven", s.objects, s.same, s.missing, s.different, s.unproven);
+    println!(
+        "{} objects: {} same, {} missing, {} different, {} unproven",
+        s.objects, s.same, s.missing, s.different, s.unproven
+    );
 }

@@ -30,7 +30,9 @@ impl Context {
             Some(path) => Ok(Config::from_file(path)?),
             None => match Config::load()? {
                 Some(config) => Ok(config),
-                None => bail!("no configuration found; name one with --config or $PKCS11_HA_CONF, or make one with `hactl init`"),
+                None => bail!(
+                    "no configuration found; name one with --config or $PKCS11_HA_CONF, or make one with `hactl init`"
+                ),
             },
         }
     }
@@ -58,7 +60,8 @@ impl Context {
             return Ok(pin);
         }
         if std::io::stdin().is_terminal() {
-            let pin = rpassword::prompt_password("PIN of the group: ").context("the PIN could not be read")?;
+            let pin =
+                rpassword::prompt_password("PIN of the group: ").context("the PIN could not be read")?;
             return Ok(Zeroizing::new(pin.into_bytes()));
         }
         bail!("a PIN is needed: give --pin-file FILE, set PKCS11_HA_PIN, or run this on a terminal")

@@ -70,11 +70,21 @@ impl Report {
     }
 
     fn warn(&mut self, subject: &str, text: impl Into<String>, mend: impl Into<String>) {
-        self.add(Line { finding: Finding::Warn, subject: subject.into(), text: text.into(), mend: Some(mend.into()) });
+        self.add(Line {
+            finding: Finding::Warn,
+            subject: subject.into(),
+            text: text.into(),
+            mend: Some(mend.into()),
+        });
     }
 
     fn fail(&mut self, subject: &str, text: impl Into<String>, mend: impl Into<String>) {
-        self.add(Line { finding: Finding::Fail, subject: subject.into(), text: text.into(), mend: Some(mend.into()) });
+        self.add(Line {
+            finding: Finding::Fail,
+            subject: subject.into(),
+            text: text.into(),
+            mend: Some(mend.into()),
+        });
     }
 
     fn count(&self, finding: Finding) -> usize {
@@ -99,7 +109,11 @@ pub(crate) fn run(context: &Context) -> Result<Answer> {
     report.ok("versions", format!("hactl {}, PKCS#11 3.2", env!("CARGO_PKG_VERSION")));
     report.ok("clocks", "not needed: nothing here is decided by the time of day");
     match context.load() {
-        Err(error) => report.fail("configuration", format!("{error:#}"), "mend the file; `hactl config check` looks at it alone"),
+        Err(error) => report.fail(
+            "configuration",
+            format!("{error:#}"),
+            "mend the file; `hactl config check` looks at it alone",
+        ),
         Ok(config) => examine(context, &config, &mut report),
     }
     let (failed, warnings) = (report.count(Finding::Fail), report.count(Finding::Warn));
@@ -122,7 +136,11 @@ fn examine(context: &Context, config: &Config, report: &mut Report) {
             pin
         }
         Err(error) => {
-            report.fail("PIN", format!("{error:#}"), "give a file that only its owner can read, or set PKCS11_HA_PIN");
+            report.fail(
+                "PIN",
+                format!("{error:#}"),
+                "give a file that only its owner can read, or set PKCS11_HA_PIN",
+            );
             None
         }
     };
@@ -133,7 +151,11 @@ fn examine(context: &Context, config: &Config, report: &mut Report) {
             if let Some(serial) = member(group, config, &pin, report) {
                 if let Some((other, _)) = serials.iter().find(|(_, s)| *s == serial) {
                     let text = format!("it is the same token as member {other:?} (serial {serial})");
-                    report.fail(&subject(group, config), text, "name another token, or take one of the two out of the group");
+                    report.fail(
+                        &subject(group, config),
+                        text,
+                        "name another token, or take one of the two out of the group",
+                    );
                 }
                 serials.push((config.name.clone(), serial));
             }
@@ -155,12 +177,23 @@ fn configuration(config: &Config, report: &mut Report) {
     let members: usize = config.groups.iter().map(|g| g.members.len()).sum();
     report.ok("configuration", format!("{}: right; groups: {groups}, members: {members}", path.display()));
     if groups == 0 {
-        report.warn("configuration", "it has no [[group]]: applications see no slot", "add one, or make a first one with `hactl init`");
+        report.warn(
+            "configuration",
+            "it has no [[group]]: applications see no slot",
+            "add one, or make a first one with `hactl init`",
+        );
     }
     if let Ok(meta) = fs::metadata(path) {
         if meta.mode() & 0o020 != 0 {
-            let mend = format!("run `chmod g-w {}`, unless all of the group may choose the modules that are loaded", path.display());
-            report.warn("configuration", format!("its group can write it (mode {:o})", meta.mode() & 0o7777), mend);
+            let mend = format!(
+                "run `chmod g-w {}`, unless all of the group may choose the modules that are loaded",
+                path.display()
+            );
+            report.warn(
+                "configuration",
+                format!("its group can write it (mode {:o})", meta.mode() & 0o7777),
+                mend,
+            );
         }
         if meta.uid() != 0 && meta.uid() != me() {
             let text = format!("it belongs to uid {}, neither root nor who runs this", meta.uid());
@@ -176,18 +209,36 @@ fn state(config: &Config, report: &mut Report) {
         Ok(meta) => meta,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let text = format!("{shown} is not there yet");
-            return report.warn("state", text, "the first application makes it; as that user, check that its parent folder can be written");
+            return report.warn(
+                "state",
+                text,
+                "the first application makes it; as that user, check that its parent folder can be written",
+            );
         }
-        Err(e) => return report.fail("state", format!("{shown}: {e}"), "run this as the user that the application runs as"),
+        Err(e) => {
+            return report.fail(
+                "state",
+                format!("{shown}: {e}"),
+                "run this as the user that the application runs as",
+            );
+        }
     };
     if !meta.is_dir() {
-        return report.fail("state", format!("{shown} is not a folder"), "move it away, or set another state_dir");
+        return report.fail(
+            "state",
+            format!("{shown} is not a folder"),
+            "move it away, or set another state_dir",
+        );
     }
     // Group-writable only in the shape that shares it on purpose: set-group-id, nothing for others.
     let shared = meta.mode() & 0o2007 == 0o2000;
     if meta.mode() & 0o002 != 0 || (meta.mode() & 0o020 != 0 && !shared) {
         let mode = meta.mode() & 0o7777;
-        report.fail("state", format!("{shown}: others can write it (mode {mode:o}); it is not used"), format!("run `chmod 700 {shown}`"));
+        report.fail(
+            "state",
+            format!("{shown}: others can write it (mode {mode:o}); it is not used"),
+            format!("run `chmod 700 {shown}`"),
+        );
     }
     let mut foreign = (!shared && meta.uid() != me()).then_some(meta.uid());
     let mut ledgers = 0;
@@ -200,7 +251,10 @@ fn state(config: &Config, report: &mut Report) {
     }
     match foreign {
         Some(uid) => {
-            let text = format!("{shown} belongs to uid {uid}, and this runs as uid {}: nothing is written here", me());
+            let text = format!(
+                "{shown} belongs to uid {uid}, and this runs as uid {}: nothing is written here",
+                me()
+            );
             report.warn("state", text, "run hactl as that user to change anything");
         }
         None => report.ok("state", format!("{shown}: ours; ledgers: {ledgers}")),
@@ -208,7 +262,11 @@ fn state(config: &Config, report: &mut Report) {
     if let Ok(space) = rustix::fs::statvfs(dir) {
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free < LITTLE {
-            report.warn("state", format!("only {} MiB are free there", free >> 20), "without space for the ledger no key is made or destroyed");
+            report.warn(
+                "state",
+                format!("only {} MiB are free there", free >> 20),
+                "without space for the ledger no key is made or destroyed",
+            );
         }
     }
 }
@@ -250,7 +308,11 @@ fn member(group: &GroupConfig, config: &MemberConfig, pin: &Pin, report: &mut Re
             Err(RecvTimeoutError::Disconnected) => return serial,
             Err(RecvTimeoutError::Timeout) => {
                 let text = format!("no answer for {} s: a call into the module hangs", patience.as_secs());
-                report.fail(&name, text, "look at the token's service and its network; applications go on with the other members");
+                report.fail(
+                    &name,
+                    text,
+                    "look at the token's service and its network; applications go on with the other members",
+                );
                 return serial;
             }
         }
@@ -262,11 +324,19 @@ fn files(name: &str, config: &MemberConfig, report: &mut Report) -> bool {
     let module = config.module.display();
     match fs::metadata(&config.module) {
         Err(e) => {
-            report.fail(name, format!("module {module}: {e}"), "install the token's PKCS#11 module, or correct `module`");
+            report.fail(
+                name,
+                format!("module {module}: {e}"),
+                "install the token's PKCS#11 module, or correct `module`",
+            );
             return false;
         }
         Ok(meta) if meta.mode() & 0o002 != 0 => {
-            report.warn(name, format!("module {module}: anybody can write it"), format!("run `chmod o-w {module}`"));
+            report.warn(
+                name,
+                format!("module {module}: anybody can write it"),
+                format!("run `chmod o-w {module}`"),
+            );
         }
         Ok(_) => {}
     }
@@ -275,7 +345,11 @@ fn files(name: &str, config: &MemberConfig, report: &mut Report) -> bool {
             && let Err(e) = fs::metadata(value)
         {
             // The value is a path here: such a one is no secret.
-            report.warn(name, format!("env {variable} = {value:?}: {e}"), "is the path right, and may this user read it?");
+            report.warn(
+                name,
+                format!("env {variable} = {value:?}: {e}"),
+                "is the path right, and may this user read it?",
+            );
         }
     }
     true
@@ -289,13 +363,18 @@ fn pin_source(name: &str, config: &MemberConfig, may_fetch: bool, report: &mut R
         Some(PinSource::Command(command)) => {
             let program = command.first().map_or("", String::as_str);
             if !may_fetch {
-                return report.ok(name, format!("pin from the command {program:?}: not run, because no login is tried"));
+                return report.ok(
+                    name,
+                    format!("pin from the command {program:?}: not run, because no login is tried"),
+                );
             }
             format!("pin from the command {program:?}")
         }
     };
     match config.pin.as_ref().map(PinSource::resolve) {
-        Some(Err(error)) => report.fail(name, format!("{words}: {error}"), "without it the member is not logged in to"),
+        Some(Err(error)) => {
+            report.fail(name, format!("{words}: {error}"), "without it the member is not logged in to")
+        }
         _ => report.ok(name, format!("{words}: there")),
     }
 }
@@ -320,17 +399,32 @@ impl Talk {
         let module = self.config.module.display();
         let connector = provider::connector(&self.config);
         match ha_member::tokens(&self.module()) {
-            Err(error) => return self.say(Finding::Fail, error.to_string(), Some("applications go on with the other members until this is mended")),
+            Err(error) => {
+                return self.say(
+                    Finding::Fail,
+                    error.to_string(),
+                    Some("applications go on with the other members until this is mended"),
+                );
+            }
             Ok(tokens) => {
-                let labels: Vec<_> = tokens.iter().filter_map(|t| Some(format!("{:?}", t.2.as_ref()?.label))).collect();
+                let labels: Vec<_> =
+                    tokens.iter().filter_map(|t| Some(format!("{:?}", t.2.as_ref()?.label))).collect();
                 self.say(Finding::Ok, format!("module {module} loads; tokens: {}", labels.join(", ")), None);
             }
         }
         match connector.connect() {
-            Err(error) => self.say(Finding::Fail, error.to_string(), Some("applications go on with the other members until this is mended")),
+            Err(error) => self.say(
+                Finding::Fail,
+                error.to_string(),
+                Some("applications go on with the other members until this is mended"),
+            ),
             Ok(token) => {
                 if let Err(rv) = self.token(&*token) {
-                    self.say(Finding::Fail, format!("the token answered {rv}"), Some("look at the token's own log, and at its service"));
+                    self.say(
+                        Finding::Fail,
+                        format!("the token answered {rv}"),
+                        Some("look at the token's own log, and at its service"),
+                    );
                 }
                 drop(token);
             }
@@ -356,7 +450,10 @@ impl Talk {
         let info = token.token_info()?;
         _ = self.sender.send(Message::Serial(info.serial.clone()));
         let version = info.firmware_version;
-        let text = format!("token {:?}: {} {}, firmware {}.{}, serial {}", info.label, info.manufacturer, info.model, version.major, version.minor, info.serial);
+        let text = format!(
+            "token {:?}: {} {}, firmware {}.{}, serial {}",
+            info.label, info.manufacturer, info.model, version.major, version.minor, info.serial
+        );
         self.say(Finding::Ok, text, None);
         self.flags(&info);
         self.mechanisms(token)?;
@@ -364,7 +461,11 @@ impl Talk {
         let pin = match (&own, &self.pin) {
             (Some(own), _) => own,
             (None, Some(_)) if self.refused.load(Ordering::Acquire) => {
-                self.say(Finding::Warn, "another token refused the PIN: it is not sent to this one".into(), Some("give the right PIN"));
+                self.say(
+                    Finding::Warn,
+                    "another token refused the PIN: it is not sent to this one".into(),
+                    Some("give the right PIN"),
+                );
                 return Ok(());
             }
             (None, Some(pin)) => pin,
@@ -383,18 +484,34 @@ impl Talk {
     fn flags(&self, info: &TokenInfo) {
         let has = |flag: Ulong| info.flags & flag != 0;
         if !has(ck::CKF_USER_PIN_INITIALIZED) {
-            self.say(Finding::Fail, "the token has no user PIN".into(), Some("set one, for example with `pkcs11-tool --init-pin`"));
+            self.say(
+                Finding::Fail,
+                "the token has no user PIN".into(),
+                Some("set one, for example with `pkcs11-tool --init-pin`"),
+            );
         }
         if has(ck::CKF_USER_PIN_LOCKED) {
-            self.say(Finding::Fail, "the user PIN is locked".into(), Some("let the token's security officer set a new one"));
+            self.say(
+                Finding::Fail,
+                "the user PIN is locked".into(),
+                Some("let the token's security officer set a new one"),
+            );
         } else if has(ck::CKF_USER_PIN_FINAL_TRY) {
             let mend = "log in to this token directly with the right PIN, which clears its counter; until then no PIN is sent to it";
             self.say(Finding::Fail, "one more wrong PIN locks the token".into(), Some(mend));
         } else if has(ck::CKF_USER_PIN_COUNT_LOW) {
-            self.say(Finding::Warn, "a wrong PIN was tried on it".into(), Some("a right one clears the counter"));
+            self.say(
+                Finding::Warn,
+                "a wrong PIN was tried on it".into(),
+                Some("a right one clears the counter"),
+            );
         }
         if has(ck::CKF_WRITE_PROTECTED) {
-            self.say(Finding::Warn, "the token is write-protected".into(), Some("no key can be made on it; min_copies may not be reached"));
+            self.say(
+                Finding::Warn,
+                "the token is write-protected".into(),
+                Some("no key can be made on it; min_copies may not be reached"),
+            );
         }
     }
 
@@ -408,7 +525,11 @@ impl Talk {
         let wraps: Vec<_> = WRAPS.iter().filter(|w| can(w.0)).map(|w| w.1).collect();
         if wraps.is_empty() {
             let mend = "keys are not copied to or from it: they are refused, or stay where they are, by `uncopyable`";
-            self.say(Finding::Warn, "it has no wrapping mechanism that copies keys (AES key wrap)".into(), Some(mend));
+            self.say(
+                Finding::Warn,
+                "it has no wrapping mechanism that copies keys (AES key wrap)".into(),
+                Some(mend),
+            );
         } else {
             self.say(Finding::Ok, format!("wrapping mechanisms: {}", wraps.join(", ")), None);
         }
@@ -421,8 +542,18 @@ impl Talk {
 
     fn log_in(&self, token: &dyn Token, session: SessionHandle, pin: &[u8], own: bool) -> Result<(), Rv> {
         match token.login(session, UserType::User, Some(pin)) {
-            Ok(()) => self.say(Finding::Ok, format!("login with the {} PIN", if own { "member's own" } else { "given" }), None),
-            Err(rv @ (Rv::PIN_INCORRECT | Rv::PIN_LEN_RANGE | Rv::PIN_INVALID | Rv::PIN_LOCKED | Rv::PIN_EXPIRED)) => {
+            Ok(()) => self.say(
+                Finding::Ok,
+                format!("login with the {} PIN", if own { "member's own" } else { "given" }),
+                None,
+            ),
+            Err(
+                rv @ (Rv::PIN_INCORRECT
+                | Rv::PIN_LEN_RANGE
+                | Rv::PIN_INVALID
+                | Rv::PIN_LOCKED
+                | Rv::PIN_EXPIRED),
+            ) => {
                 if !own {
                     self.refused.store(true, Ordering::Release);
                 }
@@ -433,7 +564,10 @@ impl Talk {
             Err(rv) => return Err(rv),
         }
         let ability = WrapAbility::probe(On { token, session })?;
-        let formats: Vec<_> = ability.formats(None).map(|f| WRAPS.iter().find(|w| w.0 == f.mechanism).map_or("other", |w| w.1)).collect();
+        let formats: Vec<_> = ability
+            .formats(None)
+            .map(|f| WRAPS.iter().find(|w| w.0 == f.mechanism).map_or("other", |w| w.1))
+            .collect();
         if formats.is_empty() {
             let mend = "keys are not copied to or from it: they are refused, or stay where they are, by `uncopyable`";
             self.say(Finding::Warn, "no wrapping mechanism brings a key back as it was".into(), Some(mend));

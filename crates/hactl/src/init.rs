@@ -85,7 +85,10 @@ impl Folder {
         match folder.path.to_str() {
             // SoftHSM's configuration has no way to quote these.
             Some(text) if !text.contains(|c: char| c.is_control() || c == '#') => Ok(folder),
-            _ => bail!("{}: SoftHSM's configuration cannot name such a folder (control characters, #, not UTF-8)", words()),
+            _ => bail!(
+                "{}: SoftHSM's configuration cannot name such a folder (control characters, #, not UTF-8)",
+                words()
+            ),
         }
     }
 
@@ -112,7 +115,11 @@ impl Drop for Folder {
 fn empty(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?
+        } else {
+            fs::remove_file(entry.path())?
+        }
     }
     Ok(())
 }
@@ -125,7 +132,14 @@ struct Made {
     members: Vec<String>,
 }
 
-fn fill(context: &Context, dir: &Path, module: &Path, count: u8, label: &str, given: Option<Pin>) -> Result<Made> {
+fn fill(
+    context: &Context,
+    dir: &Path,
+    module: &Path,
+    count: u8,
+    label: &str,
+    given: Option<Pin>,
+) -> Result<Made> {
     let world = System::new();
     let pin = match given {
         Some(pin) => pin,
@@ -151,7 +165,10 @@ fn make_token(dir: &Path, module: &Path, name: &str, so_pin: &[u8], pin: &[u8]) 
     let tokens = dir.join(format!("member-{name}"));
     DirBuilder::new().mode(0o700).create(&tokens)?;
     let conf = softhsm_conf(dir, name);
-    let text = format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display());
+    let text = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+        tokens.display()
+    );
     write_private(&conf, text.as_bytes())?;
     let connector = ModuleConnector::new(ModuleConfig {
         path: module.to_owned(),
@@ -171,7 +188,9 @@ fn make_token(dir: &Path, module: &Path, name: &str, so_pin: &[u8], pin: &[u8]) 
     let made = made();
     connector.disconnect();
     made.map_err(|rv| match rv {
-        ha_token::Rv::PIN_LEN_RANGE => anyhow!("SoftHSM takes PINs of 4 to 255 bytes, and the given one is not ({rv})"),
+        ha_token::Rv::PIN_LEN_RANGE => {
+            anyhow!("SoftHSM takes PINs of 4 to 255 bytes, and the given one is not ({rv})")
+        }
         rv => anyhow!("SoftHSM answered {rv} while the token was made"),
     })
 }
@@ -185,12 +204,21 @@ fn enrol(config: &Path, pin: &[u8], so_pin: &[u8]) -> Result<()> {
             .members
             .iter()
             .filter(|m| m.state != State::Up)
-            .map(|m| format!("member {:?} is {}: {}", m.name, m.state, m.connect_error.as_deref().unwrap_or("no reason known")))
+            .map(|m| {
+                format!(
+                    "member {:?} is {}: {}",
+                    m.name,
+                    m.state,
+                    m.connect_error.as_deref().unwrap_or("no reason known")
+                )
+            })
             .collect();
         if !away.is_empty() {
             bail!("the new group does not come up: {}", away.join("; "));
         }
-        group.enrol_with_ceremony(pin, so_pin).map_err(|rv| anyhow!("the members could not be enrolled: {rv}"))?;
+        group
+            .enrol_with_ceremony(pin, so_pin)
+            .map_err(|rv| anyhow!("the members could not be enrolled: {rv}"))?;
     }
     let hung = provider.shutdown(Duration::from_secs(5));
     if hung.is_empty() { Ok(()) } else { bail!("members did not end in time: {}", hung.join(", ")) }
@@ -205,10 +233,21 @@ fn ha_toml(dir: &Path, module: &Path, label: &str, members: &[String]) -> Result
     let quoted = |path: &Path| -> Result<String> {
         Ok(serde_json::to_string(path.to_str().with_context(|| format!("{}: not UTF-8", path.display()))?)?)
     };
-    let mut text = String::from("# Made by `hactl init`. A test group: all of its members' keys are files on this disk.\n");
-    writeln!(text, "state_dir = {}\n\n[[group]]\nlabel = {}", quoted(&dir.join("state"))?, serde_json::to_string(label)?)?;
+    let mut text = String::from(
+        "# Made by `hactl init`. A test group: all of its members' keys are files on this disk.\n",
+    );
+    writeln!(
+        text,
+        "state_dir = {}\n\n[[group]]\nlabel = {}",
+        quoted(&dir.join("state"))?,
+        serde_json::to_string(label)?
+    )?;
     for name in members {
-        writeln!(text, "\n[[group.member]]\nname   = \"{name}\"\nmodule = {}\ntoken  = \"member-{name}\"", quoted(module)?)?;
+        writeln!(
+            text,
+            "\n[[group.member]]\nname   = \"{name}\"\nmodule = {}\ntoken  = \"member-{name}\"",
+            quoted(module)?
+        )?;
         writeln!(text, "env    = {{ SOFTHSM2_CONF = {} }}", quoted(&softhsm_conf(dir, name))?)?;
     }
     Ok(text)
@@ -250,7 +289,8 @@ fn digits(world: &dyn World) -> Result<Pin> {
 /// Writes a new file that only its owner can read.
 fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let words = || path.display().to_string();
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(words)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(words)?;
     file.write_all(content).with_context(words)
 }
 
@@ -268,7 +308,11 @@ impl Made {
             }));
         }
         let (config, pin, so_pin) = (word(&self.config), word(&pin), word(&so_pin));
-        println!("group {:?} with members {}: tokens made, members enrolled", self.label, self.members.join(", "));
+        println!(
+            "group {:?} with members {}: tokens made, members enrolled",
+            self.label,
+            self.members.join(", ")
+        );
         println!("  configuration       {config}");
         println!("  user PIN            {pin}");
         println!("  security officer's  {so_pin}");
@@ -277,7 +321,9 @@ impl Made {
         println!("  hactl status --pin-file {pin}");
         println!("  export PIN=$(cat {pin})");
         let module = word(&provider_module());
-        println!("  pkcs11-tool --module {module} --login --pin env:PIN --keypairgen --key-type EC:prime256v1 --id 01 --label first");
+        println!(
+            "  pkcs11-tool --module {module} --login --pin env:PIN --keypairgen --key-type EC:prime256v1 --id 01 --label first"
+        );
         println!("  pkcs11-tool --module {module} --login --pin env:PIN --list-objects");
         println!("  hactl check --prove --pin-file {pin}");
         Ok(())
@@ -290,7 +336,9 @@ fn provider_module() -> PathBuf {
     let beside = || {
         let exe = std::env::current_exe().ok()?;
         let bin = exe.parent()?;
-        [bin.join(NAME), bin.join("../lib").join(NAME), bin.join("../lib/pkcs11").join(NAME)].into_iter().find(|p| p.is_file())
+        [bin.join(NAME), bin.join("../lib").join(NAME), bin.join("../lib/pkcs11").join(NAME)]
+            .into_iter()
+            .find(|p| p.is_file())
     };
     beside().unwrap_or_else(|| NAME.into())
 }
@@ -298,7 +346,11 @@ fn provider_module() -> PathBuf {
 /// A path as a word of a shell's command.
 fn word(path: &Path) -> String {
     let text = path.display().to_string();
-    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,24 @@ pub(crate) fn list(context: &Context) -> Result<Answer> {
         let kind = slot.slot_info()?.description;
         match slot.token_info() {
             Ok(token) => {
-                table.add_row(vec![number.to_string(), kind.clone(), token.label.clone(), token.serial.clone(), token.model.clone()]);
+                table.add_row(vec![
+                    number.to_string(),
+                    kind.clone(),
+                    token.label.clone(),
+                    token.serial.clone(),
+                    token.model.clone(),
+                ]);
                 documents.push(json!({"slot": number, "kind": kind, "label": token.label, "serial": token.serial, "model": token.model, "present": true}));
             }
             Err(rv) => {
                 answer = Answer::BadNews;
-                table.add_row(vec![number.to_string(), kind.clone(), format!("({rv})"), String::new(), String::new()]);
+                table.add_row(vec![
+                    number.to_string(),
+                    kind.clone(),
+                    format!("({rv})"),
+                    String::new(),
+                    String::new(),
+                ]);
                 documents.push(json!({"slot": number, "kind": kind, "present": false}));
             }
         }

@@ -52,7 +52,9 @@ struct MemberDocument {
 /// The configuration; a PIN that was given and is refused.
 pub(crate) fn run(context: &Context, watch: bool) -> Result<Answer> {
     if watch && context.json {
-        bail!("--watch is for people and --json for programs, which gets one document: leave one of them out");
+        bail!(
+            "--watch is for people and --json for programs, which gets one document: leave one of them out"
+        );
     }
     let config = context.load()?;
     let pin = context.given_pin()?;
@@ -114,7 +116,9 @@ fn look(group: &Arc<Group>) -> GroupDocument {
     let mut enrolment = None;
     let mut seen = Vec::new();
     for (asked, member) in asked.into_iter().zip(&group.members) {
-        let answer = asked.map(|a| a.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or(Err(Rv::DEVICE_ERROR)));
+        let answer = asked.map(|a| {
+            a.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or(Err(Rv::DEVICE_ERROR))
+        });
         let one = match answer {
             Some(Ok(one)) => Some(one),
             Some(Err(rv)) => {
@@ -133,7 +137,11 @@ fn look(group: &Arc<Group>) -> GroupDocument {
     GroupDocument { label: group.config.label.clone(), enrolment, members }
 }
 
-fn in_time<T: Send + 'static>(group: &Arc<Group>, member: &Arc<Member>, f: fn(&Group, &Arc<Member>) -> T) -> mpsc::Receiver<T> {
+fn in_time<T: Send + 'static>(
+    group: &Arc<Group>,
+    member: &Arc<Member>,
+    f: fn(&Group, &Arc<Member>) -> T,
+) -> mpsc::Receiver<T> {
     let (sender, receiver) = mpsc::channel();
     let (group, member) = (Arc::clone(group), Arc::clone(member));
     // Nobody may be waiting any more when the answer comes.
@@ -167,7 +175,8 @@ fn is_up_to_date(group: &Arc<Group>, patience: Duration) -> Vec<(String, bool)> 
     let (sender, receiver) = mpsc::channel();
     let all = Arc::clone(group);
     std::thread::spawn(move || _ = sender.send(all.sync(true)));
-    let answer = receiver.recv_timeout(patience.saturating_mul(u32::try_from(group.members.len()).unwrap_or(u32::MAX)));
+    let answer = receiver
+        .recv_timeout(patience.saturating_mul(u32::try_from(group.members.len()).unwrap_or(u32::MAX)));
     let Ok(Ok(members)) = answer else { return Vec::new() };
     members.into_iter().map(|(name, done)| (name, done == Default::default())).collect()
 }
@@ -180,7 +189,11 @@ fn document(status: &MemberStatus, seen: Option<Seen>, sync: &[(String, bool)]) 
         state: status.state.to_string(),
         role: if status.standby { "standby" } else { "active" },
         last_fault: status.connect_error.clone().or(fault),
-        rtt_us: seen.as_ref().map(|s| s.round_trip).or(status.round_trip.filter(|_| up)).map(|t| t.as_micros() as u64),
+        rtt_us: seen
+            .as_ref()
+            .map(|s| s.round_trip)
+            .or(status.round_trip.filter(|_| up))
+            .map(|t| t.as_micros() as u64),
         objects: seen.and_then(|s| s.objects),
         in_sync: if up { sync.iter().find(|s| s.0 == status.name).map(|s| s.1) } else { None },
     }
