@@ -82,8 +82,10 @@ pub(crate) fn run(context: &Context, prove: bool) -> Result<Answer> {
 
 fn document(label: &str, checked: &[Checked]) -> GroupDocument {
     let mut summary = Summary { objects: checked.len(), ..Summary::default() };
-    let objects = checked
-        .iter()
+    let mut sorted: Vec<&Checked> = checked.iter().collect();
+    sorted.sort_by(|a, b| (&a.label, &a.id, a.class).cmp(&(&b.label, &b.id, b.class)));
+    let objects = sorted
+        .into_iter()
         .map(|c| {
             match c.worst() {
                 Word::Same => summary.same += 1,

@@ -155,18 +155,21 @@ fn ask(group: &Group, member: &Arc<Member>) -> Result<Seen, Rv> {
     link.probe()?;
     let round_trip = started.elapsed();
     let logged_in = group.login.who() == ha_core::group::Who::User;
+    let keys = link.group_keys();
     let objects = if logged_in {
         let lease = group.lease(member)?;
-        Some(find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)?.len())
+        let all = find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)?.len();
+        // The two group keys are ours, and nobody's who counts keys.
+        Some(all.saturating_sub(if keys.is_some() { 2 } else { 0 }))
     } else {
         None
     };
-    Ok(Seen { round_trip, objects, enrolled: link.group_keys().map(|k| k.enrolled) })
+    Ok(Seen { round_trip, objects, enrolled: keys.map(|k| k.enrolled) })
 }
 
 /// By member: whether nothing is missing or pending there; empty where it cannot be known.
 fn is_up_to_date(group: &Arc<Group>, patience: Duration) -> Vec<(String, bool)> {
-    if group.login.who() != ha_core::group::Who::User {
+    if group.login.who() != ha_core::group::Who::User || !group.may_change() {
         return Vec::new();
     }
     let (sender, receiver) = mpsc::channel();

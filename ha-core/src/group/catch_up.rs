@@ -112,7 +112,8 @@ impl Group {
         }
         for row in ledger.missing_on(name).map_err(|e| self.ledger_failed(e))? {
             if dry {
-                copied += 1;
+                let answer = if row.is_copyable() { Ok(true) } else { Err(Rv::KEY_NOT_WRAPPABLE) };
+                _ = note(answer, &mut copied, format!("{} is to be copied here", describe(&row)))?;
             } else if note(
                 self.give(lease, &row),
                 &mut copied,
@@ -224,6 +225,6 @@ fn kept(row: &ObjectRow) -> ha_token::Template {
     row.template.iter().filter(|a| !answered.contains(&a.kind)).cloned().collect()
 }
 
-fn describe(row: &ObjectRow) -> String {
+pub(super) fn describe(row: &ObjectRow) -> String {
     format!("{} {:?}", crate::names::class(row.class), String::from_utf8_lossy(&row.label))
 }

@@ -1,6 +1,8 @@
 //! The group keys on every member: found, made, and moved to a member that lacks them.
 
-use ha_token::{Result, Rv};
+use std::sync::Arc;
+
+use ha_token::{Result, Rv, UserType};
 
 use super::{Group, Lease, Member, Who};
 use crate::policy::failure::{Class, classify};
@@ -83,47 +85,62 @@ impl Group {
         Ok(())
     }
 
-    /// The ceremony for fresh members: the first gets the group keys, every other one is trusted by the first's security
-    /// officer and given them. Nobody may be logged in; afterwards the user is not.
+    /// The ceremony for fresh members: one gets the group keys, or has them; every other one is trusted by that one's
+    /// security officer and given them. Nobody may be logged in; afterwards the user is not.
     ///
     /// # Errors
-    /// The members' answers; what was made stays, and the ceremony can be run again.
+    /// The members' answers; what was made stays, and the ceremony can be run again. `CKR_ACTION_PROHIBITED` for a group
+    /// that has enrolled itself: its keys are not trusted ones.
     pub fn enrol_with_ceremony(&self, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
         if self.login.who() != Who::Nobody {
             return Err(Rv::USER_ALREADY_LOGGED_IN);
         }
+        let _bootstrap = self.bootstrap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
+        self.log_in(UserType::User, user_pin)?;
+        let done = self.enrol_all(user_pin, so_pin);
+        let out = self.log_out();
+        done.and(out)
+    }
+
+    fn enrol_all(&self, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
         let group = self.ledger()?.identity().group;
-        let mut members = self.members.iter();
-        let first = members.next().ok_or(Rv::DEVICE_ERROR)?;
-        self.log_in(ha_token::UserType::User, user_pin)?;
-        let keys = {
-            let lease = self.lease(first)?;
-            match group_key::find(lease.on(), &group)? {
-                Some(keys) => keys,
-                None => group_key::create(lease.on(), &group, true)?,
+        let mut source = None;
+        for member in &self.members {
+            let lease = self.lease(member)?;
+            if let Some(keys) = group_key::find(lease.on(), &group)? {
+                source = Some((member, keys));
+                break;
+            }
+        }
+        let (first, keys) = match source {
+            Some((first, keys)) => (first, keys),
+            None => {
+                let first = self.members.first().ok_or(Rv::DEVICE_ERROR)?;
+                (first, group_key::create(self.lease(first)?.on(), &group, true)?)
             }
         };
-        for member in members {
-            self.enrol_one(first, &keys, member, &group, user_pin, so_pin)?;
+        if !keys.enrolled {
+            tracing::error!(group = %self.config.label, "the group has enrolled itself before: its group keys are not trusted ones");
+            return Err(Rv::ACTION_PROHIBITED);
         }
-        if self.login.who() == Who::User {
-            self.log_out()?;
+        for member in self.members.iter().filter(|m| m.index != first.index) {
+            self.enrol_one(first, member, &group, user_pin, so_pin)?;
         }
         Ok(())
     }
 
     fn enrol_one(
         &self,
-        first: &std::sync::Arc<Member>,
-        keys: &GroupKeys,
-        member: &std::sync::Arc<Member>,
+        first: &Arc<Member>,
+        member: &Arc<Member>,
         group: &[u8; 16],
         user_pin: &[u8],
         so_pin: &[u8],
     ) -> Result<()> {
         let there = self.lease(member)?;
-        if group_key::find(there.on(), group)?.is_some() {
-            return Ok(());
+        if let Some(theirs) = group_key::find(there.on(), group)? {
+            return self.same_keys(first, &there, &theirs, group);
         }
         let key = group_key::begin_enrolment(there.on())?;
         // The security officer's step wants nobody else logged in to the first member's token; the joining member stays
@@ -131,11 +148,32 @@ impl Group {
         let link = first.link().ok_or(Rv::DEVICE_ERROR)?;
         link.token.logout(link.anchor())?;
         let trusted = group_key::trust(&*link.token, so_pin, &key);
-        let back = link.token.login(link.anchor(), ha_token::UserType::User, Some(user_pin));
+        let back = link.token.login(link.anchor(), UserType::User, Some(user_pin));
         trusted.and(back)?;
         let from = self.lease(first)?;
         // The logout made every private handle invalid: the keys are looked up again.
-        let keys = group_key::find(from.on(), group)?.unwrap_or(*keys);
+        let keys = group_key::find(from.on(), group)?.ok_or(Rv::KEY_HANDLE_INVALID)?;
         group_key::transfer(from.on(), &keys, there.on(), group, &key).map(drop)
+    }
+
+    /// Whether a member that has group keys has the group's.
+    fn same_keys(
+        &self,
+        first: &Arc<Member>,
+        there: &Lease,
+        theirs: &GroupKeys,
+        group: &[u8; 16],
+    ) -> Result<()> {
+        let from = self.lease(first)?;
+        let keys = group_key::find(from.on(), group)?.ok_or(Rv::KEY_HANDLE_INVALID)?;
+        for (mine, other) in
+            [(keys.extractable, theirs.extractable), (keys.non_extractable, theirs.non_extractable)]
+        {
+            if group_key::fingerprint(from.on(), mine)? != group_key::fingerprint(there.on(), other)? {
+                tracing::error!(group = %self.config.label, member = there.member.name(), "the member has other group keys than the group");
+                return Err(Rv::ENCRYPTED_DATA_INVALID);
+            }
+        }
+        Ok(())
     }
 }

@@ -44,6 +44,11 @@ impl Group {
         }
     }
 
+    /// Whether objects can be created, changed and destroyed here: there is a ledger, and it can be written.
+    pub fn may_change(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|l| !l.is_read_only())
+    }
+
     /// A channel of what happens from now on.
     pub fn events(&self) -> crossbeam::channel::Receiver<super::GroupEvent> {
         self.reporter.listen()

@@ -1,13 +1,15 @@
 //! Replicating by hand: what members lack of the group's own objects, and objects from before the group.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
+use super::catch_up::describe;
 use super::identify::place;
 use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::ledger::{Blob, Intent, ObjectId, Staged};
+use crate::replica::ledger::{Blob, Intent, ObjectId, ObjectRow, Staged};
 use crate::replica::{find_all, is_secret, life, proof, wrapping};
 
 /// What one object's adoption came to.
@@ -33,12 +35,26 @@ impl Group {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        self.ledger()?;
+        let ledger = self.ledger()?;
         let mut done = Vec::new();
         for member in self.up() {
             let answer = self.lease(member).and_then(|lease| {
                 self.recall_group_keys(&lease)?;
-                self.bring_up_to_date(&lease, dry)
+                let lost = self.lost(&lease)?;
+                if !dry {
+                    for row in &lost {
+                        ledger.acknowledge(row.id, member.name()).map_err(|e| self.ledger_failed(e))?;
+                    }
+                }
+                let mut done = self.bring_up_to_date(&lease, dry)?;
+                if dry {
+                    let (copyable, stuck): (Vec<_>, Vec<_>) = lost.iter().partition(|r| r.is_copyable());
+                    done.copied += copyable.len();
+                    done.left.extend(
+                        stuck.into_iter().map(|r| format!("{} is gone and cannot be copied", describe(r))),
+                    );
+                }
+                Ok(done)
             });
             match answer {
                 Ok(one) => done.push((member.name().to_owned(), one)),
@@ -52,6 +68,25 @@ impl Group {
             }
         }
         Ok(done)
+    }
+
+    /// The objects that a member holds by the ledger, and does not: they were destroyed behind the group's back.
+    fn lost(&self, lease: &Lease) -> Result<Vec<ObjectRow>> {
+        // A lost SoftHSM token answers every search with nothing.
+        self.looks_alive(&lease.link)?;
+        let mut seen = HashSet::new();
+        for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
+            if let Some(object) = self.object_of(lease, handle)?
+                && let Origin::Ledger(id) = object.origin
+            {
+                seen.insert(id);
+            }
+        }
+        let mut rows = self.ledger()?.objects().map_err(|e| self.ledger_failed(e))?;
+        rows.retain(|r| {
+            r.is_committed() && !seen.contains(&r.id) && r.copies.iter().any(|c| c == lease.member.name())
+        });
+        Ok(rows)
     }
 
     /// Makes the objects that a member held before the group the group's own: each that can be copied is, proven, to
