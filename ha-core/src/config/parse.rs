@@ -82,11 +82,10 @@ impl Config {
             let line = e
                 .span()
                 .map(|s| 1 + text.get(..s.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count());
-            let key = e
-                .span()
-                .and_then(|s| text.get(s))
-                .map(|t| t.lines().next().unwrap_or("").trim().to_owned())
-                .filter(|t| !t.is_empty());
+            // A key is shown, a value never: it may be a PIN that stands where it should not.
+            let key = e.span().and_then(|s| text.get(s)).filter(|t| {
+                !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_' || b == b'-')
+            });
             let place = line.map(|l| format!("line {l}: ")).unwrap_or_default();
             let key = key.map(|k| format!(" (at `{k}`)")).unwrap_or_default();
             format!("{place}{}{key}", e.message().trim_end())
@@ -218,6 +217,7 @@ struct RawMember {
     instance: Option<InstanceMode>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "pin")]
     pin: Option<RawPin>,
     fingerprint: Option<String>,
 }
@@ -235,6 +235,47 @@ struct RawPin {
 enum RawCommand {
     Words(Vec<String>),
     Line(String),
+}
+
+/// Reads `pin`, and never repeats what stands there: it may be the PIN itself.
+fn pin<'de, D: Deserializer<'de>>(d: D) -> Result<Option<RawPin>, D::Error> {
+    struct Source;
+    impl<'de> Visitor<'de> for Source {
+        type Value = RawPin;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("exactly one of { env = … }, { file = … }, { command = … }")
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawPin, A::Error> {
+            RawPin::deserialize(de::value::MapAccessDeserializer::new(map))
+        }
+
+        fn visit_str<E: de::Error>(self, _: &str) -> Result<RawPin, E> {
+            Err(de::Error::invalid_type(de::Unexpected::Other("a value that is not shown"), &self))
+        }
+
+        fn visit_i64<E: de::Error>(self, _: i64) -> Result<RawPin, E> {
+            self.visit_str("")
+        }
+
+        fn visit_u64<E: de::Error>(self, _: u64) -> Result<RawPin, E> {
+            self.visit_str("")
+        }
+
+        fn visit_f64<E: de::Error>(self, _: f64) -> Result<RawPin, E> {
+            self.visit_str("")
+        }
+
+        fn visit_bool<E: de::Error>(self, _: bool) -> Result<RawPin, E> {
+            self.visit_str("")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<RawPin, A::Error> {
+            self.visit_str("")
+        }
+    }
+    d.deserialize_any(Source).map(Some)
 }
 
 /// A duration, or "off".
@@ -432,6 +473,9 @@ impl RawMember {
             .or_else(|| selector.label.clone())
             .or_else(|| selector.serial.clone())
             .unwrap_or_default();
+        if selector.label.as_deref() == Some("") || selector.serial.as_deref() == Some("") {
+            return Err(format!("a member of {} names an empty token or serial", self.module.display()));
+        }
         if name.is_empty() {
             return Err("a member needs a `name` where its token has no label".into());
         }
@@ -472,5 +516,81 @@ impl RawMember {
             fingerprint: self.fingerprint,
             name,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MEMBER: &str = "[[group.member]]\nmodule = \"/m.so\"\ntoken = \"t\"\n";
+
+    fn group(lines: &str) -> String {
+        format!("[[group]]\nlabel = \"g\"\n{lines}\n{MEMBER}")
+    }
+
+    fn error(text: &str) -> String {
+        Config::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = Config::parse(&group("")).unwrap();
+        let g = config.groups.first().unwrap();
+        assert!(config.ha_only && g.balance == Balance::LeastBusy && g.min_copies == 1);
+        assert_eq!(
+            (g.deadline, g.generate_deadline),
+            (Some(Duration::from_secs(10)), Some(Duration::from_secs(120)))
+        );
+        assert_eq!(
+            (g.replay_limit, g.recovery.interval, g.recovery.max_interval),
+            (1 << 20, Duration::from_secs(1), Duration::from_secs(60))
+        );
+        assert_eq!(g.members.first().unwrap().name, "t");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (lines, parts) in [
+            ("balanced = \"primary\"", &["line 3", "balanced"][..]),
+            ("balance = \"fastest\"", &["line 3", "least-busy"]),
+            ("deadline = \"10\"", &["line 3", "250ms"]),
+            ("deadline = 10", &["line 3", "250ms"]),
+            ("replay_limit = \"1MB\"", &["line 3", "1MiB"]),
+            ("min_copies = 3", &["min_copies", "number of members"]),
+            ("vendor_mechanisms = [1]", &["line 3", "0x80000000"]),
+            ("recovery = { interval = \"2m\", max_interval = \"1m\" }", &["recovery.interval"]),
+        ] {
+            let error = error(&group(lines));
+            assert!(parts.iter().all(|p| error.contains(p)), "{lines}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pin_that_stands_in_the_file_is_refused_and_not_repeated() {
+        for pin in [
+            "\"geheim47\"",
+            "4711471147",
+            "[\"geheim47\"]",
+            "{ value = \"geheim47\" }",
+            "47.114711",
+            "\"geheim47",
+        ] {
+            let error = error(&format!("{}pin = {pin}\n", group("")));
+            assert!(!error.contains("geheim") && !error.contains("4711"), "{pin}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC*") {
+            drop(Config::parse(&text));
+        }
+
+        #[test]
+        fn no_value_panics(key in "[a-z_]{1,20}", value in "\\PC{0,40}") {
+            drop(Config::parse(&group(&format!("{key} = {value}"))));
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct Member {
     /// A copy of the health's state that is read without a lock.
     state: AtomicU8,
     load: AtomicU32,
+    /// Sessions lent since the start: what the member has been asked to serve.
+    lent: AtomicU64,
     last_fault: Mutex<Option<Fault>>,
     connect_error: Mutex<Option<String>>,
     rtt: AtomicU64,
@@ -66,6 +68,7 @@ impl Member {
             health: Mutex::new(health),
             state,
             load: AtomicU32::new(0),
+            lent: AtomicU64::new(0),
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),
@@ -98,6 +101,11 @@ impl Member {
     /// Sessions lent at this moment.
     pub fn load(&self) -> u32 {
         self.load.load(Ordering::Relaxed)
+    }
+
+    /// Sessions lent since the start.
+    pub(super) fn lent(&self) -> u64 {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// The current connection, if there is one.
@@ -160,6 +168,7 @@ impl Member {
     pub(super) fn lend(self: &Arc<Self>, link: Arc<Link>) -> Result<Lease> {
         let session = link.take_session()?;
         self.load.fetch_add(1, Ordering::Relaxed);
+        self.lent.fetch_add(1, Ordering::Relaxed);
         Ok(Lease { member: Arc::clone(self), link, session, clean: true })
     }
 }

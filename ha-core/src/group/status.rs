@@ -49,6 +49,11 @@ impl Group {
         self.ledger.as_ref().is_some_and(|l| !l.is_read_only())
     }
 
+    /// Operations that each member has been asked to serve since the start, in the order of the file.
+    pub fn served(&self) -> Vec<u64> {
+        self.members.iter().map(|m| m.lent()).collect()
+    }
+
     /// A channel of what happens from now on.
     pub fn events(&self) -> crossbeam::channel::Receiver<super::GroupEvent> {
         self.reporter.listen()

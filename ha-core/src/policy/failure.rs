@@ -169,5 +169,42 @@ pub fn is_write(function: Function) -> bool {
 
 /// Whether a failed call may have had its effect all the same.
 pub fn outcome_unknown(function: Function, rv: Rv) -> bool {
-    is_write(function) && matches!(classify(function, rv), Class::Member | Class::Ambiguous)
+    // CKR_SESSION_CLOSED says that the session went during the call.
+    is_write(function)
+        && (rv == Rv::SESSION_CLOSED || matches!(classify(function, rv), Class::Member | Class::Ambiguous))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table in words, row by row: every code that the standard names has a row here.
+    const ROWS: &str = include_str!("fault_table.txt");
+
+    #[test]
+    fn every_code_has_its_row_and_its_class() {
+        let mut rows: std::collections::BTreeMap<&str, &str> =
+            ROWS.lines().filter_map(|l| l.split_once(' ')).collect();
+        for rv in Rv::ALL {
+            let name = rv.name().unwrap();
+            let class = rows.remove(name).unwrap_or_else(|| panic!("{name} has no row"));
+            assert_eq!(format!("{:?}", classify(Function::Sign, *rv)), class.trim(), "{name}");
+        }
+        assert!(rows.is_empty(), "rows of no code: {rows:?}");
+    }
+
+    #[test]
+    fn what_the_standard_does_not_define_is_ambiguous() {
+        for number in [4, 0x7fff_ffff, 0x8000_0001, u64::MAX] {
+            assert_eq!(classify(Function::Sign, Rv(number as _)), Class::Ambiguous);
+        }
+    }
+
+    #[test]
+    fn a_write_that_failed_vaguely_may_have_been_made() {
+        assert!(outcome_unknown(Function::GenerateKey, Rv::DEVICE_ERROR));
+        assert!(outcome_unknown(Function::GenerateKey, Rv::SESSION_CLOSED));
+        assert!(!outcome_unknown(Function::GenerateKey, Rv::TEMPLATE_INCONSISTENT));
+        assert!(!outcome_unknown(Function::Sign, Rv::DEVICE_ERROR));
+    }
 }
