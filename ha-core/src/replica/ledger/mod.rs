@@ -9,6 +9,8 @@
 mod codec;
 mod objects;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,0 +1,159 @@
+//! The ledger's own tests: what it remembers, whom it refuses.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use ha_token::{Attribute, ck};
+
+use super::*;
+
+fn open_in(dir: &Path) -> Result<Ledger, LedgerError> {
+    let mut n = 0u8;
+    Ledger::open(dir, "g", Duration::from_secs(5), &mut |bytes| {
+        n += 1;
+        bytes.fill(n);
+    })
+}
+
+fn staged(label: &[u8]) -> Staged {
+    Staged {
+        key_type: ck::CKK_EC,
+        ckaid: b"1".to_vec(),
+        label: label.to_vec(),
+        private: true,
+        verifier: Some(Verifier::Ed25519 { point: vec![1; 32] }),
+        template: vec![Attribute::bytes(ck::CKA_LABEL, label)],
+        blob: Some(Blob { format: 7, extractable: false, bytes: vec![9; 40] }),
+    }
+}
+
+fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
+    let id = ObjectId([id; 16]);
+    ledger.begin(&Intent { id, class: ck::CKO_PRIVATE_KEY }).unwrap();
+    ledger.stage(id, &staged(b"k")).unwrap();
+    ledger.commit(&[(id, members.iter().map(|m| m.to_string()).collect())]).unwrap();
+    id
+}
+
+#[test]
+fn everything_is_there_when_it_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let identity = ledger.identity();
+    assert_eq!(ledger.remember_member("a", "serial").unwrap(), None);
+    let id = committed(&ledger, 1, &["a", "b"]);
+    drop(ledger);
+    let ledger = open_in(dir.path()).unwrap();
+    assert_eq!(ledger.identity(), identity);
+    assert_eq!(ledger.remember_member("a", "another").unwrap().as_deref(), Some("serial"));
+    let row = ledger.object(id).unwrap().unwrap();
+    assert_eq!(
+        (row.verifier(), row.blob.clone(), row.copies.len()),
+        (staged(b"k").verifier, staged(b"k").blob, 2)
+    );
+    assert_eq!(ledger.find(ck::CKO_PRIVATE_KEY, ck::CKK_EC, b"1", b"k").unwrap(), [row]);
+    assert!(ledger.find(ck::CKO_PRIVATE_KEY, ck::CKK_EC, b"1", b"other").unwrap().is_empty());
+}
+
+#[test]
+fn of_two_processes_one_destroys() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
+    let id = committed(&one, 1, &["a"]);
+    one.destroy_begin(id).unwrap();
+    assert!(matches!(two.destroy_begin(id), Err(LedgerError::Conflict)));
+    one.destroy_rollback(id).unwrap();
+    two.destroy_begin(id).unwrap();
+    two.destroy_final(id).unwrap();
+    assert!(one.object(id).unwrap().unwrap().is_destroyed());
+}
+
+#[test]
+fn a_tombstone_stays_until_every_member_has_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a", "b"]);
+    ledger.pend(id, "b", &vec![Attribute::bytes(ck::CKA_LABEL, *b"new")]).unwrap();
+    ledger.destroy_begin(id).unwrap();
+    ledger.destroy_final(id).unwrap();
+    assert!(ledger.pending_for("b").unwrap().is_empty(), "nothing dead is changed");
+    ledger.acknowledge(id, "a").unwrap();
+    assert_eq!(ledger.tombstones_for("b").unwrap().len(), 1);
+    assert!(ledger.tombstones_for("a").unwrap().is_empty());
+    ledger.acknowledge(id, "b").unwrap();
+    assert_eq!(ledger.object(id).unwrap(), None);
+}
+
+#[test]
+fn an_object_given_up_never_counts_as_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = ObjectId([1; 16]);
+    ledger.begin(&Intent { id, class: ck::CKO_PRIVATE_KEY }).unwrap();
+    ledger.stage(id, &staged(b"k")).unwrap();
+    ledger.abandon(id, &["a".into()]).unwrap();
+    assert!(matches!(ledger.commit(&[(id, vec!["a".into()])]), Err(LedgerError::Conflict)));
+    assert_eq!(ledger.tombstones_for("a").unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_member_lacks_and_has_yet_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a"]);
+    assert_eq!((ledger.missing_on("a").unwrap().len(), ledger.missing_on("b").unwrap().len()), (0, 1));
+    ledger.add_copy(id, "b").unwrap();
+    assert_eq!((ledger.missing_on("b").unwrap().len(), ledger.count_on("b").unwrap()), (0, 1));
+    let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
+    ledger.pend(id, "b", &change).unwrap();
+    let pending = ledger.pending_for("b").unwrap();
+    assert_eq!((pending[0].object, &pending[0].template), (id, &change));
+    ledger.done(pending[0].number).unwrap();
+    assert!(ledger.pending_for("b").unwrap().is_empty());
+}
+
+#[test]
+fn a_place_that_others_can_write_or_that_is_no_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    assert!(open_in(dir.path()).err().unwrap().to_string().contains("others can write it"));
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(matches!(open_in(&file), Err(LedgerError::Place { .. })));
+    assert!(matches!(open_in(&file.join("below")), Err(LedgerError::Place { .. })));
+}
+
+#[test]
+fn a_newer_format_and_a_broken_file_are_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open_in(dir.path()).unwrap());
+    let path = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "ledger"))
+        .unwrap();
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(open_in(dir.path()), Err(LedgerError::Newer { found: 99, .. })));
+    std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+    assert!(matches!(open_in(dir.path()), Err(LedgerError::Database(_))));
+}
+
+#[test]
+fn a_full_disk_refuses_a_change_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a"]);
+    let pages: i64 = ledger.connection().pragma_query_value(None, "page_count", |r| r.get(0)).unwrap();
+    ledger.connection().pragma_update(None, "max_page_count", pages).unwrap();
+    let large = Staged {
+        blob: Some(Blob { format: 7, extractable: false, bytes: vec![0; 1 << 20] }),
+        ..staged(b"large")
+    };
+    let other = ObjectId([2; 16]);
+    let refused = ledger
+        .begin(&Intent { id: other, class: ck::CKO_PRIVATE_KEY })
+        .and_then(|()| ledger.stage(other, &large));
+    assert!(matches!(refused, Err(LedgerError::Database(_))), "{refused:?}");
+    assert!(ledger.object(id).unwrap().unwrap().is_committed());
+}
