@@ -266,3 +266,44 @@ fn a_wrong_pin_is_sent_to_one_member_once() {
     assert_eq!(slot.login(s, UserType::User, Some(PIN.as_bytes())), Err(Rv::USER_ALREADY_LOGGED_IN));
     assert!(provider.shutdown(Duration::from_secs(60)).is_empty());
 }
+
+#[test]
+fn two_members_that_are_one_token_are_found_out() {
+    let tokens = Tokens::new(1);
+    let serial = tokens
+        .bare(0, &["-L"])
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("serial num         : ").map(str::to_owned))
+        .unwrap();
+    let mut text = tokens.config(false, "min_copies = 1");
+    text.push_str(&format!(
+        "[[group.member]]\nname = \"twin\"\nmodule = {:?}\nserial = \"{serial}\"\nenv = {{ SOFTHSM2_CONF = {:?} }}\n",
+        ha_rig::softhsm(),
+        tokens.conf(0)
+    ));
+    for _ in 0..5 {
+        let open = Open::of(&text);
+        let states: Vec<State> = open.provider.groups()[0].members.iter().map(|m| m.state()).collect();
+        assert!(states.contains(&State::Quarantined) && states.contains(&State::Up), "{states:?}");
+        let reason = open.provider.groups()[0].members.iter().find_map(|m| m.connect_error()).unwrap();
+        assert!(reason.contains("the same token as member"), "{reason}");
+        open.ec_pair(1).unwrap();
+    }
+}
+
+#[test]
+fn without_a_ledger_keys_are_used_and_nothing_is_changed() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    open.ec_pair(1).unwrap();
+    drop(open);
+    // A file where the folder should be: as good as a disk that cannot be written, also for root.
+    let text = tokens.config(false, "").replace("/state\"", "/a.conf\"");
+    let open = Open::of(&text);
+    let key = open.find(&private(1));
+    open.sign(key[0]).unwrap();
+    assert_eq!(open.ec_pair(2).unwrap_err(), Rv::TOKEN_WRITE_PROTECTED);
+    assert_eq!(open.slot.destroy_object(open.s, key[0]), Err(Rv::TOKEN_WRITE_PROTECTED));
+    assert_ne!(open.slot.token_info().unwrap().flags & ck::CKF_WRITE_PROTECTED, 0);
+    open.sign(key[0]).unwrap();
+}

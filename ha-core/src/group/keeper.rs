@@ -167,28 +167,26 @@ impl Group {
             self.health_event(member, Event::ProbeFailed);
             return;
         }
-        member.set_link(Some(link));
+        member.set_link(Some(Arc::clone(&link)));
+        // Two members of one token may have been connected at the same moment: of these the first in the file stays.
+        if let Some(twin) = self.twin(member, &link)
+            && twin.index < member.index
+        {
+            let reason = same_token(twin, &link);
+            tracing::error!(group = %self.config.label, member = member.name(), reason, "member is not used");
+            member.set_link(None);
+            member.set_connect_error(Some(reason));
+            self.health_event(member, Event::Quarantine);
+            return;
+        }
         self.health_event(member, Event::CaughtUp);
         self.appeared();
     }
 
     /// Whether the token may be this member: nobody else's, and the one that was there before.
     fn recognise(&self, member: &Member, link: &Link) -> Result<(), String> {
-        for other in &self.members {
-            if other.index != member.index
-                && let Some(l) = other.link()
-                && l.info.serial == link.info.serial
-                && l.info.manufacturer == link.info.manufacturer
-                && l.info.model == link.info.model
-                && l.info.label == link.info.label
-            {
-                return Err(format!(
-                    "it is the same token as member {:?} (label {:?}, serial {}); name another token, or take one of the two out of the group",
-                    other.name(),
-                    link.info.label,
-                    link.info.serial
-                ));
-            }
+        if let Some(twin) = self.twin(member, link) {
+            return Err(same_token(twin, link));
         }
         let Some(ledger) = &self.ledger else { return Ok(()) };
         match ledger.remember_member(member.name(), &link.info.serial) {
@@ -204,4 +202,23 @@ impl Group {
             }
         }
     }
+
+    /// Another member that is connected to the same token.
+    fn twin(&self, member: &Member, link: &Link) -> Option<&Arc<Member>> {
+        let token = |l: &Link| {
+            (l.info.serial.clone(), l.info.label.clone(), l.info.manufacturer.clone(), l.info.model.clone())
+        };
+        self.members.iter().find(|other| {
+            other.index != member.index && other.link().is_some_and(|l| token(&l) == token(link))
+        })
+    }
+}
+
+fn same_token(twin: &Member, link: &Link) -> String {
+    format!(
+        "it is the same token as member {:?} (label {:?}, serial {}); name another token, or take one of the two out of the group",
+        twin.name(),
+        link.info.label,
+        link.info.serial
+    )
 }
