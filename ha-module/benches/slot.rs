@@ -123,7 +123,8 @@ fn main() {
         // The module and SoftHSM find their configurations in the environment: the bench runs in a child that has both.
         let tokens = Tokens::new(2);
         let config = tokens.path().join("ha.toml");
-        std::fs::write(&config, tokens.config(false, "")).unwrap();
+        std::fs::write(&config, tokens.config(false, &std::env::var("SLOT_BENCH_GROUP").unwrap_or_default()))
+            .unwrap();
         let status = Command::new(std::env::current_exe().unwrap())
             .env("SLOT_BENCH_CHILD", "1")
             .env("PKCS11_HA_CONF", &config)
@@ -200,7 +201,8 @@ fn main() {
     println!(
         "| operation, token keys, one thread | bare, µs | slot, µs | bare / slot |\n| --- | --- | --- | --- |"
     );
-    for (name, count, f) in rows {
+    let only = std::env::var("SLOT_BENCH_ROW").unwrap_or_default();
+    for (name, count, f) in rows.into_iter().filter(|r| r.0.contains(&only)) {
         let (mut b, mut s) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             b.push(time(count, || f(&bare, of_bare)));

@@ -1,5 +1,7 @@
 //! Mechanisms with their parameters copied deep: no pointer into a caller's memory is left.
 
+use std::fmt;
+
 use crate::{ObjectHandle, Result, Ulong};
 
 /// `CK_MECHANISM` as a value of our own.
@@ -11,8 +13,8 @@ pub struct Mechanism {
     pub params: Params,
 }
 
-/// A mechanism's parameter.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A mechanism's parameter. `Debug` shows lengths only: a parameter may hold a password.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Params {
     /// None: `pParameter` NULL or `ulParameterLen` 0.
     None,
@@ -42,8 +44,8 @@ pub struct Field {
     pub value: FieldValue,
 }
 
-/// A field's value, by what it is in C.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A field's value, by what it is in C. `Debug` shows lengths only: it may be a password.
+#[derive(Clone, PartialEq, Eq)]
 pub enum FieldValue {
     /// A `CK_ULONG` or an enumeration of that width.
     Ulong(Ulong),
@@ -67,6 +69,36 @@ pub enum FieldValue {
     Mechanism(Option<Box<Mechanism>>),
     /// A pointer to an array of attributes with its count (additional derived keys).
     Template(crate::Template),
+}
+
+impl fmt::Debug for Params {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Params::None => f.write_str("None"),
+            Params::Bytes(b) => write!(f, "<{} bytes>", b.len()),
+            Params::Struct(s) => s.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for FieldValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FieldValue::Ulong(n) => write!(f, "{n}"),
+            FieldValue::Byte(n) => write!(f, "{n}"),
+            FieldValue::Inline(b) => write!(f, "<{} bytes>", b.len()),
+            FieldValue::Handle(h) => h.fmt(f),
+            FieldValue::Bytes(b) | FieldValue::Output(b) => match b {
+                Some(b) => write!(f, "<{} bytes>", b.len()),
+                None => f.write_str("NULL"),
+            },
+            FieldValue::OutputHandles(h) => h.fmt(f),
+            FieldValue::Struct(s) => s.fmt(f),
+            FieldValue::List(l) => l.fmt(f),
+            FieldValue::Mechanism(m) => m.fmt(f),
+            FieldValue::Template(t) => t.fmt(f),
+        }
+    }
 }
 
 impl Mechanism {

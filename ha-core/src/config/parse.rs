@@ -82,13 +82,9 @@ impl Config {
             let line = e
                 .span()
                 .map(|s| 1 + text.get(..s.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count());
-            // A key is shown, a value never: it may be a PIN that stands where it should not.
-            let key = e.span().and_then(|s| text.get(s)).filter(|t| {
-                !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_' || b == b'-')
-            });
+            // What stands there is not repeated: it may be a PIN where none should be. Serde names the key itself.
             let place = line.map(|l| format!("line {l}: ")).unwrap_or_default();
-            let key = key.map(|k| format!(" (at `{k}`)")).unwrap_or_default();
-            format!("{place}{}{key}", e.message().trim_end())
+            format!("{place}{}", e.message().trim_end())
         })?;
         let mut labels = HashSet::new();
         let groups = file.group.into_iter().map(RawGroup::check).collect::<Result<Vec<_>, _>>()?;
@@ -248,7 +244,10 @@ fn pin<'de, D: Deserializer<'de>>(d: D) -> Result<Option<RawPin>, D::Error> {
         }
 
         fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawPin, A::Error> {
-            RawPin::deserialize(de::value::MapAccessDeserializer::new(map))
+            // Serde's own words would repeat a value of the wrong type.
+            RawPin::deserialize(de::value::MapAccessDeserializer::new(map)).map_err(|_| {
+                de::Error::invalid_value(de::Unexpected::Other("something that is not shown"), &self)
+            })
         }
 
         fn visit_str<E: de::Error>(self, _: &str) -> Result<RawPin, E> {

@@ -113,6 +113,11 @@ impl Member {
         self.link.load_full()
     }
 
+    /// Whether its token has the mechanism, for the operation that `flag` names.
+    pub(super) fn supports(&self, mechanism: ha_token::Ulong, flag: ha_token::Ulong) -> bool {
+        self.link.load().as_ref().is_some_and(|l| l.supports(mechanism, flag))
+    }
+
     /// The last fault.
     pub fn last_fault(&self) -> Option<Fault> {
         self.last_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -61,35 +61,39 @@ impl Plan {
 /// during the call. `turn` is a counter; `preferred` comes first if it is usable and not a standby behind active ones.
 /// Candidates beyond [`MAX_MEMBERS`] are left out.
 pub fn plan(balance: Balance, candidates: &[Candidate], turn: u64, preferred: Option<usize>) -> Plan {
-    let mut keyed = [(false, true, u32::MAX, usize::MAX, 0u8); MAX_MEMBERS];
-    let mut len = 0;
-    let usable = candidates.iter().take(MAX_MEMBERS).filter(|c| c.usable).count();
+    let candidates = candidates.get(..MAX_MEMBERS).unwrap_or(candidates);
+    let mut plan = Plan { order: [0; MAX_MEMBERS], len: 0 };
+    let usable = candidates.iter().filter(|c| c.usable).count();
     if usable == 0 {
-        return Plan { order: [0; MAX_MEMBERS], len: 0 };
+        return plan;
     }
     let start = (turn % usable as u64) as usize;
-    for (place, (index, candidate)) in
-        keyed.iter_mut().zip(candidates.iter().take(MAX_MEMBERS).enumerate().filter(|(_, c)| c.usable))
-    {
-        let rank = len;
+    let key = |index: usize, rank: usize| {
+        let candidate = candidates.get(index);
         // The distance from whose turn it is, among the usable ones: a member that is down passes its turn on evenly.
         let distance = (rank + usable - start) % usable;
         let (load, tie) = match balance {
-            Balance::LeastBusy => (candidate.load, distance),
+            Balance::LeastBusy => (candidate.map_or(0, |c| c.load), distance),
             Balance::RoundRobin => (0, distance),
             Balance::Primary => (0, rank),
         };
-        *place = (candidate.standby, preferred != Some(index), load, tie, index as u8);
-        len += 1;
+        (candidate.is_some_and(|c| c.standby), preferred != Some(index), load, tie)
+    };
+    // Sorted in as they come: there are two or three of them most of the time. `ranks` goes along with `order`.
+    let mut ranks = [0u8; MAX_MEMBERS];
+    for (index, _) in candidates.iter().enumerate().filter(|(_, c)| c.usable) {
+        let rank = usize::from(plan.len);
+        let mine = key(index, rank);
+        let sorted = plan.order.iter().zip(&ranks).take(rank);
+        let place = sorted.take_while(|(i, r)| key(usize::from(**i), usize::from(**r)) <= mine).count();
+        plan.order.copy_within(place..rank, place + 1);
+        ranks.copy_within(place..rank, place + 1);
+        if let (Some(i), Some(r)) = (plan.order.get_mut(place), ranks.get_mut(place)) {
+            (*i, *r) = (index as u8, rank as u8);
+        }
+        plan.len += 1;
     }
-    if let Some(used) = keyed.get_mut(..len) {
-        used.sort_unstable();
-    }
-    let mut order = [0; MAX_MEMBERS];
-    for (place, key) in order.iter_mut().zip(keyed).take(len) {
-        *place = key.4;
-    }
-    Plan { order, len: len as u8 }
+    plan
 }
 
 #[cfg(test)]

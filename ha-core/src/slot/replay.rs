@@ -27,7 +27,8 @@ pub(super) struct Replay {
     input: Vec<u8>,
     marks: Vec<Mark>,
     overflowed: bool,
-    output: Option<Sha256>,
+    /// Boxed: few operations have output before their end, and all are moved about.
+    output: Option<Box<Sha256>>,
     output_len: usize,
 }
 
@@ -50,7 +51,7 @@ impl Replay {
     /// Records a step that a member took, with the output it gave.
     pub(super) fn record(&mut self, step: Step<'_>, output: &[u8]) {
         if !output.is_empty() {
-            self.output.get_or_insert_with(Sha256::new).update(output);
+            self.output.get_or_insert_default().update(output);
             self.output_len += output.len();
         }
         if self.overflowed {
@@ -90,7 +91,7 @@ impl Replay {
     pub(super) fn same_output(&self, again: Sha256, len: usize) -> Result<()> {
         let same = match &self.output {
             None => len == 0,
-            Some(before) => len == self.output_len && before.clone().finalize() == again.finalize(),
+            Some(before) => len == self.output_len && Sha256::clone(before).finalize() == again.finalize(),
         };
         if same { Ok(()) } else { Err(Rv::DEVICE_ERROR) }
     }

@@ -93,10 +93,10 @@ impl VirtualSlot {
         let group = &*self.group;
         let (mut session, mut login, mut object) = (false, false, false);
         loop {
-            let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, Rv::DEVICE_ERROR)) };
             let mut lease = match group.lease(member) {
                 Ok(lease) => lease,
                 Err(rv) => {
+                    let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };
                     let class = group.failed(member, &link, Function::OpenSession, rv);
                     return Err(Ended::Next(if class == Class::Caller { Class::Member } else { class }, rv));
                 }
