@@ -32,8 +32,13 @@ impl Open {
         let provider = Provider::from_config(Config::parse(text).unwrap()).unwrap();
         let slot = Arc::clone(provider.slot(0).unwrap());
         let s = slot.open_session(true).unwrap();
-        slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
-        Open { provider, slot, s }
+        let open = Open { provider, slot, s };
+        // No member can be asked for a moment when other processes write to all of their files.
+        while let Err(rv) = open.slot.login(s, UserType::User, Some(PIN.as_bytes())) {
+            assert_eq!(rv, Rv::DEVICE_ERROR);
+            open.wait("a member is up", |g| g.up().next().is_some());
+        }
+        open
     }
 
     fn ec_pair(&self, id: u8) -> ha_token::Result<(ObjectHandle, ObjectHandle)> {
@@ -306,4 +311,51 @@ fn without_a_ledger_keys_are_used_and_nothing_is_changed() {
     assert_eq!(open.slot.destroy_object(open.s, key[0]), Err(Rv::TOKEN_WRITE_PROTECTED));
     assert_ne!(open.slot.token_info().unwrap().flags & ck::CKF_WRITE_PROTECTED, 0);
     open.sign(key[0]).unwrap();
+}
+
+#[test]
+fn several_processes_at_once_enrol_a_fresh_group_once_and_lose_no_key() {
+    let tokens = Tokens::new(2);
+    let config = tokens.path().join("ha.toml");
+    std::fs::write(&config, tokens.config(false, "")).unwrap();
+    let children: Vec<_> = (1..=4)
+        .map(|id| {
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["one_of_several_processes", "--exact", "--ignored", "--nocapture"])
+                .env("REPLICATION_CONFIG", &config)
+                .env("REPLICATION_ID", format!("{id}"))
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for member in [0, 1] {
+        let there = tokens.bare(member, &["-O"]);
+        assert_eq!(
+            there.matches("pkcs11-ha group key").count(),
+            2,
+            "one set of group keys on member {member}"
+        );
+    }
+    assert_eq!(Open::new(&tokens, "").words(true), vec![Word::Same; 8]);
+}
+
+#[test]
+#[ignore = "one of the processes of several_processes_at_once"]
+fn one_of_several_processes() {
+    _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
+    let text = std::fs::read_to_string(std::env::var_os("REPLICATION_CONFIG").unwrap()).unwrap();
+    let id = std::env::var("REPLICATION_ID").unwrap().parse().unwrap();
+    let open = Open::of(&text);
+    // While other processes write to its files SoftHSM answers errors now and then; a member that is not up then comes
+    // back, and until it has, a key is refused.
+    while let Err(rv) = open.ec_pair(id) {
+        assert_eq!(rv, Rv::DEVICE_ERROR);
+        open.wait("both members are up", |g| g.up().count() == 2);
+    }
 }

@@ -29,7 +29,7 @@ pub(crate) fn look(call: &Call<'_>, path: &Path) -> Result<Vec<Seen>, ConnectErr
     let mut seen = Vec::new();
     for slot in calls::slots(call).map_err(failed(Function::GetSlotList))? {
         let Ok(info) = calls::slot_info(call, slot) else { continue }; // pulled out meanwhile
-        let token = calls::token_info(call, slot);
+        let token = settled(|| calls::token_info(call, slot));
         if info.description == SLOT_DESCRIPTION || token.as_ref().is_ok_and(|t| t.model == TOKEN_MODEL) {
             return Err(itself());
         }
@@ -127,4 +127,16 @@ fn present(seen: &[Seen]) -> String {
         };
     }
     text
+}
+
+/// Asks again, for a little while, what is answered by `CKR_GENERAL_ERROR`: SoftHSM says so for a moment while another
+/// process logs in to the same token, and for ever when the token is lost.
+fn settled<T>(ask: impl Fn() -> Result<T, Rv>) -> Result<T, Rv> {
+    for pause in [1, 2, 5, 10, 20, 40] {
+        match ask() {
+            Err(Rv::GENERAL_ERROR) => std::thread::sleep(std::time::Duration::from_millis(pause)),
+            answer => return answer,
+        }
+    }
+    ask()
 }

@@ -152,7 +152,7 @@ fn in_time<T: Send + 'static>(
 fn ask(group: &Group, member: &Arc<Member>) -> Result<Seen, Rv> {
     let link = member.link().ok_or(Rv::DEVICE_ERROR)?;
     let started = Instant::now();
-    link.probe()?;
+    link.probe(&*group.world)?;
     let round_trip = started.elapsed();
     let logged_in = group.login.who() == ha_core::group::Who::User;
     let keys = link.group_keys();

@@ -123,7 +123,7 @@ impl Group {
     }
 
     fn is_last_try(&self, link: &Link, user: UserType) -> Result<bool> {
-        let flags = link.token.token_info()?.flags;
+        let flags = link.info_now(&*self.world)?.flags;
         Ok(match user {
             UserType::So => flags & ck::CKF_SO_PIN_FINAL_TRY != 0,
             UserType::User | UserType::ContextSpecific => flags & ck::CKF_USER_PIN_FINAL_TRY != 0,

@@ -38,7 +38,7 @@ impl Group {
             keepers.push(self.world.spawn(
                 &name,
                 Box::new(move || {
-                    group.connect(&member);
+                    group.connect_first(&member);
                     _ = sender.send(());
                     first.set();
                     drop((sender, first));
@@ -106,7 +106,7 @@ impl Group {
     /// # Errors
     /// The member's answer; `CKR_DEVICE_REMOVED` when an object that must be there is not.
     pub fn looks_alive(&self, link: &Link) -> Result<(), Rv> {
-        link.probe()?;
+        link.probe(&*self.world)?;
         if let Some(keys) = link.group_keys()
             && self.login.who() == super::Who::User
         {
@@ -119,6 +119,19 @@ impl Group {
 
     fn note(&self, member: &Member, function: Function, rv: Rv) {
         member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
+    }
+
+    /// The first tries, before the start goes on without the member: SoftHSM does not see a token for a moment while
+    /// another process writes to it.
+    fn connect_first(self: &Arc<Self>, member: &Arc<Member>) {
+        self.connect(member);
+        for pause in [Duration::from_millis(20), Duration::from_millis(60)] {
+            if member.state() != State::Down || self.is_stopping() {
+                return;
+            }
+            self.world.event().wait(Some(pause));
+            self.connect(member);
+        }
     }
 
     /// One try to connect a member: initialise, find the token, log in, catch up, use.
@@ -143,7 +156,7 @@ impl Group {
                 return;
             }
         };
-        let link = match Link::open(token, self.next_generation()) {
+        let link = match Link::open(token, self.next_generation(), &*self.world) {
             Ok(link) => Arc::new(link),
             Err(rv) => {
                 self.note(member, Function::OpenSession, rv);

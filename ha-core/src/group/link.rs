@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong};
+use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 use papaya::HashMap;
 
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
+use crate::seam::World;
 
 /// Idle backing sessions kept open for each connection; more are closed when they come back.
 const POOL: usize = 128;
@@ -42,8 +44,8 @@ impl Link {
     ///
     /// # Errors
     /// The member's answer.
-    pub fn open(token: Arc<dyn Token>, generation: u64) -> Result<Self> {
-        let info = token.token_info()?;
+    pub fn open(token: Arc<dyn Token>, generation: u64, world: &dyn World) -> Result<Self> {
+        let info = settled_info(&*token, world)?;
         let mut mechanisms = Vec::new();
         for kind in token.mechanism_list()? {
             mechanisms.push((kind, token.mechanism_info(kind)?));
@@ -163,15 +165,49 @@ impl Link {
         ability
     }
 
+    /// What the token says of itself now.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub fn info_now(&self, world: &dyn World) -> Result<TokenInfo> {
+        settled_info(&*self.token, world)
+    }
+
     /// Whether the token is still the one that was connected, and answers.
     ///
     /// # Errors
     /// The member's answer; `CKR_TOKEN_NOT_RECOGNIZED` if another token is behind the slot now.
-    pub fn probe(&self) -> Result<()> {
-        let now = self.token.token_info()?;
+    pub fn probe(&self, world: &dyn World) -> Result<()> {
+        let now = self.info_now(world)?;
         if now.serial != self.info.serial {
             return Err(Rv::TOKEN_NOT_RECOGNIZED);
         }
         self.token.session_info(self.anchor).map(drop)
     }
+}
+
+/// Pauses before a token that could not say what it is is asked again.
+const PAUSES: [Duration; 6] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+];
+
+/// `C_GetTokenInfo`, asked again while the token cannot say what it is: SoftHSM answers `CKR_GENERAL_ERROR`, or success
+/// and an empty token, for a moment while another process logs in to it; and for ever when the token is lost.
+fn settled_info(token: &dyn Token, world: &dyn World) -> Result<TokenInfo> {
+    let ask = || match token.token_info() {
+        Ok(info) if info.flags & ck::CKF_TOKEN_INITIALIZED == 0 => Err(Rv::TOKEN_NOT_RECOGNIZED),
+        answer => answer,
+    };
+    for pause in PAUSES {
+        match ask() {
+            Err(Rv::GENERAL_ERROR | Rv::TOKEN_NOT_RECOGNIZED) => _ = world.event().wait(Some(pause)),
+            answer => return answer,
+        }
+    }
+    ask()
 }
