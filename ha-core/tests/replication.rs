@@ -275,25 +275,35 @@ fn a_wrong_pin_is_sent_to_one_member_once() {
 #[test]
 fn two_members_that_are_one_token_are_found_out() {
     let tokens = Tokens::new(1);
-    let serial = tokens
-        .bare(0, &["-L"])
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("serial num         : ").map(str::to_owned))
+    let listing = tokens.bare(0, &["-L"]);
+    let serial = listing.lines().find_map(|l| l.trim().strip_prefix("serial num         : ")).unwrap();
+    let member = format!("[[group.member]]\nmodule = {:?}\ninstance = \"shared\"\n", ha_rig::softhsm());
+    let config = tokens.path().join("ha.toml");
+    // One instance for both: two copies of SoftHSM in one process do not keep each other from a token's files.
+    let text = format!(
+        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\n{member}name = \"a\"\ntoken = \"member-a\"\n{member}name = \"twin\"\nserial = {serial:?}\n",
+        tokens.path().join("state")
+    );
+    std::fs::write(&config, text).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["two_members_of_one_token", "--exact", "--ignored", "--nocapture"])
+        .env("REPLICATION_CONFIG", &config)
+        .env("SOFTHSM2_CONF", tokens.conf(0))
+        .output()
         .unwrap();
-    let mut text = tokens.config(false, "min_copies = 1");
-    text.push_str(&format!(
-        "[[group.member]]\nname = \"twin\"\nmodule = {:?}\nserial = \"{serial}\"\nenv = {{ SOFTHSM2_CONF = {:?} }}\n",
-        ha_rig::softhsm(),
-        tokens.conf(0)
-    ));
-    for _ in 0..5 {
-        let open = Open::of(&text);
-        let states: Vec<State> = open.provider.groups()[0].members.iter().map(|m| m.state()).collect();
-        assert!(states.contains(&State::Quarantined) && states.contains(&State::Up), "{states:?}");
-        let reason = open.provider.groups()[0].members.iter().find_map(|m| m.connect_error()).unwrap();
-        assert!(reason.contains("the same token as member"), "{reason}");
-        open.ec_pair(1).unwrap();
-    }
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+}
+
+#[test]
+#[ignore = "the process of two_members_that_are_one_token: SoftHSM's configuration is in its environment"]
+fn two_members_of_one_token() {
+    let text = std::fs::read_to_string(std::env::var_os("REPLICATION_CONFIG").unwrap()).unwrap();
+    let provider = Provider::from_config(Config::parse(&text).unwrap()).unwrap();
+    let members = &provider.groups()[0].members;
+    let states: Vec<State> = members.iter().map(|m| m.state()).collect();
+    assert!(states.contains(&State::Quarantined) && states.contains(&State::Up), "{states:?}");
+    let reason = members.iter().find_map(|m| m.connect_error()).unwrap();
+    assert!(reason.contains("the same token as member"), "{reason}");
 }
 
 #[test]
@@ -330,10 +340,14 @@ fn several_processes_at_once_enrol_a_fresh_group_once_and_lose_no_key() {
                 .unwrap()
         })
         .collect();
+    let mut made = 0;
     for child in children {
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let refused = output.status.code() == Some(REFUSED);
+        assert!(output.status.success() || refused, "{}", String::from_utf8_lossy(&output.stderr));
+        made += usize::from(!refused);
     }
+    assert!(made > 0, "not every process can have been refused");
     for member in [0, 1] {
         let there = tokens.bare(member, &["-O"]);
         assert_eq!(
@@ -342,8 +356,16 @@ fn several_processes_at_once_enrol_a_fresh_group_once_and_lose_no_key() {
             "one set of group keys on member {member}"
         );
     }
-    assert_eq!(Open::new(&tokens, "").words(true), vec![Word::Same; 8]);
+    assert_eq!(
+        Open::new(&tokens, "").words(true),
+        vec![Word::Same; 2 * made],
+        "what was acknowledged, and nothing else"
+    );
 }
+
+/// The exit status of a process whose key was refused because a member may not be used until somebody has looked: what
+/// SoftHSM answers while other processes write to its files can look like a wrong PIN, or another token.
+const REFUSED: i32 = 3;
 
 #[test]
 #[ignore = "one of the processes of several_processes_at_once"]
@@ -354,8 +376,12 @@ fn one_of_several_processes() {
     let open = Open::of(&text);
     // While other processes write to its files SoftHSM answers errors now and then; a member that is not up then comes
     // back, and until it has, a key is refused.
+    let aside = |g: &ha_core::group::Group| g.members.iter().any(|m| m.state() == State::Quarantined);
     while let Err(rv) = open.ec_pair(id) {
         assert_eq!(rv, Rv::DEVICE_ERROR);
-        open.wait("both members are up", |g| g.up().count() == 2);
+        open.wait("both members are up, or one is not used", |g| g.up().count() == 2 || aside(g));
+        if aside(&open.provider.groups()[0]) {
+            std::process::exit(REFUSED);
+        }
     }
 }

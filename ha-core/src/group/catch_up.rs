@@ -53,6 +53,19 @@ impl Group {
         for line in done.left {
             tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
         }
+        self.take_stock(&lease)?;
+        Ok(())
+    }
+
+    /// Whether the token holds more than the ledger says: only then do searches have to ask it too when another member
+    /// was asked. Handles are counted, no object is read.
+    fn take_stock(&self, lease: &Lease) -> Result<()> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let token = vec![ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true)];
+        let there = crate::replica::find_all(lease.on(), &token, 512)?.len();
+        let group_keys = if lease.link.group_keys().is_some() { 2 } else { 0 };
+        let known = ledger.count_on(lease.member.name()).map_err(|e| self.ledger_failed(e))? + group_keys;
+        lease.member.set_foreign(there != known);
         Ok(())
     }
 

@@ -180,14 +180,8 @@ impl Group {
             self.health_event(member, Event::ProbeFailed);
             return;
         }
-        member.set_link(Some(Arc::clone(&link)));
-        // Two members of one token may have been connected at the same moment: of these the first in the file stays.
-        if let Some(twin) = self.twin(member, &link)
-            && twin.index < member.index
-        {
-            let reason = same_token(twin, &link);
+        if let Err(reason) = self.take_in(member, &link) {
             tracing::error!(group = %self.config.label, member = member.name(), reason, "member is not used");
-            member.set_link(None);
             member.set_connect_error(Some(reason));
             self.health_event(member, Event::Quarantine);
             return;
@@ -211,6 +205,19 @@ impl Group {
             )),
             Err(error) => {
                 tracing::warn!(member = member.name(), %error, "the ledger cannot remember the member's token");
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a connection the member's. Two members of one token may be connected at the same moment: one of them is
+    /// taken in, and the other finds it there.
+    fn take_in(&self, member: &Member, link: &Arc<Link>) -> Result<(), String> {
+        let _one = self.taking_in.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match self.twin(member, link) {
+            Some(twin) => Err(same_token(twin, link)),
+            None => {
+                member.set_link(Some(Arc::clone(link)));
                 Ok(())
             }
         }

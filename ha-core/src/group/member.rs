@@ -103,6 +103,10 @@ impl Member {
         self.load.load(Ordering::Relaxed)
     }
 
+    pub(super) fn set_foreign(&self, foreign: bool) {
+        self.foreign.store(foreign, Ordering::Relaxed);
+    }
+
     /// Sessions lent since the start.
     pub(super) fn lent(&self) -> u64 {
         self.lent.load(Ordering::Relaxed)

@@ -72,6 +72,8 @@ pub struct Group {
     on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
     bootstrap: Mutex<()>,
+    /// Held while a connection is made a member's: no call to a member in it.
+    taking_in: Mutex<()>,
 }
 
 /// What a call needs of the member that serves it.
@@ -119,6 +121,7 @@ impl Group {
             keepers: Mutex::default(),
             on_appear: Mutex::default(),
             bootstrap: Mutex::default(),
+            taking_in: Mutex::default(),
             config,
             world,
         })
