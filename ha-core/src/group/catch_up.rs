@@ -41,7 +41,7 @@ impl Group {
     /// # Errors
     /// The member's answers that say that it cannot be used.
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
-        let lease = member.lend(Arc::clone(link))?;
+        let lease = Lease::new(member, Arc::clone(link))?;
         self.recall_group_keys(&lease)?;
         if self.by_hand.load(Ordering::Acquire) {
             return Ok(());

@@ -1,6 +1,6 @@
 //! One connection to a member's token: its pooled backing sessions, its login, its handles.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ pub struct Link {
     /// Keeps the token's login alive: some tokens log out when their last session closes.
     anchor: SessionHandle,
     pool: ArrayQueue<SessionHandle>,
+    /// Sessions that rest with their borrowers, and how many of those there may be.
+    kept: AtomicUsize,
+    most_kept: AtomicUsize,
     /// The group's login epoch that this connection has followed to.
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
@@ -55,10 +58,14 @@ impl Link {
         Ok(Link {
             token,
             generation,
-            info,
             mechanisms,
             anchor,
             pool: ArrayQueue::new(POOL),
+            kept: AtomicUsize::new(0),
+            most_kept: AtomicUsize::new(
+                most_kept(info.max_session_count).min(most_kept(info.max_rw_session_count)),
+            ),
+            info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
             handles: HashMap::new(),
@@ -79,8 +86,23 @@ impl Link {
     pub(super) fn take_session(&self) -> Result<SessionHandle> {
         match self.pool.pop() {
             Some(session) => Ok(session),
-            None => self.token.open_session(true),
+            None => self.token.open_session(true).inspect_err(|rv| {
+                if *rv == Rv::SESSION_COUNT {
+                    self.most_kept.store(0, Ordering::Relaxed);
+                }
+            }),
         }
+    }
+
+    /// Lets one more session rest with its borrower, if it can be spared.
+    pub(super) fn keep_one(&self) -> bool {
+        let most = self.most_kept.load(Ordering::Relaxed);
+        self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1)).is_ok()
+    }
+
+    /// A session that rested comes back, or is closed.
+    pub(super) fn let_one_go(&self) {
+        self.kept.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Gives back a session in which nothing is going on.
@@ -183,6 +205,14 @@ impl Link {
             return Err(Rv::TOKEN_NOT_RECOGNIZED);
         }
         self.token.session_info(self.anchor).map(drop)
+    }
+}
+
+/// How many of a token's sessions may rest with their borrowers: the rest must do for everybody else.
+fn most_kept(token_has: Ulong) -> usize {
+    match token_has {
+        ck::CK_EFFECTIVELY_INFINITE | ck::CK_UNAVAILABLE_INFORMATION => POOL / 2,
+        n => usize::try_from(n / 4).unwrap_or(POOL).min(POOL / 2),
     }
 }
 

@@ -1,17 +1,20 @@
-//! A member: its configuration, its health, its current connection, and backing sessions lent from it.
+//! A member: its configuration, its health, its current connection and its load.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use ha_token::{Connector, Function, Result, Rv, SessionHandle, Token};
+use ha_token::{Connector, Function, Rv};
 
 use super::link::Link;
 use crate::config::{MemberConfig, Role};
 use crate::policy::failure::Class;
 use crate::policy::health::{Health, State};
 use crate::seam::Event;
+
+/// One operation started, in the word that counts them.
+const STARTED: u64 = 1 << 20;
 
 /// One token of the group.
 pub struct Member {
@@ -24,9 +27,10 @@ pub struct Member {
     health: Mutex<Health>,
     /// A copy of the health's state that is read without a lock.
     state: AtomicU8,
-    load: AtomicU32,
-    /// Sessions lent since the start: what the member has been asked to serve.
-    lent: AtomicU64,
+    /// Operations at this moment in the low bits, and above them those since the start: one word, one step for both.
+    work: AtomicU64,
+    /// The current connection's generation, read without taking hold of it; 0 without one.
+    generation: AtomicU64,
     last_fault: Mutex<Option<Fault>>,
     connect_error: Mutex<Option<String>>,
     rtt: AtomicU64,
@@ -67,8 +71,8 @@ impl Member {
             link: ArcSwapOption::empty(),
             health: Mutex::new(health),
             state,
-            load: AtomicU32::new(0),
-            lent: AtomicU64::new(0),
+            work: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),
@@ -98,18 +102,26 @@ impl Member {
         self.config.role == Role::Standby
     }
 
-    /// Sessions lent at this moment.
+    /// Operations at this moment.
     pub fn load(&self) -> u32 {
-        self.load.load(Ordering::Relaxed)
+        (self.work.load(Ordering::Relaxed) & (STARTED - 1)) as u32
+    }
+
+    /// Operations started since the start.
+    pub(super) fn served(&self) -> u64 {
+        self.work.load(Ordering::Relaxed) / STARTED
+    }
+
+    pub(super) fn work_begins(&self) {
+        self.work.fetch_add(STARTED + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn work_ends(&self) {
+        self.work.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn set_foreign(&self, foreign: bool) {
         self.foreign.store(foreign, Ordering::Relaxed);
-    }
-
-    /// Sessions lent since the start.
-    pub(super) fn lent(&self) -> u64 {
-        self.lent.load(Ordering::Relaxed)
     }
 
     /// The current connection, if there is one.
@@ -144,8 +156,15 @@ impl Member {
         &*self.connector
     }
 
+    /// Whether a connection is the current one.
+    pub(super) fn is_current(&self, link: &Link) -> bool {
+        self.generation.load(Ordering::Acquire) == link.generation
+    }
+
     pub(super) fn set_link(&self, link: Option<Arc<Link>>) {
+        let generation = link.as_ref().map_or(0, |l| l.generation);
         self.link.store(link);
+        self.generation.store(generation, Ordering::Release);
     }
 
     pub(super) fn set_fault(&self, fault: Fault) {
@@ -168,55 +187,5 @@ impl Member {
     /// Makes the machine's state visible to readers without the lock.
     pub(super) fn publish(&self, health: &Health) {
         self.state.store(health.state() as u8, Ordering::Release);
-    }
-
-    /// Lends a backing session of a connection.
-    ///
-    /// # Errors
-    /// The member's answer to `C_OpenSession`.
-    pub(super) fn lend(self: &Arc<Self>, link: Arc<Link>) -> Result<Lease> {
-        let session = link.take_session()?;
-        self.load.fetch_add(1, Ordering::Relaxed);
-        self.lent.fetch_add(1, Ordering::Relaxed);
-        Ok(Lease { member: Arc::clone(self), link, session, clean: true })
-    }
-}
-
-/// A backing session, lent for one operation; given back when dropped.
-pub struct Lease {
-    /// Whose it is.
-    pub member: Arc<Member>,
-    /// The connection it belongs to.
-    pub link: Arc<Link>,
-    /// The member's session handle.
-    pub session: SessionHandle,
-    clean: bool,
-}
-
-impl Lease {
-    /// The member's token.
-    pub fn token(&self) -> &dyn Token {
-        &*self.link.token
-    }
-
-    /// For the procedures of `replica`.
-    pub fn on(&self) -> crate::replica::On<'_> {
-        crate::replica::On { token: &*self.link.token, session: self.session }
-    }
-
-    /// Marks whether something is going on in the session: if so it is closed, not lent again.
-    pub fn set_busy(&mut self, busy: bool) {
-        self.clean = !busy;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.member.load.fetch_sub(1, Ordering::Relaxed);
-        if self.clean {
-            self.link.give_session(self.session);
-        } else {
-            self.link.close_session(self.session);
-        }
     }
 }

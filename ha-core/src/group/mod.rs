@@ -10,6 +10,7 @@ mod check;
 mod enrol;
 mod identify;
 mod keeper;
+mod lease;
 mod link;
 mod login;
 mod member;
@@ -27,24 +28,22 @@ use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
 
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
+pub use lease::Lease;
 pub use link::Link;
 pub use login::{Login, Pin, Who};
-pub use member::{Fault, Lease, Member};
+pub use member::{Fault, Member};
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
 pub use report::{GroupEvent, Reporter};
 pub use status::{GroupStatus, MemberStatus};
 pub use sync::Adopted;
 
 use crate::config::GroupConfig;
-use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, plan};
+use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, may_stay, plan};
 use crate::policy::budget::Budget;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::{self, Health, State};
 use crate::replica::ledger::Ledger;
 use crate::seam::{Thread, World};
-
-/// Operations for which ties go to the same member.
-const TURN: u64 = 16;
 
 /// Several member tokens behind one virtual slot. All methods may be called from any thread.
 pub struct Group {
@@ -153,21 +152,26 @@ impl Group {
             };
         }
         let count = self.members.len().min(MAX_MEMBERS);
-        // Ties go to the next member every few operations, not with each: a member's code and data stay in the cache.
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) / TURN;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         plan(self.config.balance, candidates.get(..count).unwrap_or(&[]), turn, need.preferred)
     }
 
+    /// Whether the next operation may stay on a kept lease without a plan: its member is up, the connection and its
+    /// login are those of now, it has what is needed (`fits`: it has the mechanism), and the balance allows it.
+    pub(crate) fn may_stay(&self, lease: &Lease, need: &Need<'_>, fits: bool) -> bool {
+        let member = &*lease.member;
+        let candidate =
+            |m: &Arc<Member>| Candidate { usable: m.is_up(), standby: m.is_standby(), load: m.load() };
+        member.is_current(&lease.link)
+            && lease.link.has_followed(self.login.epoch())
+            && (fits || need.mechanism.is_none_or(|(mechanism, flag)| lease.link.supports(mechanism, flag)))
+            && need.preferred.is_none_or(|p| p == member.index)
+            && has_objects(member, need)
+            && may_stay(self.config.balance, self.members.iter().map(candidate), member.index)
+    }
+
     fn can_serve(&self, member: &Member, need: &Need<'_>) -> bool {
-        if !member.is_up() {
-            return false;
-        }
-        let local = need.objects.iter().all(|o| match o.origin {
-            // A replicated object may be on a member where its handle is not known yet.
-            Origin::Ledger(_) => true,
-            Origin::Foreign | Origin::Session(_) => o.lives_on(member.index),
-        });
-        if !local {
+        if !member.is_up() || !has_objects(member, need) {
             return false;
         }
         match need.mechanism {
@@ -197,7 +201,7 @@ impl Group {
         if !link.has_followed(self.login.epoch()) {
             self.follow_login(member, &link)?;
         }
-        member.lend(link)
+        Lease::new(member, link)
     }
 
     /// A call to a member succeeded.
@@ -341,6 +345,15 @@ impl Group {
     pub fn up(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter().filter(|m| m.state() == State::Up)
     }
+}
+
+/// Whether a member has the objects that a call needs, as far as is known.
+fn has_objects(member: &Member, need: &Need<'_>) -> bool {
+    need.objects.iter().all(|o| match o.origin {
+        // A replicated object may be on a member where its handle is not known yet.
+        Origin::Ledger(_) => true,
+        Origin::Foreign | Origin::Session(_) => o.lives_on(member.index),
+    })
 }
 
 fn narrow(a: MechanismInfo, b: MechanismInfo) -> MechanismInfo {

@@ -527,7 +527,7 @@ impl Group {
         make: &mut dyn FnMut(&Lease) -> Result<T>,
     ) -> Result<(&'w Lease, T)> {
         let mut last = Rv::DEVICE_ERROR;
-        for index in self.plan(need).iter() {
+        for index in self.plan(need) {
             let Some(writer) = writers.iter().find(|w| w.member.index == index) else { continue };
             match make(writer) {
                 Ok(made) => {

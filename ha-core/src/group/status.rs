@@ -31,7 +31,7 @@ pub struct MemberStatus {
     pub connect_error: Option<String>,
     /// How long the last probe took.
     pub round_trip: Option<Duration>,
-    /// Sessions lent at this moment.
+    /// Operations at this moment.
     pub load: u32,
 }
 
@@ -51,7 +51,7 @@ impl Group {
 
     /// Operations that each member has been asked to serve since the start, in the order of the file.
     pub fn served(&self) -> Vec<u64> {
-        self.members.iter().map(|m| m.lent()).collect()
+        self.members.iter().map(|m| m.served()).collect()
     }
 
     /// A channel of what happens from now on.

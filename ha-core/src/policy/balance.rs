@@ -29,32 +29,44 @@ pub struct Candidate {
 }
 
 /// Members in the order to try them. No allocation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     order: [u8; MAX_MEMBERS],
     len: u8,
+    next: u8,
 }
 
-impl Plan {
-    /// The indices in order.
-    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.order.iter().take(self.len.into()).map(|i| usize::from(*i))
-    }
+impl Iterator for Plan {
+    type Item = usize;
 
-    /// The pick.
-    pub fn first(&self) -> Option<usize> {
-        self.iter().next()
+    /// The index of the next member to try.
+    fn next(&mut self) -> Option<usize> {
+        let index = self.order.get(usize::from(self.next)).filter(|_| self.next < self.len)?;
+        self.next += 1;
+        Some(usize::from(*index))
     }
+}
 
-    /// How many members the plan names.
-    pub fn len(&self) -> usize {
-        self.len.into()
-    }
+/// Operations that stay where the one before them was, if the balance allows it, until a new plan is made: a member's
+/// code and data stay in the processor's caches, and a plan costs more than a look.
+pub const STAYS: u8 = 15;
 
-    /// Whether nobody can serve.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+/// Whether the next operation may stay with member `mine`, where the one before it was, without a new plan: no other
+/// one has less to do, or is to be preferred. Asked at most [`STAYS`] times in a row, so that ties still go round.
+pub fn may_stay(balance: Balance, candidates: impl Iterator<Item = Candidate>, mine: usize) -> bool {
+    if balance == Balance::RoundRobin {
+        return false;
     }
+    let mut here = None;
+    let mut best: Option<(bool, u32)> = None;
+    for (index, c) in candidates.enumerate().filter(|(_, c)| c.usable) {
+        let rank = (c.standby, if balance == Balance::Primary { index as u32 } else { c.load });
+        if index == mine {
+            here = Some(rank);
+        }
+        best = Some(best.map_or(rank, |b| b.min(rank)));
+    }
+    here.is_some() && here == best
 }
 
 /// Orders the usable candidates: active ones first, then standby ones, which are there for when every active one fails
@@ -62,7 +74,7 @@ impl Plan {
 /// Candidates beyond [`MAX_MEMBERS`] are left out.
 pub fn plan(balance: Balance, candidates: &[Candidate], turn: u64, preferred: Option<usize>) -> Plan {
     let candidates = candidates.get(..MAX_MEMBERS).unwrap_or(candidates);
-    let mut plan = Plan { order: [0; MAX_MEMBERS], len: 0 };
+    let mut plan = Plan { order: [0; MAX_MEMBERS], len: 0, next: 0 };
     let usable = candidates.iter().filter(|c| c.usable).count();
     if usable == 0 {
         return plan;
@@ -119,7 +131,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_usable_member_once_and_no_other(c in candidates(), b in balances(), turn: u64, preferred in proptest::option::of(0usize..40)) {
-            let mut named: Vec<usize> = plan(b, &c, turn, preferred).iter().collect();
+            let mut named: Vec<usize> = plan(b, &c, turn, preferred).collect();
             named.sort_unstable();
             let usable: Vec<usize> = (0..c.len()).filter(|i| c[*i].usable).collect();
             prop_assert_eq!(named, usable);
@@ -127,16 +139,37 @@ mod tests {
 
         #[test]
         fn no_standby_before_an_active_member(c in candidates(), b in balances(), turn: u64, preferred in proptest::option::of(0usize..40)) {
-            let standbys: Vec<bool> = plan(b, &c, turn, preferred).iter().map(|i| c[i].standby).collect();
+            let standbys: Vec<bool> = plan(b, &c, turn, preferred).map(|i| c[i].standby).collect();
             prop_assert!(standbys.is_sorted());
         }
 
         #[test]
         fn the_least_busy_active_member_is_picked(c in candidates(), turn: u64) {
-            if let Some(pick) = plan(Balance::LeastBusy, &c, turn, None).first() {
+            if let Some(pick) = plan(Balance::LeastBusy, &c, turn, None).next() {
                 let best = c.iter().filter(|x| x.usable && x.standby == c[pick].standby).map(|x| x.load).min();
                 prop_assert_eq!(Some(c[pick].load), best);
             }
+        }
+
+        #[test]
+        fn staying_is_never_worse_than_a_plan(c in candidates(), b in balances(), mine in 0usize..MAX_MEMBERS) {
+            if may_stay(b, c.iter().copied(), mine) {
+                let pick = plan(b, &c, 0, None).next().unwrap();
+                prop_assert!(c[mine].usable);
+                prop_assert_eq!(c[mine].standby, c[pick].standby);
+                match b {
+                    Balance::Primary => prop_assert_eq!(mine, pick),
+                    Balance::LeastBusy => prop_assert_eq!(c[mine].load, c[pick].load),
+                    Balance::RoundRobin => prop_assert!(false, "each in turn"),
+                }
+            }
+        }
+
+        #[test]
+        fn who_is_alone_may_stay(load in 0u32..5, standby: bool) {
+            let c = [Candidate { usable: true, standby, load }];
+            prop_assert!(may_stay(Balance::LeastBusy, c.into_iter(), 0));
+            prop_assert!(may_stay(Balance::Primary, c.into_iter(), 0));
         }
 
         #[test]
@@ -144,7 +177,7 @@ mod tests {
             let c = vec![Candidate { usable: true, standby: false, load: 3 }; n];
             let mut picks = vec![0; n];
             for turn in start..start + 10 * n as u64 {
-                picks[plan(Balance::LeastBusy, &c, turn, None).first().unwrap()] += 1;
+                picks[plan(Balance::LeastBusy, &c, turn, None).next().unwrap()] += 1;
             }
             prop_assert!(picks.iter().all(|p| *p == 10));
         }

@@ -24,6 +24,7 @@ use ha_token::{
 use session::VirtualSession;
 
 use crate::group::{Group, Need, Who};
+use crate::policy::balance::STAYS;
 use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
 use run::Call;
 
@@ -92,9 +93,16 @@ impl VirtualSlot {
         function: Function,
         f: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<T>,
     ) -> Result<T> {
-        self.session(session)?;
-        let (value, _) = self
-            .run(&Call { function, need: Need::default(), skip: None }, &mut |l| f(l.token(), l.session))?;
+        let session = self.session(session)?;
+        let call = Call { function, need: Need::default(), skip: None };
+        // Random numbers may be drawn while another thread is busy in the session.
+        let mut state = session.state_if_free();
+        let kept = state.as_mut().and_then(|s| s.stay(&self.group, &call.need));
+        let stays = kept.as_ref().map_or(STAYS, |k| k.1);
+        let (value, lease) = self.run_from(kept.map(|k| k.0), &call, &mut |l| f(l.token(), l.session))?;
+        if let Some(state) = &mut state {
+            state.keep(lease, stays, (0, 0));
+        }
         Ok(value)
     }
 }
@@ -208,7 +216,7 @@ impl Token for VirtualSlot {
         let mut state = session.state()?;
         for kind in OpKind::ALL {
             if flags & kind.flag() != 0 {
-                *state.operation(kind) = None;
+                drop(state.take(kind));
             }
         }
         let messages =

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ha_token::{
-    CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, Token,
+    CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle,
+    Token, Ulong,
 };
 use sha2::{Digest, Sha256};
 
@@ -12,6 +13,7 @@ use super::replay::{Replay, Step};
 use super::run::Call;
 use super::session::SessionState;
 use crate::group::{Lease, Need, Object, Pin, Who};
+use crate::policy::balance::STAYS;
 use crate::policy::failure::Class;
 
 /// An operation of a virtual session, with all that another member needs to go on with it.
@@ -20,22 +22,49 @@ pub(super) struct Operation {
     mechanism: Mechanism,
     key: Option<Arc<Object>>,
     /// Objects that the mechanism's parameter names.
-    inner: Vec<Arc<Object>>,
+    inner: Box<[Arc<Object>]>,
     /// `C_VerifySignatureInit`'s signature.
-    signature: Vec<u8>,
+    signature: Box<[u8]>,
     /// The PIN of `CKU_CONTEXT_SPECIFIC`, done again on a member that takes over.
-    context_pin: Option<Pin>,
+    context_pin: Option<Box<Pin>>,
     replay: Replay,
     /// The result depends on what one member made up and the caller has seen: no other member can go on.
     pinned: bool,
     /// The backing session it runs in; `None` after its member failed.
     lease: Option<Lease>,
+    /// How many operations after this one may stay on that lease.
+    stays: u8,
 }
 
 impl Operation {
+    /// What it does.
+    pub(super) fn kind(&self) -> OpKind {
+        self.kind
+    }
+
+    /// What a member must have for it: a mechanism, with the flag of its use.
+    fn mechanism_and_flag(&self) -> (Ulong, Ulong) {
+        (self.mechanism.kind, self.kind.flag())
+    }
+
     /// The member it runs on.
     pub(super) fn member(&self) -> Option<usize> {
         self.lease.as_ref().map(|l| l.member.index)
+    }
+}
+
+impl Operation {
+    /// Calls `f` with what a member must have for it. Allocates only for objects in the mechanism's parameter.
+    fn with_need<T>(&self, preferred: Option<usize>, f: impl FnOnce(Need<'_>) -> Result<T>) -> Result<T> {
+        let mechanism = Some(self.mechanism_and_flag());
+        match (&self.key, &*self.inner) {
+            (None, []) => f(Need { mechanism, objects: &[], preferred }),
+            (Some(key), []) => f(Need { mechanism, objects: &[key], preferred }),
+            (key, inner) => {
+                let objects: Vec<&Object> = key.iter().chain(inner).map(|o| &**o).collect();
+                f(Need { mechanism, objects: &objects, preferred })
+            }
+        }
     }
 }
 
@@ -67,34 +96,41 @@ impl VirtualSlot {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let Some(mechanism) = mechanism else {
-            *state.operation(kind) = None;
+            drop(state.take(kind));
             return Ok(());
         };
         self.vet(mechanism)?;
-        if state.operation(kind).is_some() {
+        if state.operation(kind).is_ok() {
             return Err(Rv::OPERATION_ACTIVE);
         }
-        let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
         let mut op = Operation {
             kind,
-            inner: self.inner_objects(mechanism)?,
+            inner: self.inner_objects(mechanism)?.into(),
             mechanism: mechanism.clone(),
-            key,
-            signature: signature.to_vec(),
+            key: if kind == OpKind::Digest { None } else { Some(self.key(key)?) },
+            signature: signature.into(),
             context_pin: None,
             replay: Replay::new(self.group.config.replay_limit),
             pinned: false,
             lease: None,
+            stays: STAYS,
         };
         let home = state.home();
-        let (after, lease) =
-            self.with_need(&op, kind.init(), home, None, &mut |slot, lease| slot.start(lease, &op))?;
+        let (after, lease) = op.with_need(home, |need| {
+            let kept = state.stay(&self.group, &need);
+            let stays = kept.as_ref().map_or(STAYS, |k| k.1);
+            let call = Call { function: kind.init(), need, skip: None };
+            let (after, lease) =
+                self.run_from(kept.map(|k| k.0), &call, &mut |lease| self.start(lease, &op))?;
+            Ok((after, (lease, stays)))
+        })?;
         if let Some(after) = after {
             op.pinned = true;
             mechanism.params = after.params;
         }
-        op.lease = Some(lease);
-        *state.operation(kind) = Some(op);
+        op.lease = Some(lease.0);
+        op.stays = lease.1;
+        state.start(op);
         Ok(())
     }
 
@@ -126,32 +162,6 @@ impl VirtualSlot {
             local.translate_handles(&mut |h| self.group.backing(lease, &*self.key(h)?))?;
         }
         Ok(local)
-    }
-
-    fn with_need<T>(
-        &self,
-        op: &Operation,
-        function: Function,
-        preferred: Option<usize>,
-        skip: Option<usize>,
-        f: &mut dyn FnMut(&Self, &mut Lease) -> Result<T>,
-    ) -> Result<(T, Lease)> {
-        let mechanism = Some((op.mechanism.kind, op.kind.flag()));
-        let mut f = |lease: &mut Lease| f(self, lease);
-        match (&op.key, op.inner.as_slice()) {
-            (None, []) => {
-                self.run(&Call { function, need: Need { mechanism, objects: &[], preferred }, skip }, &mut f)
-            }
-            (Some(key), []) => self
-                .run(&Call { function, need: Need { mechanism, objects: &[key], preferred }, skip }, &mut f),
-            (key, inner) => {
-                let objects: Vec<&Object> = key.iter().chain(inner).map(|o| &**o).collect();
-                self.run(
-                    &Call { function, need: Need { mechanism, objects: &objects, preferred }, skip },
-                    &mut f,
-                )
-            }
-        }
     }
 
     /// Starts an operation in a backing session. Answers the mechanism if the member wrote into it.
@@ -225,19 +235,21 @@ impl VirtualSlot {
             );
             return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
         }
-        let taken_over = self.with_need(op, function, None, failed_on, &mut |slot, lease| {
-            slot.start(lease, op)?;
-            slot.feed_again(lease, op)?;
-            let mut out = output.reborrow();
-            let answer = call(lease, &mut out);
-            let len = out.len();
-            output.set_len(len);
-            match answer {
-                // The operation goes on in this session after it.
-                Err(Rv::BUFFER_TOO_SMALL) => Ok(Err(Rv::BUFFER_TOO_SMALL)),
-                Err(rv) => Err(rv),
-                Ok(()) => Ok(Ok(())),
-            }
+        let taken_over = op.with_need(None, |need| {
+            self.run(&Call { function, need, skip: failed_on }, &mut |lease| {
+                self.start(lease, op)?;
+                self.feed_again(lease, op)?;
+                let mut out = output.reborrow();
+                let answer = call(lease, &mut out);
+                let len = out.len();
+                output.set_len(len);
+                match answer {
+                    // The operation goes on in this session after it.
+                    Err(Rv::BUFFER_TOO_SMALL) => Ok(Err(Rv::BUFFER_TOO_SMALL)),
+                    Err(rv) => Err(rv),
+                    Ok(()) => Ok(Ok(())),
+                }
+            })
         });
         match (taken_over, ambiguous) {
             (Ok((answer, lease)), first) => {
@@ -277,34 +289,16 @@ impl VirtualSlot {
         op.replay.same_output(digest, total)
     }
 
-    /// Takes the operation of a kind out of the session for one call; puts it back if it goes on.
+    /// Makes one call on the session's operation of a kind; ends the operation if it does not go on.
     fn with_operation(
         &self,
         session: SessionHandle,
         kind: OpKind,
-        f: &mut dyn FnMut(&mut Operation) -> (Result<()>, bool),
+        f: impl FnOnce(&mut Operation) -> (Result<()>, bool),
     ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
-        self.on_operation(&mut state, kind, f)
-    }
-
-    fn on_operation(
-        &self,
-        state: &mut SessionState,
-        kind: OpKind,
-        f: &mut dyn FnMut(&mut Operation) -> (Result<()>, bool),
-    ) -> Result<()> {
-        let mut op = state.operation(kind).take().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
-        let (answer, goes_on) = f(&mut op);
-        if goes_on {
-            *state.operation(kind) = Some(op);
-        } else if let Some(mut lease) = op.lease.take() {
-            // The member ended the operation with its answer. Should one not have, its next start says so, and goes
-            // to a fresh session.
-            lease.set_busy(false);
-        }
-        answer
+        on_operation(&mut state, kind, f)
     }
 
     /// `C_Sign` and the other one-shot functions with an output.
@@ -315,7 +309,7 @@ impl VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.with_operation(session, kind, &mut |op| {
+        self.with_operation(session, kind, |op| {
             let answer = self.advance(op, kind.one_shot(), output, &mut |l, out| {
                 l.token().op_one_shot(l.session, kind, input, out)
             });
@@ -331,7 +325,7 @@ impl VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.with_operation(session, kind, &mut |op| self.update_op(op, input, output))
+        self.with_operation(session, kind, |op| self.update_op(op, input, output))
     }
 
     fn update_op(&self, op: &mut Operation, input: &[u8], output: &mut Output<'_>) -> (Result<()>, bool) {
@@ -347,7 +341,7 @@ impl VirtualSlot {
 
     /// `C_XxxFinal` with an output.
     pub(super) fn finish(&self, session: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
-        self.with_operation(session, kind, &mut |op| {
+        self.with_operation(session, kind, |op| {
             let answer =
                 self.advance(op, kind.last(), output, &mut |l, out| l.token().op_final(l.session, kind, out));
             (answer, stays(answer, output))
@@ -362,7 +356,7 @@ impl VirtualSlot {
         function: Function,
         call: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<()>,
     ) -> Result<()> {
-        self.with_operation(session, kind, &mut |op| {
+        self.with_operation(session, kind, |op| {
             let answer =
                 self.advance(op, function, &mut Output::query(), &mut |l, _| call(l.token(), l.session));
             (answer, false)
@@ -372,7 +366,7 @@ impl VirtualSlot {
     /// `C_DigestKey`.
     pub(super) fn digest_key_step(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
         let object = self.key(key)?;
-        self.with_operation(session, OpKind::Digest, &mut |op| {
+        self.with_operation(session, OpKind::Digest, |op| {
             let answer = self.advance(op, Function::DigestKey, &mut Output::query(), &mut |l, _| {
                 l.token().digest_key(l.session, self.group.backing(l, &object)?)
             });
@@ -399,10 +393,10 @@ impl VirtualSlot {
             CombinedKind::SignEncrypt => (OpKind::Sign, OpKind::Encrypt),
             CombinedKind::DecryptVerify => (OpKind::Verify, OpKind::Decrypt),
         };
-        if state.operation(data).is_none() || state.operation(outer).is_none() {
+        if state.operation(data).is_err() || state.operation(outer).is_err() {
             return Err(Rv::OPERATION_NOT_INITIALIZED);
         }
-        self.on_operation(&mut state, outer, &mut |op| self.update_op(op, input, output))?;
+        on_operation(&mut state, outer, |op| self.update_op(op, input, output))?;
         if output.is_query() {
             return Ok(());
         }
@@ -410,7 +404,7 @@ impl VirtualSlot {
             OpKind::Decrypt => output.written(),
             _ => input,
         };
-        self.on_operation(&mut state, data, &mut |op| self.update_op(op, plain, &mut Output::query()))
+        on_operation(&mut state, data, |op| self.update_op(op, plain, &mut Output::query()))
     }
 
     /// `C_Login` with `CKU_CONTEXT_SPECIFIC` (section 5.6.8): for the operation that was just started with a key that
@@ -426,16 +420,35 @@ impl VirtualSlot {
             OpKind::Verify,
             OpKind::VerifyRecover,
         ] {
-            if let Some(op) = state.operation(kind).as_mut()
+            if let Ok(op) = state.operation(kind)
                 && let Some(lease) = &op.lease
             {
                 lease.token().login(lease.session, ha_token::UserType::ContextSpecific, Some(pin))?;
-                op.context_pin = Some(zeroize::Zeroizing::new(pin.to_vec()));
+                op.context_pin = Some(Box::new(zeroize::Zeroizing::new(pin.to_vec())));
                 return Ok(());
             }
         }
         Err(Rv::OPERATION_NOT_INITIALIZED)
     }
+}
+
+/// Makes one call on an operation; ends it if it does not go on, and keeps its backing session for the next one.
+fn on_operation(
+    state: &mut SessionState,
+    kind: OpKind,
+    f: impl FnOnce(&mut Operation) -> (Result<()>, bool),
+) -> Result<()> {
+    let (answer, goes_on) = f(state.operation(kind)?);
+    if !goes_on
+        && let Some(mut op) = state.take(kind)
+        && let Some(mut lease) = op.lease.take()
+    {
+        // The member ended the operation with its answer. Should one not have, its next start says so, and goes to a
+        // fresh session.
+        lease.set_busy(false);
+        state.keep(lease, op.stays, op.mechanism_and_flag());
+    }
+    answer
 }
 
 /// Whether parts of this kind give output.

@@ -37,11 +37,34 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
+        self.run_from(None, call, f)
+    }
+
+    /// As [`run`](Self::run), tried on a lease in hand first.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn run_from<T>(
+        &self,
+        mut in_hand: Option<Lease>,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> Result<(T, Lease)> {
         let group = &*self.group;
+        let first = in_hand.as_ref().map(|l| l.member.index);
+        let mut plan = None;
+        let mut next = || match in_hand.take() {
+            Some(lease) => Some((lease.member.index, Some(lease))),
+            // Made when it is needed: most calls end on the lease in hand.
+            None => plan
+                .get_or_insert_with(|| group.plan(&call.need))
+                .find(|i| Some(*i) != call.skip && Some(*i) != first)
+                .map(|i| (i, None)),
+        };
         let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
         let mut other: Option<Rv> = None;
         let mut tries = usize::from(call.skip.is_some());
-        for index in group.plan(&call.need).iter().filter(|i| Some(*i) != call.skip) {
+        while let Some((index, lease)) = next() {
             let Some(member) = group.members.get(index) else { continue };
             if tries > 0 && !group.may_retry(tries == 1) {
                 group.reporter.refused(
@@ -52,7 +75,7 @@ impl VirtualSlot {
                 break;
             }
             tries += 1;
-            match self.on_member(member, call, f) {
+            match self.on_member(member, lease, call, f) {
                 Ok(success) => {
                     if let Some((first, rv)) = ambiguous {
                         group.blame(first, call.function, rv);
@@ -87,13 +110,14 @@ impl VirtualSlot {
     fn on_member<T>(
         &self,
         member: &Arc<Member>,
+        mut in_hand: Option<Lease>,
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> std::result::Result<(T, Lease), Ended> {
         let group = &*self.group;
         let (mut session, mut login, mut object) = (false, false, false);
         loop {
-            let mut lease = match group.lease(member) {
+            let mut lease = match in_hand.take().map_or_else(|| group.lease(member), Ok) {
                 Ok(lease) => lease,
                 Err(rv) => {
                     let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };

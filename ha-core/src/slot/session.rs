@@ -1,13 +1,13 @@
 //! A virtual session: its flags, its operations, its search, and the backing sessions that own its session objects.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, ck};
 
 use super::VirtualSlot;
 use super::messages::MessageOperation;
 use super::operation::Operation;
-use crate::group::{Lease, Member, Origin, Who};
+use crate::group::{Group, Lease, Member, Need, Origin, Who};
 
 /// A session as the application sees it. Costs no member a call until it is used.
 pub(super) struct VirtualSession {
@@ -18,31 +18,75 @@ pub(super) struct VirtualSession {
     state: Mutex<SessionState>,
 }
 
+/// A backing session that rests between two operations of one virtual session, which so need no plan and no pool.
+struct Kept {
+    lease: Lease,
+    /// Operations that may still stay here before a plan is made again.
+    stays: u8,
+    /// The mechanism and flag that were last found to be there.
+    fits: (Ulong, Ulong),
+}
+
 /// What goes on in a session. One call at a time has it.
 #[derive(Default)]
 pub(super) struct SessionState {
     /// Set by `C_CloseSession`: whoever waited for the lock finds the session gone.
     closed: bool,
-    operations: [Option<Operation>; OpKind::ALL.len()],
+    /// At most one of each kind.
+    operations: Vec<Operation>,
     /// The message-based operation of each kind.
     pub messages: [Option<MessageOperation>; 4],
     /// The handles that a search in progress has not given out yet.
     pub search: Option<std::vec::IntoIter<ObjectHandle>>,
+    /// The backing session of the last operation, kept for the next one.
+    kept: Option<Kept>,
     /// Backing sessions, one a member, that live as long as this session and own its session objects.
     owners: Vec<Lease>,
 }
 
 impl SessionState {
     /// The operation of a kind.
-    pub(super) fn operation(&mut self, kind: OpKind) -> &mut Option<Operation> {
-        // `OpKind` has as many values as the array has places.
-        #[allow(clippy::indexing_slicing)]
-        &mut self.operations[kind as usize]
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED`.
+    pub(super) fn operation(&mut self, kind: OpKind) -> Result<&mut Operation> {
+        self.operations.iter_mut().find(|o| o.kind() == kind).ok_or(Rv::OPERATION_NOT_INITIALIZED)
+    }
+
+    /// Adds an operation of a kind that has none.
+    pub(super) fn start(&mut self, operation: Operation) {
+        self.operations.push(operation);
+    }
+
+    /// Takes the operation of a kind out, if there is one.
+    pub(super) fn take(&mut self, kind: OpKind) -> Option<Operation> {
+        let at = self.operations.iter().position(|o| o.kind() == kind)?;
+        Some(self.operations.swap_remove(at))
+    }
+
+    /// The lease that was kept, if the next operation may stay on it.
+    pub(super) fn stay(&mut self, group: &Group, need: &Need<'_>) -> Option<(Lease, u8)> {
+        let kept = self.kept.take()?;
+        let fits = need.mechanism.is_some_and(|m| m == kept.fits);
+        let stays = kept.stays.checked_sub(1)?;
+        let mut lease = kept.lease;
+        group.may_stay(&lease, need, fits).then(|| {
+            lease.resume();
+            (lease, stays)
+        })
+    }
+
+    /// Keeps the lease of an operation that has ended for the next one, or gives it back.
+    pub(super) fn keep(&mut self, mut lease: Lease, stays: u8, fits: (Ulong, Ulong)) {
+        if self.kept.is_none() && lease.rest() {
+            self.kept = Some(Kept { lease, stays, fits });
+        }
     }
 
     /// Ends everything that goes on, and lets go of the backing sessions of it.
     fn cancel_all(&mut self) {
-        self.operations = Default::default();
+        self.kept = None;
+        self.operations.clear();
         self.messages = Default::default();
         self.search = None;
     }
@@ -51,7 +95,7 @@ impl SessionState {
     pub(super) fn home(&self) -> Option<usize> {
         // Session objects can be used together on one member only.
         let owner = self.owners.first().map(|l| l.member.index);
-        owner.or_else(|| self.operations.iter().flatten().find_map(|o| o.member()))
+        owner.or_else(|| self.operations.iter().find_map(|o| o.member()))
     }
 }
 
@@ -61,8 +105,23 @@ impl VirtualSession {
     /// # Errors
     /// `CKR_SESSION_HANDLE_INVALID` when the session was closed while the caller waited.
     pub(super) fn state(&self) -> Result<MutexGuard<'_, SessionState>> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.lock();
         if state.closed { Err(Rv::SESSION_HANDLE_INVALID) } else { Ok(state) }
+    }
+
+    /// The state, unless another call has it.
+    pub(super) fn state_if_free(&self) -> Option<MutexGuard<'_, SessionState>> {
+        self.state.try_lock().ok().filter(|s| !s.closed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SessionState> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            // A call was contained in the middle of an operation: whatever went on is over.
+            let mut state = poisoned.into_inner();
+            state.cancel_all();
+            self.state.clear_poison();
+            state
+        })
     }
 }
 
@@ -119,7 +178,7 @@ impl VirtualSlot {
 
     fn end(&self, session: &VirtualSession) {
         let owners = {
-            let mut state = session.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = session.lock();
             state.closed = true;
             state.cancel_all();
             std::mem::take(&mut state.owners)
@@ -143,7 +202,7 @@ impl VirtualSlot {
         }
         let sessions: Vec<_> = self.sessions.pin().values().cloned().collect();
         for session in sessions {
-            session.state.lock().unwrap_or_else(PoisonError::into_inner).cancel_all();
+            session.lock().cancel_all();
         }
         self.group.log_out()
     }

@@ -1,0 +1,86 @@
+//! Backing sessions, lent to virtual ones: for one operation, or kept for the next.
+
+use std::sync::Arc;
+
+use ha_token::{Result, SessionHandle, Token};
+
+use super::link::Link;
+use super::member::Member;
+
+/// A backing session, lent; given back when dropped.
+///
+/// A lease counts as load of its member, apart from when it [rests](Self::rest).
+pub struct Lease {
+    /// Whose it is.
+    pub member: Arc<Member>,
+    /// The connection it belongs to.
+    pub link: Arc<Link>,
+    /// The member's session handle.
+    pub session: SessionHandle,
+    clean: bool,
+    works: bool,
+    kept: bool,
+}
+
+impl Lease {
+    /// Lends a session of a connection.
+    ///
+    /// # Errors
+    /// The member's answer to `C_OpenSession`.
+    pub(super) fn new(member: &Arc<Member>, link: Arc<Link>) -> Result<Self> {
+        let session = link.take_session()?;
+        member.work_begins();
+        Ok(Lease { member: Arc::clone(member), link, session, clean: true, works: true, kept: false })
+    }
+
+    /// The member's token.
+    pub fn token(&self) -> &dyn Token {
+        &*self.link.token
+    }
+
+    /// For the procedures of `replica`.
+    pub fn on(&self) -> crate::replica::On<'_> {
+        crate::replica::On { token: &*self.link.token, session: self.session }
+    }
+
+    /// Marks whether something is going on in the session: if so it is closed, not lent again.
+    pub fn set_busy(&mut self, busy: bool) {
+        self.clean = !busy;
+    }
+
+    /// Keeps the session for the borrower's next operation. False if it has to be given back: something goes on in it,
+    /// or the connection cannot spare another one.
+    pub(crate) fn rest(&mut self) -> bool {
+        if !self.clean || !(self.kept || self.link.keep_one()) {
+            return false;
+        }
+        self.kept = true;
+        if std::mem::take(&mut self.works) {
+            self.member.work_ends();
+        }
+        true
+    }
+
+    /// The rest is over: an operation begins.
+    pub(crate) fn resume(&mut self) {
+        if !std::mem::replace(&mut self.works, true) {
+            self.member.work_begins();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.works {
+            self.member.work_ends();
+        }
+        if self.kept {
+            self.link.let_one_go();
+        }
+        if self.clean {
+            self.link.give_session(self.session);
+        } else {
+            self.link.close_session(self.session);
+        }
+    }
+}
