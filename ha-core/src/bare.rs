@@ -12,6 +12,7 @@ use ha_token::{
     Ulong, UserType, Version, ck,
 };
 
+use crate::map::{Map, map};
 use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
 
 /// One member's own slot.
@@ -20,7 +21,7 @@ pub(crate) struct BareSlot {
     connector: Arc<dyn Connector>,
     number: Ulong,
     token: Mutex<Option<Arc<dyn Token>>>,
-    sessions: papaya::HashMap<Ulong, (Arc<dyn Token>, SessionHandle)>,
+    sessions: Map<Ulong, (Arc<dyn Token>, SessionHandle)>,
     next_session: AtomicU64,
 }
 
@@ -32,7 +33,7 @@ impl BareSlot {
             connector,
             number,
             token: Mutex::new(None),
-            sessions: papaya::HashMap::new(),
+            sessions: map(),
             next_session: AtomicU64::new(1),
         }
     }

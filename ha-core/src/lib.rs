@@ -10,6 +10,7 @@ mod bare;
 pub mod config;
 pub mod group;
 mod log;
+mod map;
 pub mod names;
 pub mod policy;
 pub mod provider;

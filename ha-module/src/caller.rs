@@ -76,6 +76,7 @@ impl Caller {
 
     /// Variable-length output by the standard's convention (section 5.2): `len` is read as the space there is, and set
     /// when `body` answers `Ok` or `CKR_BUFFER_TOO_SMALL`.
+    #[inline(always)]
     pub(crate) fn output(
         &self,
         buffer: *mut u8,
@@ -95,6 +96,7 @@ impl Caller {
     }
 
     /// Input and output that may be the same memory, which the standard allows: the input is then copied first.
+    #[inline(always)]
     pub(crate) fn transform(
         &self,
         (input, input_len): (*const u8, CK_ULONG),
@@ -145,6 +147,7 @@ impl Caller {
 
     /// Runs `body` on the mechanism, and writes back what it changed in the parameter. What is unchanged is not
     /// written: it may be in memory that cannot be. Allocates nothing where there is no parameter.
+    #[inline(always)]
     pub(crate) fn with_mechanism<T>(
         &self,
         mechanism: *mut CK_MECHANISM,

@@ -14,6 +14,7 @@ pub(crate) type Input = (*const CK_BYTE, CK_ULONG);
 pub(crate) type Space = (*mut CK_BYTE, *mut CK_ULONG);
 
 /// `C_XxxInit`; a NULL mechanism cancels.
+#[inline(always)]
 pub(crate) fn init(
     caller: &Caller,
     provider: &Provider,
@@ -34,6 +35,7 @@ pub(crate) fn init(
 }
 
 /// A whole operation in one call, with output.
+#[inline(always)]
 pub(crate) fn one_shot(
     caller: &Caller,
     provider: &Provider,

@@ -19,6 +19,7 @@ use crate::write::{take_params, write_params};
 ///
 /// # Safety
 /// `mechanism` is null or points at a `CK_MECHANISM` whose pointers, where not null, point at what the standard says.
+#[inline]
 pub unsafe fn read_mechanism(mechanism: *const CK_MECHANISM) -> Result<Mechanism> {
     if mechanism.is_null() {
         return Err(Rv::ARGUMENTS_BAD);
@@ -28,6 +29,14 @@ pub unsafe fn read_mechanism(mechanism: *const CK_MECHANISM) -> Result<Mechanism
     if raw.pParameter.is_null() && raw.ulParameterLen == 0 {
         return Ok(Mechanism::plain(raw.mechanism));
     }
+    // SAFETY: the caller's promise for what the mechanism points at.
+    unsafe { read_with_parameter(raw) }
+}
+
+/// # Safety
+/// As for [`read_mechanism`].
+#[inline(never)]
+unsafe fn read_with_parameter(raw: CK_MECHANISM) -> Result<Mechanism> {
     let shape = shape(raw.mechanism);
     // SAFETY: the caller's promise for what the mechanism points at.
     let params =

@@ -37,6 +37,7 @@ pub(crate) fn pin(pin: Option<&[u8]>) -> (*mut u8, Ulong) {
 /// One call that follows the output-length convention.
 ///
 /// A module that says `CKR_BUFFER_TOO_SMALL` without saying how much it needs is asked once more, with a size query.
+#[inline]
 pub(crate) fn output(
     output: &mut Output<'_>,
     mut call: impl FnMut(*mut u8, *mut Ulong) -> Result<()>,

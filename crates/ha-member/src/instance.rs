@@ -44,7 +44,7 @@ pub(crate) struct Life {
 /// A call in flight.
 pub(crate) struct Call<'a> {
     life: &'a Life,
-    _turn: Option<MutexGuard<'a, ()>>,
+    turn: Option<MutexGuard<'a, ()>>,
 }
 
 thread_local! {
@@ -211,23 +211,27 @@ impl Copy {
 
 impl Life {
     /// Lets a call in.
+    #[inline]
     pub(crate) fn enter(&self) -> Result<Call<'_>, Rv> {
         if !self.copy.is_ours() {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
         let before = self.state.fetch_add(1, Ordering::AcqRel);
-        let mut call = Call { life: self, _turn: None };
+        let entered = Call { life: self, turn: None };
         if before & CLOSED != 0 {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
-        if let Some(turn) = &self.copy.turn {
-            call._turn = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
-            // It may have been closed while this call waited.
-            if self.is_closed() {
-                return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
-            }
+        match &self.copy.turn {
+            None => Ok(entered),
+            Some(turn) => self.take_turn(entered, turn),
         }
-        Ok(call)
+    }
+
+    #[inline(never)]
+    fn take_turn<'a>(&self, mut entered: Call<'a>, turn: &'a Mutex<()>) -> Result<Call<'a>, Rv> {
+        entered.turn = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
+        // It may have been closed while this call waited.
+        if self.is_closed() { Err(Rv::CRYPTOKI_NOT_INITIALIZED) } else { Ok(entered) }
     }
 
     /// Lets no further call in.

@@ -13,6 +13,7 @@ use crate::instance::Call;
 pub(crate) type Transform = ck::CK_C_Encrypt;
 
 /// Hands a mechanism to `call`, and what the token wrote into it back. Allocates nothing without a parameter.
+#[inline(always)]
 pub(crate) fn with_mechanism<T>(
     mechanism: &mut Mechanism,
     call: impl FnOnce(*mut ck::CK_MECHANISM) -> Result<T>,
@@ -60,6 +61,7 @@ pub(crate) fn make(
 }
 
 /// `C_XxxInit`; a NULL mechanism cancels.
+#[inline(always)]
 pub(crate) fn init(
     call: &Call<'_>,
     session: SessionHandle,
@@ -80,6 +82,7 @@ pub(crate) fn init(
 }
 
 /// The one-shot function, for the kinds that have an output.
+#[inline]
 pub(crate) fn one_shot(call: &Call<'_>, kind: OpKind) -> Transform {
     match kind {
         OpKind::Encrypt => call.C_Encrypt,

@@ -14,9 +14,10 @@ pub struct Mechanism {
 }
 
 /// A mechanism's parameter. `Debug` shows lengths only: a parameter may hold a password.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub enum Params {
     /// None: `pParameter` NULL or `ulParameterLen` 0.
+    #[default]
     None,
     /// Bytes without inner structure (an IV, a `CK_ULONG`, a structure of numbers only).
     Bytes(Box<[u8]>),

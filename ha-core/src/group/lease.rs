@@ -50,6 +50,7 @@ impl Lease {
 
     /// Keeps the session for the borrower's next operation. False if it has to be given back: something goes on in it,
     /// or the connection cannot spare another one.
+    #[inline]
     pub(crate) fn rest(&mut self) -> bool {
         if !self.clean || !(self.kept || self.link.keep_one()) {
             return false;
@@ -62,6 +63,7 @@ impl Lease {
     }
 
     /// The rest is over: an operation begins.
+    #[inline]
     pub(crate) fn resume(&mut self) {
         if !std::mem::replace(&mut self.works, true) {
             self.member.work_begins();

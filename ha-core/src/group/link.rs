@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::map::{Map, map};
 use crossbeam::queue::ArrayQueue;
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
-use papaya::HashMap;
 
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
@@ -35,7 +35,7 @@ pub struct Link {
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
-    handles: HashMap<Ulong, Ulong>,
+    handles: Map<Ulong, Ulong>,
     /// This connection's handles of the group keys, once found or made.
     group_keys: Mutex<Option<Arc<GroupKeys>>>,
     /// What can be wrapped here, once tried.
@@ -68,7 +68,7 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
-            handles: HashMap::new(),
+            handles: map(),
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
         })

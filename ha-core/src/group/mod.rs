@@ -80,10 +80,19 @@ pub struct Group {
 pub struct Need<'a> {
     /// The mechanism, with the flag of the use (0: any use).
     pub mechanism: Option<(Ulong, Ulong)>,
-    /// Objects that must be there.
-    pub objects: &'a [&'a Object],
+    /// The object that must be there.
+    pub object: Option<&'a Object>,
+    /// Further objects that must be there.
+    pub others: &'a [Arc<Object>],
     /// The member to stay on, if it can serve.
     pub preferred: Option<usize>,
+}
+
+impl<'a> Need<'a> {
+    /// All objects that must be there.
+    pub fn objects(&self) -> impl Iterator<Item = &'a Object> + use<'a> {
+        self.object.into_iter().chain(self.others.iter().map(|o| &**o))
+    }
 }
 
 impl Group {
@@ -158,6 +167,7 @@ impl Group {
 
     /// Whether the next operation may stay on a kept lease without a plan: its member is up, the connection and its
     /// login are those of now, it has what is needed (`fits`: it has the mechanism), and the balance allows it.
+    #[inline]
     pub(crate) fn may_stay(&self, lease: &Lease, need: &Need<'_>, fits: bool) -> bool {
         let member = &*lease.member;
         let candidate =
@@ -205,7 +215,7 @@ impl Group {
     }
 
     /// A call to a member succeeded.
-    pub fn succeeded(&self, _member: &Member) {
+    pub fn succeeded(&self) {
         self.budget.deposit();
     }
 
@@ -348,8 +358,9 @@ impl Group {
 }
 
 /// Whether a member has the objects that a call needs, as far as is known.
+#[inline]
 fn has_objects(member: &Member, need: &Need<'_>) -> bool {
-    need.objects.iter().all(|o| match o.origin {
+    need.objects().all(|o| match o.origin {
         // A replicated object may be on a member where its handle is not known yet.
         Origin::Ledger(_) => true,
         Origin::Foreign | Origin::Session(_) => o.lives_on(member.index),

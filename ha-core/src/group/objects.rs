@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::map::{Map, map};
 use ha_token::{ObjectHandle, Rv, SessionHandle, Ulong};
-use papaya::HashMap;
 
 use crate::replica::ledger::ObjectId;
 
@@ -135,14 +135,14 @@ impl Object {
 /// The group's virtual objects by handle and by ledger identity.
 pub struct Objects {
     next: AtomicU64,
-    by_handle: HashMap<Ulong, Arc<Object>>,
-    by_id: HashMap<ObjectId, Ulong>,
+    by_handle: Map<Ulong, Arc<Object>>,
+    by_id: Map<ObjectId, Ulong>,
 }
 
 impl Objects {
     /// An empty table. Handles start at 1: 0 is `CK_INVALID_HANDLE`.
     pub fn new() -> Self {
-        Objects { next: AtomicU64::new(1), by_handle: HashMap::new(), by_id: HashMap::new() }
+        Objects { next: AtomicU64::new(1), by_handle: map(), by_id: map() }
     }
 
     /// Adds an object under a new handle; for a ledger object already there, answers that one.

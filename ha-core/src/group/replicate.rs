@@ -531,7 +531,7 @@ impl Group {
             let Some(writer) = writers.iter().find(|w| w.member.index == index) else { continue };
             match make(writer) {
                 Ok(made) => {
-                    self.succeeded(&writer.member);
+                    self.succeeded();
                     return Ok((writer, made));
                 }
                 Err(rv) => {

@@ -9,7 +9,7 @@ use ha_token::{
 
 use super::VirtualSlot;
 use super::run::Call;
-use crate::group::{Lease, Need, Object};
+use crate::group::{Lease, Need};
 
 /// How a single key is made in a session with a template.
 type Make<'a> = &'a mut dyn FnMut(&Lease, SessionHandle, &mut Mechanism, &Template) -> Result<ObjectHandle>;
@@ -33,9 +33,12 @@ impl VirtualSlot {
         for key in keys {
             held.push(self.key(*key)?);
         }
-        let objects: Vec<&Object> = held.iter().map(|o| &**o).collect();
-        let need =
-            Need { mechanism: Some((mechanism.kind, flag)), objects: &objects, preferred: state.home() };
+        let need = Need {
+            mechanism: Some((mechanism.kind, flag)),
+            object: None,
+            others: &held,
+            preferred: state.home(),
+        };
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
             let made = self.group.replicate_key(function, &need, template, &mut |lease, local| {
                 let mut here = self.localised(lease, mechanism)?;
@@ -164,7 +167,8 @@ impl VirtualSlot {
                 function: Function::EncapsulateKey,
                 need: Need {
                     mechanism: Some((mechanism.kind, ck::CKF_ENCAPSULATE)),
-                    objects: &[&public],
+                    object: Some(&public),
+                    others: &[],
                     preferred: None,
                 },
                 skip: None,
@@ -246,17 +250,17 @@ impl VirtualSlot {
         let mut state = session.state()?;
         let mut held = self.inner_objects(mechanism)?;
         held.push(key);
-        let objects: Vec<&Object> = held.iter().map(|o| &**o).collect();
         let need = Need {
             mechanism: Some((mechanism.kind, ck::CKF_DERIVE)),
-            objects: &objects,
+            object: None,
+            others: &held,
             preferred: state.home(),
         };
         let ((made, mut here), lease) =
             self.run(&Call { function: Function::DeriveKey, need, skip: None }, &mut |lease| {
                 let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
                 let mut here = self.localised(lease, mechanism)?;
-                let base = objects.last().ok_or(Rv::KEY_HANDLE_INVALID)?;
+                let base = held.last().ok_or(Rv::KEY_HANDLE_INVALID)?;
                 let made = lease.token().derive_key(
                     owner,
                     &mut here,
@@ -296,7 +300,8 @@ impl VirtualSlot {
         self.may_create(&session, private)?;
         let need = Need {
             mechanism: Some((mechanism.kind, ck::CKF_GENERATE_KEY_PAIR)),
-            objects: &[],
+            object: None,
+            others: &[],
             preferred: state.home(),
         };
         let is_token = |t: &Template| t.get_bool(ck::CKA_TOKEN) == Some(true);
@@ -349,16 +354,16 @@ impl VirtualSlot {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let session = self.session(session)?;
-        let state = session.state()?;
+        let mut state = session.state()?;
         self.vet(mechanism)?;
         let wrapping = self.object(wrapping).map_err(|_| Rv::WRAPPING_KEY_HANDLE_INVALID)?;
         let key = self.key(key)?;
         let mut held = self.inner_objects(mechanism)?;
         held.extend([wrapping.clone(), key.clone()]);
-        let objects: Vec<&Object> = held.iter().map(|o| &**o).collect();
         let need = Need {
             mechanism: Some((mechanism.kind, ck::CKF_WRAP)),
-            objects: &objects,
+            object: None,
+            others: &held,
             preferred: state.home(),
         };
         let function = if associated.is_some() { Function::WrapKeyAuthenticated } else { Function::WrapKey };

@@ -85,8 +85,12 @@ impl VirtualSlot {
     }
 
     fn start_messages(&self, op: &MessageOperation, kind: MessageKind, skip: Option<usize>) -> Result<Lease> {
-        let need =
-            Need { mechanism: Some((op.mechanism.kind, flag(kind))), objects: &[&*op.key], preferred: None };
+        let need = Need {
+            mechanism: Some((op.mechanism.kind, flag(kind))),
+            object: Some(&op.key),
+            others: &[],
+            preferred: None,
+        };
         let ((), lease) = self.run(&Call { function: kind.init(), need, skip }, &mut |lease| {
             let key = self.group.backing(lease, &op.key)?;
             let mut mechanism = self.localised(lease, &op.mechanism)?;
@@ -123,7 +127,7 @@ impl VirtualSlot {
             let Some(lease) = &mut op.lease else { return Err(Rv::GENERAL_ERROR) };
             let answer = call(lease, params);
             let Err(rv) = answer else {
-                self.group.succeeded(&lease.member);
+                self.group.succeeded();
                 op.in_message = (op.in_message || opens) && !closes;
                 return Ok(());
             };

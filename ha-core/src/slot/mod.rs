@@ -3,6 +3,7 @@
 //! [`VirtualSlot`] is itself a [`Token`]: what stands above (the C interface, the Rust API) cannot tell a group from
 //! a single token, and neither can a test that gives both the same calls.
 
+mod kept;
 mod keys;
 mod messages;
 mod objects;
@@ -11,9 +12,10 @@ mod replay;
 mod run;
 mod search;
 mod session;
+mod table;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ha_token::{
     AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
@@ -21,21 +23,17 @@ use ha_token::{
     Ulong, UserType, Version, ck,
 };
 
-use session::VirtualSession;
-
 use crate::group::{Group, Need, Who};
-use crate::policy::balance::STAYS;
-use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
+use crate::provider::LIBRARY_VERSION;
+use kept::Runs;
 use run::Call;
+use table::Sessions;
 
 /// The HA Virtual Card Slot of one group.
 pub struct VirtualSlot {
     /// The group behind it.
     pub(crate) group: Arc<Group>,
-    /// The slot's number, in the low bits of its session handles.
-    number: Ulong,
-    sessions: papaya::HashMap<Ulong, Arc<VirtualSession>>,
-    next_session: AtomicU64,
+    sessions: Sessions,
     /// Open sessions: all of them, and the read-write ones.
     open: AtomicU32,
     open_rw: AtomicU32,
@@ -46,16 +44,10 @@ impl VirtualSlot {
     pub fn new(group: Arc<Group>, number: Ulong) -> Self {
         VirtualSlot {
             group,
-            number,
-            sessions: papaya::HashMap::new(),
-            next_session: AtomicU64::new(1),
+            sessions: Sessions::new(number),
             open: AtomicU32::new(0),
             open_rw: AtomicU32::new(0),
         }
-    }
-
-    fn next_session_handle(&self) -> SessionHandle {
-        SessionHandle((self.next_session.fetch_add(1, Ordering::Relaxed) as Ulong) << SLOT_BITS | self.number)
     }
 
     fn count_session(&self, read_write: bool, opened: bool) {
@@ -97,11 +89,24 @@ impl VirtualSlot {
         let call = Call { function, need: Need::default(), skip: None };
         // Random numbers may be drawn while another thread is busy in the session.
         let mut state = session.state_if_free();
-        let kept = state.as_mut().and_then(|s| s.stay(&self.group, &call.need));
-        let stays = kept.as_ref().map_or(STAYS, |k| k.1);
-        let (value, lease) = self.run_from(kept.map(|k| k.0), &call, &mut |l| f(l.token(), l.session))?;
-        if let Some(state) = &mut state {
-            state.keep(lease, stays, (0, 0));
+        let mut tried = None;
+        if let Some(state) = &mut state
+            && let Some(lease) = state.kept.take_up(&self.group, &call.need)
+        {
+            match f(lease.token(), lease.session) {
+                Ok(value) => {
+                    self.group.succeeded();
+                    state.kept.rest();
+                    return Ok(value);
+                }
+                Err(rv) => tried = state.kept.give_up().map(|lease| (lease, rv)),
+            }
+        }
+        let (value, lease) = self.run_from(tried, &call, &mut |l| f(l.token(), l.session))?;
+        if let Some(state) = &mut state
+            && let Runs::OnKept = state.kept.settle(lease, (0, 0))
+        {
+            state.kept.rest();
         }
         Ok(value)
     }
@@ -182,7 +187,7 @@ impl Token for VirtualSlot {
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
-        if !self.session(session)?.read_write {
+        if !self.session(session)?.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
         self.group.change_pin(self.pin(old)?, self.pin(new)?)
@@ -203,7 +208,7 @@ impl Token for VirtualSlot {
 
     fn session_info(&self, session: SessionHandle) -> Result<SessionInfo> {
         let session = self.session(session)?;
-        let rw = if session.read_write { ck::CKF_RW_SESSION } else { 0 };
+        let rw = if session.is_read_write() { ck::CKF_RW_SESSION } else { 0 };
         Ok(SessionInfo {
             state: self.state_of(&session),
             flags: ck::CKF_SERIAL_SESSION | rw,
@@ -216,7 +221,7 @@ impl Token for VirtualSlot {
         let mut state = session.state()?;
         for kind in OpKind::ALL {
             if flags & kind.flag() != 0 {
-                drop(state.take(kind));
+                state.cancel(kind);
             }
         }
         let messages =

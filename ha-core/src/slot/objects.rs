@@ -9,15 +9,16 @@ use ha_token::{
 
 use super::VirtualSlot;
 use super::run::Call;
-use super::session::{SessionState, VirtualSession};
+use super::session::SessionState;
+use super::table::Session;
 use crate::group::{Lease, Need, Object, Origin, Place, Trust, Who};
 use crate::policy::failure::Class;
 
 impl VirtualSlot {
     /// The checks of section 4.4 and 5.6 that need no member: token objects want a read-write session, private ones the
     /// user's login.
-    pub(super) fn may_create(&self, session: &VirtualSession, template: &Template) -> Result<()> {
-        if template.get_bool(ck::CKA_TOKEN) == Some(true) && !session.read_write {
+    pub(super) fn may_create(&self, session: &Session<'_>, template: &Template) -> Result<()> {
+        if template.get_bool(ck::CKA_TOKEN) == Some(true) && !session.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
         if template.get_bool(ck::CKA_PRIVATE) == Some(true) && self.group.login.who() != Who::User {
@@ -56,7 +57,7 @@ impl VirtualSlot {
     /// Makes one session object on one member, owned by a backing session that lives as long as this one.
     pub(super) fn make_session_object(
         &self,
-        session: &VirtualSession,
+        session: &Session<'_>,
         state: &mut SessionState,
         call: &Call<'_>,
         f: &mut dyn FnMut(&Lease, SessionHandle) -> Result<ObjectHandle>,
@@ -71,7 +72,7 @@ impl VirtualSlot {
     /// Gives a session object that a member has just made its virtual handle.
     pub(super) fn adopt_session_object(
         &self,
-        session: &VirtualSession,
+        session: &Session<'_>,
         lease: &Lease,
         handle: ObjectHandle,
     ) -> Result<Arc<Object>> {
@@ -103,10 +104,10 @@ impl VirtualSlot {
         let source = self.object(object)?;
         self.may_create(&session, template)?;
         let token = template.get_bool(ck::CKA_TOKEN).unwrap_or(!matches!(source.origin, Origin::Session(_)));
-        if token && !session.read_write {
+        if token && !session.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
-        let need = Need { mechanism: None, objects: &[&source], preferred: state.home() };
+        let need = Need { mechanism: None, object: Some(&source), others: &[], preferred: state.home() };
         if !token {
             let call = Call { function: Function::CopyObject, need, skip: None };
             return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
@@ -137,7 +138,7 @@ impl VirtualSlot {
         if let Origin::Session(_) = object.origin {
             let call = Call {
                 function: Function::DestroyObject,
-                need: Need { mechanism: None, objects: &[&object], preferred: None },
+                need: Need { mechanism: None, object: Some(&object), others: &[], preferred: None },
                 skip: None,
             };
             let (answer, _) = self
@@ -152,7 +153,7 @@ impl VirtualSlot {
                 other => other,
             };
         }
-        if !session.read_write {
+        if !session.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
         self.group.destroy_everywhere(&object)?;
@@ -169,7 +170,7 @@ impl VirtualSlot {
         let object = self.object(object)?;
         let call = Call {
             function: Function::GetObjectSize,
-            need: Need { mechanism: None, objects: &[&object], preferred: None },
+            need: Need { mechanism: None, object: Some(&object), others: &[], preferred: None },
             skip: None,
         };
         let (size, _) = self.run(&call, &mut |lease| {
@@ -192,7 +193,7 @@ impl VirtualSlot {
         let object = self.object(object)?;
         let call = Call {
             function: Function::GetAttributeValue,
-            need: Need { mechanism: None, objects: &[&object], preferred: None },
+            need: Need { mechanism: None, object: Some(&object), others: &[], preferred: None },
             skip: None,
         };
         let (mut fetched, _) = self.run(&call, &mut |lease| {
@@ -223,7 +224,7 @@ impl VirtualSlot {
         let session = self.session(session)?;
         let object = self.object(object)?;
         if let Origin::Session(_) = object.origin {
-            let need = Need { mechanism: None, objects: &[&object], preferred: None };
+            let need = Need { mechanism: None, object: Some(&object), others: &[], preferred: None };
             let call = Call { function: Function::SetAttributeValue, need, skip: None };
             return self
                 .run(&call, &mut |lease| {
@@ -231,7 +232,7 @@ impl VirtualSlot {
                 })
                 .map(drop);
         }
-        if !session.read_write {
+        if !session.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
         self.group.set_everywhere(&object, template)

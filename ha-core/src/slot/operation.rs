@@ -9,31 +9,45 @@ use ha_token::{
 use sha2::{Digest, Sha256};
 
 use super::VirtualSlot;
+use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
 use super::run::Call;
 use super::session::SessionState;
 use crate::group::{Lease, Need, Object, Pin, Who};
-use crate::policy::balance::STAYS;
 use crate::policy::failure::Class;
 
 /// An operation of a virtual session, with all that another member needs to go on with it.
 pub(super) struct Operation {
     kind: OpKind,
-    mechanism: Mechanism,
+    /// The result depends on what one member made up and the caller has seen: no other member can go on.
+    pinned: bool,
+    mechanism: Ulong,
     key: Option<Arc<Object>>,
+    /// What most one-shot operations do not have.
+    more: Option<Box<More>>,
+    /// Where it runs.
+    pub runs: Runs,
+}
+
+/// What an operation may have besides a mechanism and a key.
+#[derive(Default)]
+struct More {
+    params: Params,
     /// Objects that the mechanism's parameter names.
     inner: Box<[Arc<Object>]>,
     /// `C_VerifySignatureInit`'s signature.
     signature: Box<[u8]>,
     /// The PIN of `CKU_CONTEXT_SPECIFIC`, done again on a member that takes over.
-    context_pin: Option<Box<Pin>>,
+    context_pin: Option<Pin>,
     replay: Replay,
-    /// The result depends on what one member made up and the caller has seen: no other member can go on.
-    pinned: bool,
-    /// The backing session it runs in; `None` after its member failed.
-    lease: Option<Lease>,
-    /// How many operations after this one may stay on that lease.
-    stays: u8,
+}
+
+/// An operation, and where it may run.
+pub(super) struct Running<'a> {
+    /// The operation.
+    pub op: &'a mut Operation,
+    /// Its session's place for a backing session.
+    pub kept: &'a mut Keep,
 }
 
 impl Operation {
@@ -43,35 +57,65 @@ impl Operation {
     }
 
     /// What a member must have for it: a mechanism, with the flag of its use.
-    fn mechanism_and_flag(&self) -> (Ulong, Ulong) {
-        (self.mechanism.kind, self.kind.flag())
+    pub(super) fn mechanism_and_flag(&self) -> (Ulong, Ulong) {
+        (self.mechanism, self.kind.flag())
     }
 
-    /// The member it runs on.
-    pub(super) fn member(&self) -> Option<usize> {
-        self.lease.as_ref().map(|l| l.member.index)
-    }
-}
-
-impl Operation {
-    /// Calls `f` with what a member must have for it. Allocates only for objects in the mechanism's parameter.
-    fn with_need<T>(&self, preferred: Option<usize>, f: impl FnOnce(Need<'_>) -> Result<T>) -> Result<T> {
-        let mechanism = Some(self.mechanism_and_flag());
-        match (&self.key, &*self.inner) {
-            (None, []) => f(Need { mechanism, objects: &[], preferred }),
-            (Some(key), []) => f(Need { mechanism, objects: &[key], preferred }),
-            (key, inner) => {
-                let objects: Vec<&Object> = key.iter().chain(inner).map(|o| &**o).collect();
-                f(Need { mechanism, objects: &objects, preferred })
-            }
+    /// The member it runs on, if it has a backing session of its own.
+    pub(super) fn own_member(&self) -> Option<usize> {
+        match &self.runs {
+            Runs::On(lease) => Some(lease.member.index),
+            Runs::OnKept | Runs::Nowhere => None,
         }
+    }
+
+    /// Objects that the mechanism's parameter names.
+    fn inner(&self) -> &[Arc<Object>] {
+        self.more.as_ref().map_or(&[], |m| &m.inner)
+    }
+
+    /// What a member must have for it.
+    fn need(&self, preferred: Option<usize>) -> Need<'_> {
+        Need {
+            mechanism: Some(self.mechanism_and_flag()),
+            object: self.key.as_deref(),
+            others: self.inner(),
+            preferred,
+        }
+    }
+
+    /// Remembers a step, for a member that takes over.
+    fn record(&mut self, step: Step<'_>, output: &[u8], limit: usize) {
+        self.more.get_or_insert_default().replay.record(step, output, limit);
     }
 }
 
 impl Drop for Operation {
     fn drop(&mut self) {
         // Dropped with its lease means cancelled: the backing session is not lent again with something going on in it.
-        if let Some(lease) = &mut self.lease {
+        if let Runs::On(lease) = &mut self.runs {
+            lease.set_busy(true);
+        }
+    }
+}
+
+impl Running<'_> {
+    fn lease(&mut self) -> Option<&mut Lease> {
+        match &mut self.op.runs {
+            Runs::OnKept => self.kept.in_use(),
+            Runs::On(lease) => Some(lease),
+            Runs::Nowhere => None,
+        }
+    }
+
+    /// Leaves the member, where something may still go on: the backing session is closed.
+    fn leave(&mut self) {
+        let lease = match std::mem::replace(&mut self.op.runs, Runs::Nowhere) {
+            Runs::OnKept => self.kept.give_up(),
+            Runs::On(lease) => Some(lease),
+            Runs::Nowhere => None,
+        };
+        if let Some(mut lease) = lease {
             lease.set_busy(true);
         }
     }
@@ -85,6 +129,7 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_OPERATION_ACTIVE`, `CKR_KEY_HANDLE_INVALID`, the members' answers.
+    #[inline(always)]
     pub(super) fn begin(
         &self,
         session: SessionHandle,
@@ -96,42 +141,86 @@ impl VirtualSlot {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let Some(mechanism) = mechanism else {
-            drop(state.take(kind));
+            state.cancel(kind);
             return Ok(());
         };
-        self.vet(mechanism)?;
-        if state.operation(kind).is_ok() {
+        if state.is_active(kind) {
+            self.vet(mechanism)?;
             return Err(Rv::OPERATION_ACTIVE);
         }
-        let mut op = Operation {
-            kind,
-            inner: self.inner_objects(mechanism)?.into(),
-            mechanism: mechanism.clone(),
-            key: if kind == OpKind::Digest { None } else { Some(self.key(key)?) },
-            signature: signature.into(),
-            context_pin: None,
-            replay: Replay::new(self.group.config.replay_limit),
-            pinned: false,
-            lease: None,
-            stays: STAYS,
+        let more = match (&mechanism.params, signature) {
+            (Params::None, []) => None,
+            _ => Some(self.more(mechanism, signature)?),
         };
+        let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
         let home = state.home();
-        let (after, lease) = op.with_need(home, |need| {
-            let kept = state.stay(&self.group, &need);
-            let stays = kept.as_ref().map_or(STAYS, |k| k.1);
-            let call = Call { function: kind.init(), need, skip: None };
-            let (after, lease) =
-                self.run_from(kept.map(|k| k.0), &call, &mut |lease| self.start(lease, &op))?;
-            Ok((after, (lease, stays)))
-        })?;
-        if let Some(after) = after {
-            op.pinned = true;
-            mechanism.params = after.params;
+        let op = Operation { kind, pinned: false, mechanism: mechanism.kind, key, more, runs: Runs::Nowhere };
+        // Started in its place: what it is made of is not moved.
+        state.add(op);
+        let Running { op, kept } = state.operation(kind)?;
+        match self.begin_added(op, kept, home) {
+            Ok(None) => Ok(()),
+            Ok(Some(after)) => {
+                op.pinned = true;
+                mechanism.params = after.params;
+                Ok(())
+            }
+            Err(rv) => {
+                state.end(kind);
+                Err(rv)
+            }
         }
-        op.lease = Some(lease.0);
-        op.stays = lease.1;
-        state.start(op);
-        Ok(())
+    }
+
+    #[cold]
+    fn more(&self, mechanism: &Mechanism, signature: &[u8]) -> Result<Box<More>> {
+        self.vet(mechanism)?;
+        Ok(Box::new(More {
+            params: mechanism.params.clone(),
+            inner: self.inner_objects(mechanism)?.into(),
+            signature: signature.into(),
+            ..More::default()
+        }))
+    }
+
+    /// Starts an operation where its session's last one was, or elsewhere. Answers the mechanism if the member wrote
+    /// into it.
+    #[inline(always)]
+    fn begin_added(
+        &self,
+        op: &mut Operation,
+        kept: &mut Keep,
+        home: Option<usize>,
+    ) -> Result<Option<Box<Mechanism>>> {
+        let need = op.need(home);
+        let Some(lease) = kept.take_up(&self.group, &need) else {
+            return self.begin_elsewhere(op, kept, home, None);
+        };
+        match self.start(lease, op) {
+            Ok(after) => {
+                self.group.succeeded();
+                op.runs = Runs::OnKept;
+                Ok(after)
+            }
+            Err(rv) => {
+                let tried = kept.give_up().map(|lease| (lease, rv));
+                self.begin_elsewhere(op, kept, home, tried)
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn begin_elsewhere(
+        &self,
+        op: &mut Operation,
+        kept: &mut Keep,
+        home: Option<usize>,
+        tried: Option<(Lease, Rv)>,
+    ) -> Result<Option<Box<Mechanism>>> {
+        let call = Call { function: op.kind.init(), need: op.need(home), skip: None };
+        let (after, lease) = self.run_from(tried, &call, &mut |lease| self.start(lease, op))?;
+        op.runs = kept.settle(lease, op.mechanism_and_flag());
+        Ok(after)
     }
 
     /// Refuses vendor mechanisms whose parameter nobody here can read.
@@ -165,46 +254,84 @@ impl VirtualSlot {
     }
 
     /// Starts an operation in a backing session. Answers the mechanism if the member wrote into it.
-    fn start(&self, lease: &Lease, op: &Operation) -> Result<Option<Mechanism>> {
+    #[inline(always)]
+    fn start(&self, lease: &Lease, op: &Operation) -> Result<Option<Box<Mechanism>>> {
         let key = match &op.key {
             None => ObjectHandle(0),
             Some(key) => self.group.backing(lease, key)?,
         };
+        match &op.more {
+            Some(more) => self.start_with_more(lease, op, more, key),
+            None => {
+                let mut mechanism = Mechanism::plain(op.mechanism);
+                lease.token().op_init(lease.session, op.kind, Some(&mut mechanism), key)?;
+                Ok(None)
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn start_with_more(
+        &self,
+        lease: &Lease,
+        op: &Operation,
+        more: &More,
+        key: ObjectHandle,
+    ) -> Result<Option<Box<Mechanism>>> {
         let (token, session) = (lease.token(), lease.session);
-        let mut mechanism = self.localised(lease, &op.mechanism)?;
+        let mechanism = Mechanism { kind: op.mechanism, params: more.params.clone() };
+        let mut mechanism = self.localised(lease, &mechanism)?;
         if op.kind == OpKind::VerifySignature {
-            token.verify_signature_init(session, Some(&mut mechanism), key, &op.signature)?;
+            token.verify_signature_init(session, Some(&mut mechanism), key, &more.signature)?;
         } else {
             token.op_init(session, op.kind, Some(&mut mechanism), key)?;
         }
-        if let Some(pin) = &op.context_pin {
+        if let Some(pin) = &more.context_pin {
             token.login(session, ha_token::UserType::ContextSpecific, Some(pin))?;
         }
-        let written = op.inner.is_empty() && mechanism.params != op.mechanism.params;
-        Ok(written.then_some(mechanism))
+        let written = more.inner.is_empty() && mechanism.params != more.params;
+        Ok(written.then(|| Box::new(mechanism)))
     }
 
     /// Makes one call of an operation, on the member it runs on or, when that fails, on another one that is brought to
     /// the same point first.
+    #[inline]
     fn advance(
         &self,
-        op: &mut Operation,
+        running: &mut Running<'_>,
         function: Function,
         output: &mut Output<'_>,
+        call: &mut impl FnMut(&Lease, &mut Output<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let failed = match running.lease() {
+            None => None,
+            Some(lease) => match call(lease, output) {
+                Ok(()) => {
+                    self.group.succeeded();
+                    return Ok(());
+                }
+                Err(rv) => Some(rv),
+            },
+        };
+        self.go_on(running, function, output, failed, call)
+    }
+
+    /// What a failed call of an operation leads to: its error, or the same call on another member.
+    #[inline(never)]
+    fn go_on(
+        &self,
+        running: &mut Running<'_>,
+        function: Function,
+        output: &mut Output<'_>,
+        failed: Option<Rv>,
         call: StepCall<'_>,
     ) -> Result<()> {
         let group = &*self.group;
         let mut failed_on = None;
         let mut ambiguous = None;
-        if let Some(lease) = &mut op.lease {
-            let mut out = output.reborrow();
-            let answer = call(lease, &mut out);
-            let len = out.len();
-            output.set_len(len);
-            let Err(rv) = answer else {
-                group.succeeded(&lease.member);
-                return Ok(());
-            };
+        if let Some(rv) = failed
+            && let Some(lease) = running.lease()
+        {
             match group.failed(&lease.member, &lease.link, function, rv) {
                 Class::Caller => return Err(rv),
                 Class::Login if group.login.who() == Who::Nobody => return Err(rv),
@@ -219,10 +346,11 @@ impl VirtualSlot {
                 Class::Capacity | Class::Member => failed_on = Some(lease.member.index),
             }
             tracing::debug!(group = %group.config.label, member = lease.member.name(), %function, %rv, "the operation moves to another member");
-            lease.set_busy(true);
-            op.lease = None;
+            running.leave();
         }
-        if op.pinned || !op.replay.is_whole() {
+        let op = &*running.op;
+        let whole = op.more.as_ref().is_none_or(|m| m.replay.is_whole());
+        if op.pinned || !whole {
             let why = if op.pinned {
                 "its result depends on what the failed member made up"
             } else {
@@ -235,28 +363,27 @@ impl VirtualSlot {
             );
             return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
         }
-        let taken_over = op.with_need(None, |need| {
-            self.run(&Call { function, need, skip: failed_on }, &mut |lease| {
-                self.start(lease, op)?;
-                self.feed_again(lease, op)?;
-                let mut out = output.reborrow();
-                let answer = call(lease, &mut out);
-                let len = out.len();
-                output.set_len(len);
-                match answer {
-                    // The operation goes on in this session after it.
-                    Err(Rv::BUFFER_TOO_SMALL) => Ok(Err(Rv::BUFFER_TOO_SMALL)),
-                    Err(rv) => Err(rv),
-                    Ok(()) => Ok(Ok(())),
-                }
-            })
+        let call_again = Call { function, need: op.need(None), skip: failed_on };
+        let taken_over = self.run(&call_again, &mut |lease| {
+            self.start(lease, op)?;
+            self.feed_again(lease, op)?;
+            let mut out = output.reborrow();
+            let answer = call(lease, &mut out);
+            let len = out.len();
+            output.set_len(len);
+            match answer {
+                // The operation goes on in this session after it.
+                Err(Rv::BUFFER_TOO_SMALL) => Ok(Err(Rv::BUFFER_TOO_SMALL)),
+                Err(rv) => Err(rv),
+                Ok(()) => Ok(Ok(())),
+            }
         });
         match (taken_over, ambiguous) {
             (Ok((answer, lease)), first) => {
                 if let Some((member, rv)) = first {
                     group.blame(&member, function, rv);
                 }
-                op.lease = Some(lease);
+                running.op.runs = running.kept.settle(lease, running.op.mechanism_and_flag());
                 answer
             }
             // Nobody else could be asked, or said the same: the first answer is the caller's.
@@ -267,13 +394,13 @@ impl VirtualSlot {
 
     /// Feeds a freshly started operation what the application has fed so far.
     fn feed_again(&self, lease: &Lease, op: &Operation) -> Result<()> {
-        if op.replay.is_empty() {
+        let Some(replay) = op.more.as_ref().map(|m| &m.replay).filter(|r| !r.is_empty()) else {
             return Ok(());
-        }
+        };
         let (token, session) = (lease.token(), lease.session);
         let (mut digest, mut total) = (Sha256::new(), 0);
         let mut space = Vec::new();
-        for step in op.replay.steps() {
+        for step in replay.steps() {
             match step {
                 Step::Key(key) => token.digest_key(session, self.group.backing(lease, &*self.key(key)?)?)?,
                 Step::Update(input) if has_output(op.kind) => {
@@ -286,7 +413,7 @@ impl VirtualSlot {
                 Step::Update(input) => token.op_update(session, op.kind, input, &mut Output::query())?,
             }
         }
-        op.replay.same_output(digest, total)
+        replay.same_output(digest, total)
     }
 
     /// Makes one call on the session's operation of a kind; ends the operation if it does not go on.
@@ -294,7 +421,7 @@ impl VirtualSlot {
         &self,
         session: SessionHandle,
         kind: OpKind,
-        f: impl FnOnce(&mut Operation) -> (Result<()>, bool),
+        f: impl FnOnce(&mut Running<'_>) -> (Result<()>, bool),
     ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
@@ -309,8 +436,8 @@ impl VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.with_operation(session, kind, |op| {
-            let answer = self.advance(op, kind.one_shot(), output, &mut |l, out| {
+        self.with_operation(session, kind, |running| {
+            let answer = self.advance(running, kind.one_shot(), output, &mut |l, out| {
                 l.token().op_one_shot(l.session, kind, input, out)
             });
             (answer, stays(answer, output))
@@ -325,25 +452,31 @@ impl VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.with_operation(session, kind, |op| self.update_op(op, input, output))
+        self.with_operation(session, kind, |running| self.update_op(running, input, output))
     }
 
-    fn update_op(&self, op: &mut Operation, input: &[u8], output: &mut Output<'_>) -> (Result<()>, bool) {
-        let kind = op.kind;
-        let answer = self.advance(op, kind.update(), output, &mut |l, out| {
+    fn update_op(
+        &self,
+        running: &mut Running<'_>,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> (Result<()>, bool) {
+        let kind = running.op.kind;
+        let answer = self.advance(running, kind.update(), output, &mut |l, out| {
             l.token().op_update(l.session, kind, input, out)
         });
         if answer.is_ok() && !(has_output(kind) && output.is_query()) {
-            op.replay.record(Step::Update(input), output.written());
+            running.op.record(Step::Update(input), output.written(), self.group.config.replay_limit);
         }
         (answer, answer.is_ok() || answer == Err(Rv::BUFFER_TOO_SMALL))
     }
 
     /// `C_XxxFinal` with an output.
     pub(super) fn finish(&self, session: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
-        self.with_operation(session, kind, |op| {
-            let answer =
-                self.advance(op, kind.last(), output, &mut |l, out| l.token().op_final(l.session, kind, out));
+        self.with_operation(session, kind, |running| {
+            let answer = self.advance(running, kind.last(), output, &mut |l, out| {
+                l.token().op_final(l.session, kind, out)
+            });
             (answer, stays(answer, output))
         })
     }
@@ -356,9 +489,9 @@ impl VirtualSlot {
         function: Function,
         call: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<()>,
     ) -> Result<()> {
-        self.with_operation(session, kind, |op| {
+        self.with_operation(session, kind, |running| {
             let answer =
-                self.advance(op, function, &mut Output::query(), &mut |l, _| call(l.token(), l.session));
+                self.advance(running, function, &mut Output::query(), &mut |l, _| call(l.token(), l.session));
             (answer, false)
         })
     }
@@ -366,12 +499,12 @@ impl VirtualSlot {
     /// `C_DigestKey`.
     pub(super) fn digest_key_step(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
         let object = self.key(key)?;
-        self.with_operation(session, OpKind::Digest, |op| {
-            let answer = self.advance(op, Function::DigestKey, &mut Output::query(), &mut |l, _| {
+        self.with_operation(session, OpKind::Digest, |running| {
+            let answer = self.advance(running, Function::DigestKey, &mut Output::query(), &mut |l, _| {
                 l.token().digest_key(l.session, self.group.backing(l, &object)?)
             });
             if answer.is_ok() {
-                op.replay.record(Step::Key(key), &[]);
+                running.op.record(Step::Key(key), &[], self.group.config.replay_limit);
             }
             (answer, answer.is_ok())
         })
@@ -393,10 +526,10 @@ impl VirtualSlot {
             CombinedKind::SignEncrypt => (OpKind::Sign, OpKind::Encrypt),
             CombinedKind::DecryptVerify => (OpKind::Verify, OpKind::Decrypt),
         };
-        if state.operation(data).is_err() || state.operation(outer).is_err() {
+        if !state.is_active(data) || !state.is_active(outer) {
             return Err(Rv::OPERATION_NOT_INITIALIZED);
         }
-        on_operation(&mut state, outer, |op| self.update_op(op, input, output))?;
+        on_operation(&mut state, outer, |running| self.update_op(running, input, output))?;
         if output.is_query() {
             return Ok(());
         }
@@ -404,7 +537,7 @@ impl VirtualSlot {
             OpKind::Decrypt => output.written(),
             _ => input,
         };
-        on_operation(&mut state, data, |op| self.update_op(op, plain, &mut Output::query()))
+        on_operation(&mut state, data, |running| self.update_op(running, plain, &mut Output::query()))
     }
 
     /// `C_Login` with `CKU_CONTEXT_SPECIFIC` (section 5.6.8): for the operation that was just started with a key that
@@ -420,11 +553,12 @@ impl VirtualSlot {
             OpKind::Verify,
             OpKind::VerifyRecover,
         ] {
-            if let Ok(op) = state.operation(kind)
-                && let Some(lease) = &op.lease
+            if let Ok(mut running) = state.operation(kind)
+                && let Some(lease) = running.lease()
             {
                 lease.token().login(lease.session, ha_token::UserType::ContextSpecific, Some(pin))?;
-                op.context_pin = Some(Box::new(zeroize::Zeroizing::new(pin.to_vec())));
+                let more = running.op.more.get_or_insert_default();
+                more.context_pin = Some(zeroize::Zeroizing::new(pin.to_vec()));
                 return Ok(());
             }
         }
@@ -436,17 +570,11 @@ impl VirtualSlot {
 fn on_operation(
     state: &mut SessionState,
     kind: OpKind,
-    f: impl FnOnce(&mut Operation) -> (Result<()>, bool),
+    f: impl FnOnce(&mut Running<'_>) -> (Result<()>, bool),
 ) -> Result<()> {
-    let (answer, goes_on) = f(state.operation(kind)?);
-    if !goes_on
-        && let Some(mut op) = state.take(kind)
-        && let Some(mut lease) = op.lease.take()
-    {
-        // The member ended the operation with its answer. Should one not have, its next start says so, and goes to a
-        // fresh session.
-        lease.set_busy(false);
-        state.keep(lease, op.stays, op.mechanism_and_flag());
+    let (answer, goes_on) = f(&mut state.operation(kind)?);
+    if !goes_on {
+        state.end(kind);
     }
     answer
 }

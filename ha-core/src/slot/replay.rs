@@ -22,22 +22,16 @@ enum Mark {
 ///
 /// Output already handed out is not handed out again: after a replay the regenerated output must have the same length
 /// and digest, which [`Replay::same_output`] checks.
+#[derive(Default)]
 pub(super) struct Replay {
-    limit: usize,
     input: Vec<u8>,
     marks: Vec<Mark>,
     overflowed: bool,
-    /// Boxed: few operations have output before their end, and all are moved about.
-    output: Option<Box<Sha256>>,
+    output: Option<Sha256>,
     output_len: usize,
 }
 
 impl Replay {
-    /// Nothing fed yet. Allocates nothing.
-    pub(super) fn new(limit: usize) -> Self {
-        Replay { limit, input: Vec::new(), marks: Vec::new(), overflowed: false, output: None, output_len: 0 }
-    }
-
     /// Whether any step was taken.
     pub(super) fn is_empty(&self) -> bool {
         self.marks.is_empty() && !self.overflowed
@@ -48,8 +42,8 @@ impl Replay {
         !self.overflowed
     }
 
-    /// Records a step that a member took, with the output it gave.
-    pub(super) fn record(&mut self, step: Step<'_>, output: &[u8]) {
+    /// Records a step that a member took, with the output it gave. Input beyond `limit` bytes in all is not kept.
+    pub(super) fn record(&mut self, step: Step<'_>, output: &[u8], limit: usize) {
         if !output.is_empty() {
             self.output.get_or_insert_default().update(output);
             self.output_len += output.len();
@@ -59,7 +53,7 @@ impl Replay {
         }
         match step {
             Step::Key(key) => self.marks.push(Mark::Key(key)),
-            Step::Update(input) if self.input.len() + input.len() > self.limit => {
+            Step::Update(input) if self.input.len() + input.len() > limit => {
                 self.overflowed = true;
                 self.input = Vec::new();
                 self.marks = Vec::new();
@@ -91,7 +85,7 @@ impl Replay {
     pub(super) fn same_output(&self, again: Sha256, len: usize) -> Result<()> {
         let same = match &self.output {
             None => len == 0,
-            Some(before) => len == self.output_len && Sha256::clone(before).finalize() == again.finalize(),
+            Some(before) => len == self.output_len && before.clone().finalize() == again.finalize(),
         };
         if same { Ok(()) } else { Err(Rv::DEVICE_ERROR) }
     }
@@ -112,9 +106,9 @@ mod tests {
     proptest! {
         #[test]
         fn steps_come_back_as_they_were_fed(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..10)) {
-            let mut replay = Replay::new(400);
+            let mut replay = Replay::default();
             for p in &parts {
-                replay.record(Step::Update(p), &[]);
+                replay.record(Step::Update(p), &[], 400);
             }
             let again: Vec<Vec<u8>> = replay.steps().map(|s| match s { Step::Update(p) => p.to_vec(), Step::Key(_) => unreachable!() }).collect();
             prop_assert_eq!(again, parts);
@@ -122,8 +116,8 @@ mod tests {
 
         #[test]
         fn output_must_be_the_same(a in proptest::collection::vec(any::<u8>(), 0..64), b in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let mut replay = Replay::new(10);
-            replay.record(Step::Update(b"x"), &a);
+            let mut replay = Replay::default();
+            replay.record(Step::Update(b"x"), &a, 10);
             let again = Sha256::new().chain_update(&b);
             prop_assert_eq!(replay.same_output(again, b.len()).is_ok(), a == b);
         }
@@ -131,10 +125,10 @@ mod tests {
 
     #[test]
     fn exactly_the_limit_is_kept_and_one_byte_more_is_not() {
-        let mut replay = Replay::new(4);
-        replay.record(Step::Update(b"four"), &[]);
+        let mut replay = Replay::default();
+        replay.record(Step::Update(b"four"), &[], 4);
         assert!(replay.is_whole());
-        replay.record(Step::Update(b"."), &[]);
+        replay.record(Step::Update(b"."), &[], 4);
         assert!(!replay.is_whole() && !replay.is_empty());
     }
 }

@@ -40,22 +40,21 @@ impl VirtualSlot {
         self.run_from(None, call, f)
     }
 
-    /// As [`run`](Self::run), tried on a lease in hand first.
+    /// As [`run`](Self::run), where one try was made already, and failed so.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub(super) fn run_from<T>(
         &self,
-        mut in_hand: Option<Lease>,
+        mut tried: Option<(Lease, Rv)>,
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
         let group = &*self.group;
-        let first = in_hand.as_ref().map(|l| l.member.index);
+        let first = tried.as_ref().map(|(l, _)| l.member.index);
         let mut plan = None;
-        let mut next = || match in_hand.take() {
-            Some(lease) => Some((lease.member.index, Some(lease))),
-            // Made when it is needed: most calls end on the lease in hand.
+        let mut next = || match tried.take() {
+            Some((lease, rv)) => Some((lease.member.index, Some((lease, rv)))),
             None => plan
                 .get_or_insert_with(|| group.plan(&call.need))
                 .find(|i| Some(*i) != call.skip && Some(*i) != first)
@@ -64,7 +63,7 @@ impl VirtualSlot {
         let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
         let mut other: Option<Rv> = None;
         let mut tries = usize::from(call.skip.is_some());
-        while let Some((index, lease)) = next() {
+        while let Some((index, tried)) = next() {
             let Some(member) = group.members.get(index) else { continue };
             if tries > 0 && !group.may_retry(tries == 1) {
                 group.reporter.refused(
@@ -75,12 +74,12 @@ impl VirtualSlot {
                 break;
             }
             tries += 1;
-            match self.on_member(member, lease, call, f) {
+            match self.on_member(member, tried, call, f) {
                 Ok(success) => {
                     if let Some((first, rv)) = ambiguous {
                         group.blame(first, call.function, rv);
                     }
-                    group.succeeded(member);
+                    group.succeeded();
                     return Ok(success);
                 }
                 Err(Ended::Answer(rv)) => {
@@ -110,24 +109,27 @@ impl VirtualSlot {
     fn on_member<T>(
         &self,
         member: &Arc<Member>,
-        mut in_hand: Option<Lease>,
+        mut tried: Option<(Lease, Rv)>,
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> std::result::Result<(T, Lease), Ended> {
         let group = &*self.group;
         let (mut session, mut login, mut object) = (false, false, false);
         loop {
-            let mut lease = match in_hand.take().map_or_else(|| group.lease(member), Ok) {
-                Ok(lease) => lease,
-                Err(rv) => {
-                    let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };
-                    let class = group.failed(member, &link, Function::OpenSession, rv);
-                    return Err(Ended::Next(if class == Class::Caller { Class::Member } else { class }, rv));
-                }
-            };
-            let rv = match f(&mut lease) {
-                Ok(value) => return Ok((value, lease)),
-                Err(rv) => rv,
+            let (mut lease, rv) = match tried.take() {
+                Some(failure) => failure,
+                None => match group.lease(member) {
+                    Ok(mut lease) => match f(&mut lease) {
+                        Ok(value) => return Ok((value, lease)),
+                        Err(rv) => (lease, rv),
+                    },
+                    Err(rv) => {
+                        let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };
+                        let class = group.failed(member, &link, Function::OpenSession, rv);
+                        let class = if class == Class::Caller { Class::Member } else { class };
+                        return Err(Ended::Next(class, rv));
+                    }
+                },
             };
             let class = group.failed(member, &lease.link, call.function, rv);
             lease.set_busy(class != Class::Caller);
@@ -137,7 +139,7 @@ impl VirtualSlot {
                 Class::Session if !std::mem::replace(&mut session, true) => {}
                 Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
                 Class::Object if !std::mem::replace(&mut object, true) => {
-                    for o in call.need.objects {
+                    for o in call.need.objects() {
                         forget_stale(o, &lease);
                     }
                 }

@@ -1,37 +1,19 @@
-//! A virtual session: its flags, its operations, its search, and the backing sessions that own its session objects.
+//! What goes on in a virtual session: its operations, its search, and the backing sessions that own its objects.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, ck};
 
 use super::VirtualSlot;
+use super::kept::{Keep, Runs};
 use super::messages::MessageOperation;
-use super::operation::Operation;
-use crate::group::{Group, Lease, Member, Need, Origin, Who};
-
-/// A session as the application sees it. Costs no member a call until it is used.
-pub(super) struct VirtualSession {
-    /// Its handle.
-    pub handle: SessionHandle,
-    /// Opened with `CKF_RW_SESSION`.
-    pub read_write: bool,
-    state: Mutex<SessionState>,
-}
-
-/// A backing session that rests between two operations of one virtual session, which so need no plan and no pool.
-struct Kept {
-    lease: Lease,
-    /// Operations that may still stay here before a plan is made again.
-    stays: u8,
-    /// The mechanism and flag that were last found to be there.
-    fits: (Ulong, Ulong),
-}
+use super::operation::{Operation, Running};
+use super::table::Session;
+use crate::group::{Lease, Member, Origin, Who};
 
 /// What goes on in a session. One call at a time has it.
 #[derive(Default)]
 pub(super) struct SessionState {
-    /// Set by `C_CloseSession`: whoever waited for the lock finds the session gone.
-    closed: bool,
     /// At most one of each kind.
     operations: Vec<Operation>,
     /// The message-based operation of each kind.
@@ -39,89 +21,92 @@ pub(super) struct SessionState {
     /// The handles that a search in progress has not given out yet.
     pub search: Option<std::vec::IntoIter<ObjectHandle>>,
     /// The backing session of the last operation, kept for the next one.
-    kept: Option<Kept>,
+    pub kept: Keep,
+    /// Whether there may be session objects of it.
+    owns: bool,
     /// Backing sessions, one a member, that live as long as this session and own its session objects.
     owners: Vec<Lease>,
 }
 
 impl SessionState {
-    /// The operation of a kind.
+    /// Whether an operation of a kind is active.
+    pub(super) fn is_active(&self, kind: OpKind) -> bool {
+        self.operations.iter().any(|o| o.kind() == kind)
+    }
+
+    /// The operation of a kind, with where it runs.
     ///
     /// # Errors
     /// `CKR_OPERATION_NOT_INITIALIZED`.
-    pub(super) fn operation(&mut self, kind: OpKind) -> Result<&mut Operation> {
-        self.operations.iter_mut().find(|o| o.kind() == kind).ok_or(Rv::OPERATION_NOT_INITIALIZED)
+    #[inline]
+    pub(super) fn operation(&mut self, kind: OpKind) -> Result<Running<'_>> {
+        let op =
+            self.operations.iter_mut().find(|o| o.kind() == kind).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
+        Ok(Running { op, kept: &mut self.kept })
     }
 
     /// Adds an operation of a kind that has none.
-    pub(super) fn start(&mut self, operation: Operation) {
+    #[inline]
+    pub(super) fn add(&mut self, operation: Operation) {
         self.operations.push(operation);
     }
 
-    /// Takes the operation of a kind out, if there is one.
-    pub(super) fn take(&mut self, kind: OpKind) -> Option<Operation> {
-        let at = self.operations.iter().position(|o| o.kind() == kind)?;
-        Some(self.operations.swap_remove(at))
+    /// Takes an operation out that its member has ended with its last answer, or that was never started. Its backing
+    /// session is kept for the next one, or given back.
+    #[inline(always)]
+    pub(super) fn end(&mut self, kind: OpKind) {
+        let Some(at) = self.operations.iter().position(|o| o.kind() == kind) else { return };
+        match self.operations.get_mut(at) {
+            Some(Operation { runs: Runs::OnKept, .. }) => self.kept.rest(),
+            Some(op) => {
+                // Should the member not have ended it, its next start says so, and goes to a fresh session.
+                if let Runs::On(lease) = std::mem::replace(&mut op.runs, Runs::Nowhere)
+                    && let Runs::OnKept = self.kept.settle(lease, op.mechanism_and_flag())
+                {
+                    self.kept.rest();
+                }
+            }
+            None => {}
+        }
+        self.remove(at);
     }
 
-    /// The lease that was kept, if the next operation may stay on it.
-    pub(super) fn stay(&mut self, group: &Group, need: &Need<'_>) -> Option<(Lease, u8)> {
-        let kept = self.kept.take()?;
-        let fits = need.mechanism.is_some_and(|m| m == kept.fits);
-        let stays = kept.stays.checked_sub(1)?;
-        let mut lease = kept.lease;
-        group.may_stay(&lease, need, fits).then(|| {
-            lease.resume();
-            (lease, stays)
-        })
+    /// Takes an operation out that its member still has, with its backing session.
+    pub(super) fn cancel(&mut self, kind: OpKind) {
+        if let Some(at) = self.operations.iter().position(|o| o.kind() == kind) {
+            if let Some(Operation { runs: Runs::OnKept, .. }) = self.operations.get(at) {
+                self.kept.discard();
+            }
+            self.remove(at);
+        }
     }
 
-    /// Keeps the lease of an operation that has ended for the next one, or gives it back.
-    pub(super) fn keep(&mut self, mut lease: Lease, stays: u8, fits: (Ulong, Ulong)) {
-        if self.kept.is_none() && lease.rest() {
-            self.kept = Some(Kept { lease, stays, fits });
+    #[inline]
+    fn remove(&mut self, at: usize) {
+        if let Some(last) = self.operations.len().checked_sub(1) {
+            self.operations.swap(at, last);
+            self.operations.truncate(last); // dropped where it is
         }
     }
 
     /// Ends everything that goes on, and lets go of the backing sessions of it.
-    fn cancel_all(&mut self) {
-        self.kept = None;
+    pub(super) fn cancel_all(&mut self) {
+        self.kept.discard();
         self.operations.clear();
         self.messages = Default::default();
         self.search = None;
     }
 
     /// The member that this session already works on, so that its next operation can stay there.
-    pub(super) fn home(&self) -> Option<usize> {
+    pub(super) fn home(&mut self) -> Option<usize> {
         // Session objects can be used together on one member only.
-        let owner = self.owners.first().map(|l| l.member.index);
-        owner.or_else(|| self.operations.iter().find_map(|o| o.member()))
-    }
-}
-
-impl VirtualSession {
-    /// The state, for one call.
-    ///
-    /// # Errors
-    /// `CKR_SESSION_HANDLE_INVALID` when the session was closed while the caller waited.
-    pub(super) fn state(&self) -> Result<MutexGuard<'_, SessionState>> {
-        let state = self.lock();
-        if state.closed { Err(Rv::SESSION_HANDLE_INVALID) } else { Ok(state) }
-    }
-
-    /// The state, unless another call has it.
-    pub(super) fn state_if_free(&self) -> Option<MutexGuard<'_, SessionState>> {
-        self.state.try_lock().ok().filter(|s| !s.closed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, SessionState> {
-        self.state.lock().unwrap_or_else(|poisoned| {
-            // A call was contained in the middle of an operation: whatever went on is over.
-            let mut state = poisoned.into_inner();
-            state.cancel_all();
-            self.state.clear_poison();
-            state
-        })
+        if let Some(owner) = self.owners.first() {
+            return Some(owner.member.index);
+        }
+        match self.kept.in_use() {
+            Some(lease) => Some(lease.member.index),
+            None => self.operations.iter().find_map(Operation::own_member),
+        }
     }
 }
 
@@ -130,8 +115,9 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_SESSION_HANDLE_INVALID`.
-    pub(super) fn session(&self, handle: SessionHandle) -> Result<Arc<VirtualSession>> {
-        self.sessions.pin().get(&handle.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)
+    #[inline]
+    pub(super) fn session(&self, handle: SessionHandle) -> Result<Session<'_>> {
+        self.sessions.get(handle)
     }
 
     /// `C_OpenSession`.
@@ -146,10 +132,8 @@ impl VirtualSlot {
         if !read_write && self.group.login.who() == Who::So {
             return Err(Rv::SESSION_READ_WRITE_SO_EXISTS);
         }
-        let handle = self.next_session_handle();
-        let session = Arc::new(VirtualSession { handle, read_write, state: Mutex::default() });
+        let handle = self.sessions.open(read_write)?;
         self.count_session(read_write, true);
-        self.sessions.pin().insert(handle.0, session);
         Ok(handle)
     }
 
@@ -158,9 +142,10 @@ impl VirtualSlot {
     /// # Errors
     /// `CKR_SESSION_HANDLE_INVALID`.
     pub(super) fn close(&self, handle: SessionHandle) -> Result<()> {
-        let session = self.sessions.pin().remove(&handle.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)?;
-        self.count_session(session.read_write, false);
-        self.end(&session);
+        self.sessions.close(handle, |session, state| {
+            self.count_session(session.is_read_write(), false);
+            self.end_all(session.handle, state);
+        })?;
         if self.session_counts().0 == 0 && self.group.login.who() != Who::Nobody {
             _ = self.log_out_everywhere();
         }
@@ -169,24 +154,22 @@ impl VirtualSlot {
 
     /// `C_CloseAllSessions`.
     pub(super) fn close_all(&self) {
-        let all: Vec<_> = self.sessions.pin().values().map(|s| s.handle).collect();
-        for handle in all {
+        for handle in self.sessions.handles() {
             // Another thread may have closed it in between, which is what is wanted.
             _ = self.close(handle);
         }
     }
 
-    fn end(&self, session: &VirtualSession) {
-        let owners = {
-            let mut state = session.lock();
-            state.closed = true;
-            state.cancel_all();
-            std::mem::take(&mut state.owners)
-        };
-        for object in self.group.objects.select_session(session.handle) {
+    fn end_all(&self, session: SessionHandle, mut state: SessionState) {
+        state.cancel_all();
+        // Only a session that owned something has to be looked for among the objects.
+        if !state.owns {
+            return;
+        }
+        for object in self.group.objects.select_session(session) {
             self.drop_object(&object);
         }
-        for mut owner in owners {
+        for owner in &mut state.owners {
             owner.set_busy(true); // closed, not lent again: the token destroys the session's objects with it
         }
     }
@@ -200,16 +183,17 @@ impl VirtualSlot {
         if self.group.login.who() == Who::Nobody {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        let sessions: Vec<_> = self.sessions.pin().values().cloned().collect();
-        for session in sessions {
-            session.lock().cancel_all();
+        for handle in self.sessions.handles() {
+            if let Ok(mut state) = self.session(handle).and_then(|s| s.state()) {
+                state.cancel_all();
+            }
         }
         self.group.log_out()
     }
 
     /// `C_GetSessionInfo`: the state by section 3.3.
-    pub(super) fn state_of(&self, session: &VirtualSession) -> Ulong {
-        match (self.group.login.who(), session.read_write) {
+    pub(super) fn state_of(&self, session: &Session<'_>) -> Ulong {
+        match (self.group.login.who(), session.is_read_write()) {
             (Who::Nobody, false) => ck::CKS_RO_PUBLIC_SESSION,
             (Who::Nobody, true) => ck::CKS_RW_PUBLIC_SESSION,
             (Who::User, false) => ck::CKS_RO_USER_FUNCTIONS,
@@ -233,6 +217,7 @@ impl VirtualSlot {
         {
             return Ok(lease.session);
         }
+        state.owns = true;
         // An owner of an earlier connection owns nothing any more.
         state.owners.retain(|l| l.member.index != member.index);
         let lease = self.group.lease(member)?;

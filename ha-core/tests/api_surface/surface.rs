@@ -97,7 +97,11 @@ pub(crate) fn context(path: &std::path::Path, user: &str) -> Record {
     r.outcome("logout twice", rw.logout());
     r.note(
         "same handle",
-        (rw.to_string() == rw.handle().to_string(), format!("{rw:x}").len(), format!("{rw:X}").len()),
+        (
+            rw.to_string() == rw.handle().to_string(),
+            format!("{rw:x}") == format!("{:08x}", rw.handle()),
+            format!("{rw:X}") == format!("{:08X}", rw.handle()),
+        ),
     );
     rw.close().expect("close");
     drop(ro);
