@@ -128,6 +128,66 @@ fn every_kind_of_key_is_on_both_members_and_proven_after_a_restart() {
     assert_eq!(again.find(&Template::new()).len(), 7, "each object once, none of the group's own");
 }
 
+/// What Java does with every new key: `CKA_EXTRACTABLE` is not spoken of.
+#[test]
+fn a_session_object_becomes_a_token_object_on_every_member() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let (slot, s) = (&open.slot, open.s);
+    let token = |id: u8| vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bytes(ck::CKA_ID, [id])];
+    let public = vec![Attribute::bytes(ck::CKA_EC_PARAMS, P256)];
+    let mut generate = Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN);
+    let (public, private) = slot.generate_key_pair(s, &mut generate, &public, &Vec::new()).unwrap();
+    let secret = vec![Attribute::ulong(ck::CKA_VALUE_LEN, 32), Attribute::bool(ck::CKA_ENCRYPT, true)];
+    let secret = slot.generate_key(s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &secret).unwrap();
+    let data = vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bytes(ck::CKA_VALUE, *b"data"),
+        Attribute::bytes(ck::CKA_LABEL, *b"data"),
+    ];
+    let data = slot.create_object(s, &data).unwrap();
+
+    let says = |object, kind| match &slot.get_attributes(s, object, &[kind]).unwrap()[0] {
+        ha_token::Fetched::Value(value) => value.as_bytes().unwrap().to_vec(),
+        other => panic!("{other:?}"),
+    };
+    let wrapping = [ck::CKA_WRAP, ck::CKA_UNWRAP].map(|k| Attribute::bool(k, true));
+    let mut wrapping = wrapping.to_vec();
+    wrapping.push(Attribute::ulong(ck::CKA_VALUE_LEN, 32));
+    let wrapping = slot.generate_key(s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &wrapping).unwrap();
+    for (key, id) in [(private, 1), (secret, 2)] {
+        let kept = slot.copy_object(s, key, &token(id)).unwrap();
+        let again = slot.copy_object(s, key, &Vec::new()).unwrap();
+        // As on a bare token, whose default is that a key may not be extracted.
+        for key in [key, again, kept] {
+            assert_eq!(says(key, ck::CKA_EXTRACTABLE), [0]);
+            let mut mechanism = Mechanism::plain(ck::CKM_AES_KEY_WRAP);
+            let mut space = [0; 512];
+            let wrapped = slot.wrap_key(s, &mut mechanism, wrapping, key, &mut Output::buffer(&mut space));
+            assert_eq!(wrapped, Err(Rv::KEY_UNEXTRACTABLE));
+            let open = vec![Attribute::bool(ck::CKA_EXTRACTABLE, true)];
+            assert!(slot.set_attributes(s, key, &open).is_err());
+            assert!(slot.copy_object(s, key, &open).is_err());
+        }
+    }
+    for (object, id) in [(public, 3), (data, 4)] {
+        let mut template = token(id);
+        template.truncate(if object == data { 1 } else { 2 }); // data objects have no CKA_ID
+        slot.copy_object(s, object, &template).unwrap();
+    }
+    // A key that may be extracted can be after it was copied, too.
+    let open_key = vec![
+        Attribute::ulong(ck::CKA_VALUE_LEN, 16),
+        Attribute::bool(ck::CKA_EXTRACTABLE, true),
+        Attribute::bool(ck::CKA_SENSITIVE, false),
+    ];
+    let open_key = slot.generate_key(s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &open_key).unwrap();
+    let kept = slot.copy_object(s, open_key, &token(5)).unwrap();
+    assert_eq!(says(kept, ck::CKA_EXTRACTABLE), [1]);
+    assert_eq!(says(kept, ck::CKA_VALUE), says(open_key, ck::CKA_VALUE));
+    assert_eq!(open.words(true), [Word::Same; 5]);
+}
+
 #[test]
 fn too_few_members_refuse_a_key_and_leave_nothing() {
     let tokens = Tokens::new(2);

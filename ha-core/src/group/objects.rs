@@ -71,6 +71,7 @@ pub struct Object {
 
 const CONFLICTED: u8 = 1;
 const GONE: u8 = 2;
+const SEALED: u8 = 4;
 
 impl Object {
     /// Its identifying attributes now.
@@ -124,6 +125,17 @@ impl Object {
     /// Marks it as [conflicted](Self::is_conflicted).
     pub fn set_conflicted(&self) {
         self.flags.fetch_or(CONFLICTED, Ordering::Relaxed);
+    }
+
+    /// Whether its member could give it out wrapped and nobody is to know: a session key whose template said nothing
+    /// about that, so that it can still become a token key on every member. To applications it cannot be extracted.
+    pub fn is_sealed(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & SEALED != 0
+    }
+
+    /// Marks it as [sealed](Self::is_sealed).
+    pub fn seal(&self) {
+        self.flags.fetch_or(SEALED, Ordering::Relaxed);
     }
 
     /// Whether it was destroyed, or its session closed, while somebody still held it.

@@ -189,7 +189,7 @@ impl Group {
             class if is_secret(class) => {
                 (life::as_kept(on, handle, class, &asked)?, Some(self.wrap_foreign(source, handle)?))
             }
-            _ => (self.readable_whole(source, handle)?, None),
+            _ => (life::readable_as_kept(source.on(), handle)?, None),
         };
         let remembered = life::to_remember(on, handle, false)?;
         let id = ObjectId(self.nonce()?);
@@ -262,33 +262,5 @@ impl Group {
             }
         }
         Err(last)
-    }
-
-    /// A certificate's or data object's whole content.
-    fn readable_whole(&self, source: &Lease, handle: ObjectHandle) -> Result<Template> {
-        const PARTS: [ha_token::Ulong; 18] = [
-            ck::CKA_CLASS,
-            ck::CKA_CERTIFICATE_TYPE,
-            ck::CKA_CERTIFICATE_CATEGORY,
-            ck::CKA_PRIVATE,
-            ck::CKA_LABEL,
-            ck::CKA_APPLICATION,
-            ck::CKA_OBJECT_ID,
-            ck::CKA_ID,
-            ck::CKA_SUBJECT,
-            ck::CKA_ISSUER,
-            ck::CKA_SERIAL_NUMBER,
-            ck::CKA_VALUE,
-            ck::CKA_START_DATE,
-            ck::CKA_END_DATE,
-            ck::CKA_KEY_TYPE,
-            ck::CKA_PRIME,
-            ck::CKA_SUBPRIME,
-            ck::CKA_BASE,
-        ];
-        let mut whole = source.on().read(handle, &PARTS)?;
-        whole.retain(|a| a.value.as_bytes().is_none_or(|b| !b.is_empty()));
-        whole.insert(1.min(whole.len()), Attribute::bool(ck::CKA_TOKEN, true));
-        Ok(whole)
     }
 }

@@ -78,10 +78,46 @@ const PUBLIC_VALUE: [AttributeType; 4] =
 const REMEMBERED: [AttributeType; 4] =
     [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
 
+/// What a certificate, a data object or domain parameters are made of.
+const READABLE: [AttributeType; 18] = [
+    ck::CKA_CLASS,
+    ck::CKA_CERTIFICATE_TYPE,
+    ck::CKA_CERTIFICATE_CATEGORY,
+    ck::CKA_PRIVATE,
+    ck::CKA_LABEL,
+    ck::CKA_APPLICATION,
+    ck::CKA_OBJECT_ID,
+    ck::CKA_ID,
+    ck::CKA_SUBJECT,
+    ck::CKA_ISSUER,
+    ck::CKA_SERIAL_NUMBER,
+    ck::CKA_VALUE,
+    ck::CKA_START_DATE,
+    ck::CKA_END_DATE,
+    ck::CKA_KEY_TYPE,
+    ck::CKA_PRIME,
+    ck::CKA_SUBPRIME,
+    ck::CKA_BASE,
+];
+
 /// Whether the asked-for key may be extracted: with the defaults that SoftHSM and most tokens have, it may not.
 pub fn may_be_extracted(asked: &Template) -> bool {
     asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)
         && asked.get_bool(ck::CKA_WRAP_WITH_TRUSTED) != Some(true)
+}
+
+/// The template of a session key that says nothing about extraction: it may be extracted, so that it can be copied to a
+/// token key later; `None` for a template that does say.
+pub fn as_sealed(asked: &Template) -> Option<Template> {
+    if asked.get(ck::CKA_EXTRACTABLE).is_some() {
+        return None;
+    }
+    let mut sealed = asked.clone();
+    if sealed.get(ck::CKA_SENSITIVE).is_none() {
+        sealed.push(Attribute::bool(ck::CKA_SENSITIVE, true));
+    }
+    sealed.push(Attribute::bool(ck::CKA_EXTRACTABLE, true));
+    Some(sealed)
 }
 
 /// The template of the session object that the key is made as.
@@ -133,6 +169,17 @@ pub fn public_as_kept(on: On<'_>, made: ObjectHandle, asked: &Template) -> Resul
     kept.push(Attribute::bool(ck::CKA_TOKEN, true));
     add_missing(&mut kept, read);
     add_asked(&mut kept, asked);
+    Ok(kept)
+}
+
+/// The template that every copy of an object that is no key is created from.
+///
+/// # Errors
+/// The member's answer.
+pub fn readable_as_kept(on: On<'_>, there: ObjectHandle) -> Result<Template> {
+    let mut kept = on.read(there, &READABLE)?;
+    kept.retain(|a| a.value.as_bytes().is_none_or(|b| !b.is_empty()));
+    kept.insert(1.min(kept.len()), Attribute::bool(ck::CKA_TOKEN, true));
     Ok(kept)
 }
 

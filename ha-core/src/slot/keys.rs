@@ -10,6 +10,7 @@ use ha_token::{
 use super::VirtualSlot;
 use super::run::Call;
 use crate::group::{Lease, Need};
+use crate::replica::life;
 
 /// How a single key is made in a session with a template.
 type Make<'a> = &'a mut dyn FnMut(&Lease, SessionHandle, &mut Mechanism, &Template) -> Result<ObjectHandle>;
@@ -48,18 +49,22 @@ impl VirtualSlot {
         }
         let call = Call { function, need, skip: None };
         let mut written = None;
-        let handle = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
+        let sealed = if function == Function::GenerateKey { life::as_sealed(template) } else { None };
+        let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
             let mut here = self.localised(lease, mechanism)?;
-            let handle = make(lease, owner, &mut here, template)?;
+            let handle = make(lease, owner, &mut here, sealed.as_ref().unwrap_or(template))?;
             written = Some(here);
             Ok(handle)
         })?;
+        if sealed.is_some() {
+            object.seal();
+        }
         if let Some(here) = written
             && held.len() == keys.len()
         {
             *mechanism = here;
         }
-        Ok(handle)
+        Ok(object.handle)
     }
 
     /// `C_GenerateKey`.
@@ -311,15 +316,20 @@ impl VirtualSlot {
                 Ok((public.handle, private.handle))
             }
             (false, false) => {
+                let sealed = life::as_sealed(private);
                 let ((a, b), lease) = self.run(
                     &Call { function: Function::GenerateKeyPair, need, skip: None },
                     &mut |lease| {
                         let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
+                        let private = sealed.as_ref().unwrap_or(private);
                         lease.token().generate_key_pair(owner, mechanism, public, private)
                     },
                 )?;
                 let a = self.adopt_session_object(&session, &lease, a)?;
                 let b = self.adopt_session_object(&session, &lease, b)?;
+                if sealed.is_some() {
+                    b.seal();
+                }
                 Ok((a.handle, b.handle))
             }
             (one, _) => {
@@ -358,6 +368,9 @@ impl VirtualSlot {
         self.vet(mechanism)?;
         let wrapping = self.object(wrapping).map_err(|_| Rv::WRAPPING_KEY_HANDLE_INVALID)?;
         let key = self.key(key)?;
+        if key.is_sealed() {
+            return Err(Rv::KEY_UNEXTRACTABLE);
+        }
         let mut held = self.inner_objects(mechanism)?;
         held.extend([wrapping.clone(), key.clone()]);
         let need = Need {

@@ -13,6 +13,7 @@ use super::session::SessionState;
 use super::table::Session;
 use crate::group::{Lease, Need, Object, Origin, Place, Trust, Who};
 use crate::policy::failure::Class;
+use crate::replica::{is_secret, life};
 
 impl VirtualSlot {
     /// The checks of section 4.4 and 5.6 that need no member: token objects want a read-write session, private ones the
@@ -38,9 +39,10 @@ impl VirtualSlot {
         if template.get_bool(ck::CKA_TOKEN) != Some(true) {
             let need = Need { preferred: state.home(), ..Need::default() };
             let call = Call { function: Function::CreateObject, need, skip: None };
-            return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
+            let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
                 lease.token().create_object(owner, template)
-            });
+            })?;
+            return Ok(object.handle);
         }
         let made = match template.get_ulong(ck::CKA_CLASS) {
             Some(ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) => self.group.replicate_key(
@@ -61,12 +63,12 @@ impl VirtualSlot {
         state: &mut SessionState,
         call: &Call<'_>,
         f: &mut dyn FnMut(&Lease, SessionHandle) -> Result<ObjectHandle>,
-    ) -> Result<ObjectHandle> {
+    ) -> Result<Arc<Object>> {
         let (handle, lease) = self.run(call, &mut |lease| {
             let owner = self.owner(state, &lease.member, lease.link.generation)?;
             f(lease, owner)
         })?;
-        Ok(self.adopt_session_object(session, &lease, handle)?.handle)
+        self.adopt_session_object(session, &lease, handle)
     }
 
     /// Gives a session object that a member has just made its virtual handle.
@@ -107,17 +109,47 @@ impl VirtualSlot {
         if token && !session.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
+        if source.is_sealed() && template.get_bool(ck::CKA_EXTRACTABLE) == Some(true) {
+            return Err(Rv::ATTRIBUTE_READ_ONLY);
+        }
         let need = Need { mechanism: None, object: Some(&source), others: &[], preferred: state.home() };
         if !token {
             let call = Call { function: Function::CopyObject, need, skip: None };
-            return self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
+            let copy = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
                 lease.token().copy_object(owner, self.group.backing(lease, &source)?, template)
-            });
+            })?;
+            if source.is_sealed() && template.get(ck::CKA_EXTRACTABLE).is_none() {
+                copy.seal();
+            }
+            return Ok(copy.handle);
         }
         if matches!(source.origin, Origin::Ledger(_)) {
             return Ok(self.group.copy_everywhere(&source, template)?.handle);
         }
-        let made = self.group.replicate_key(Function::CopyObject, &need, template, &mut |lease, local| {
+        if !is_secret(source.traits().class) {
+            let call = Call { function: Function::CopyObject, need, skip: None };
+            let (mut whole, _) = self.run(&call, &mut |lease| {
+                let there = self.group.backing(lease, &source)?;
+                if source.traits().class == ck::CKO_PUBLIC_KEY {
+                    life::public_as_kept(lease.on(), there, template)
+                } else {
+                    life::readable_as_kept(lease.on(), there)
+                }
+            })?;
+            template.iter().for_each(|a| whole.set(a.clone()));
+            return Ok(self.group.create_everywhere(&whole)?.handle);
+        }
+        // What the template does not change the copy has from its source (section 5.7.3).
+        let mut asked = template.clone();
+        let secrecy = [ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_WRAP_WITH_TRUSTED];
+        for (kind, answer) in secrecy.iter().zip(self.fetch(&source, &secrecy)?) {
+            if let Fetched::Value(value) = answer
+                && asked.get(*kind).is_none()
+            {
+                asked.push(Attribute { kind: *kind, value });
+            }
+        }
+        let made = self.group.replicate_key(Function::CopyObject, &need, &asked, &mut |lease, local| {
             // Only what the caller changes goes into the copy; the rest follows the source.
             let mut changed: Template =
                 local.iter().filter(|a| template.get(a.kind).is_some()).cloned().collect();
@@ -191,14 +223,26 @@ impl VirtualSlot {
     ) -> Result<Vec<Fetched>> {
         self.session(session)?;
         let object = self.object(object)?;
+        self.fetch(&object, types)
+    }
+
+    fn fetch(&self, object: &Object, types: &[AttributeType]) -> Result<Vec<Fetched>> {
         let call = Call {
             function: Function::GetAttributeValue,
-            need: Need { mechanism: None, object: Some(&object), others: &[], preferred: None },
+            need: Need { mechanism: None, object: Some(object), others: &[], preferred: None },
             skip: None,
         };
         let (mut fetched, _) = self.run(&call, &mut |lease| {
-            lease.token().get_attributes(lease.session, self.group.handle_of(lease, &object)?, types)
+            lease.token().get_attributes(lease.session, self.group.handle_of(lease, object)?, types)
         })?;
+        if object.is_sealed() {
+            for (kind, answer) in types.iter().zip(&mut fetched) {
+                if matches!(*kind, ck::CKA_EXTRACTABLE | ck::CKA_NEVER_EXTRACTABLE) {
+                    let never = *kind == ck::CKA_NEVER_EXTRACTABLE;
+                    *answer = Fetched::Value(Attribute::bool(*kind, never).value);
+                }
+            }
+        }
         if let Origin::Ledger(id) = object.origin
             && let Some(remembered) = self.group.remembered(id, types)
         {
@@ -224,6 +268,9 @@ impl VirtualSlot {
         let session = self.session(session)?;
         let object = self.object(object)?;
         if let Origin::Session(_) = object.origin {
+            if object.is_sealed() && template.get_bool(ck::CKA_EXTRACTABLE) == Some(true) {
+                return Err(Rv::ATTRIBUTE_READ_ONLY);
+            }
             let need = Need { mechanism: None, object: Some(&object), others: &[], preferred: None };
             let call = Call { function: Function::SetAttributeValue, need, skip: None };
             return self
