@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 
 use cryptoki_sys::{CK_RV, CKR_OK};
 use ha_core::provider::Provider;
@@ -9,11 +10,58 @@ use ha_token::{Function, Result, Rv};
 
 use crate::state;
 
+thread_local! {
+    /// Has a destructor, so that it can be asked whether this thread's storage is still there.
+    static STORAGE: Storage = const { Storage };
+}
+
+struct Storage;
+
+impl Drop for Storage {
+    fn drop(&mut self) {}
+}
+
+/// A call that another thread makes while its own waits for it.
+struct Lent<T>(T);
+
+// SAFETY: only `elsewhere` makes one, and its thread does nothing until the other has ended. The values are pointers of
+// the application's, which PKCS#11 binds to no thread, and what is on the waiting thread's stack.
+unsafe impl<T> Send for Lent<T> {}
+
 /// Runs a function's body; a panic in it becomes `CKR_GENERAL_ERROR`.
 ///
 /// Nothing of ours is left half-changed behind a panic that a later call could see: what calls share is replaced as a
 /// whole (see `state`) or belongs to `ha-core`, whose locks recover from poisoning.
 pub(crate) fn contained(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
+    if STORAGE.try_with(|_| ()).is_err() {
+        return elsewhere(function, body);
+    }
+    here(function, body)
+}
+
+/// Runs the body on a thread of its own: exit handlers, where libraries like to clean up, run after this thread's
+/// storage is gone, and the maps of sessions and objects need it.
+#[cold]
+fn elsewhere(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
+    let mut body = Some(body);
+    let mut answer = Rv::GENERAL_ERROR.0;
+    let lent = Lent((&mut body, &mut answer));
+    let run = move || {
+        // The whole of it is moved in, not its parts.
+        let Lent((body, answer)) = { lent };
+        if let Some(body) = body.take() {
+            *answer = here(function, body);
+        }
+    };
+    // It ends with the scope; where no thread can be had, the body is still there.
+    thread::scope(|scope| _ = thread::Builder::new().spawn_scoped(scope, run));
+    match body {
+        None => answer,
+        Some(body) => here(function, body),
+    }
+}
+
+fn here(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CKR_OK,
         Ok(Err(rv)) => rv.0,
