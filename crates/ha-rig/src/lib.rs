@@ -49,10 +49,10 @@ pub fn p11_kit_client() -> PathBuf {
     )
 }
 
-/// N tokens `member-a`, `member-b`, … and what serves them.
+/// N tokens, `member-a`, `member-b`, … if not labelled otherwise, and what serves them.
 pub struct Tokens {
     dir: TempDir,
-    count: usize,
+    labels: Vec<String>,
     servers: Vec<Mutex<Option<Child>>>,
 }
 
@@ -67,9 +67,19 @@ impl Tokens {
     /// # Panics
     /// When SoftHSM cannot be had.
     pub fn new(count: usize) -> Self {
+        let labels: Vec<String> = (0..count).map(|i| format!("member-{}", name(i))).collect();
+        Tokens::labelled(&labels.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Makes tokens with these labels.
+    ///
+    /// # Panics
+    /// When SoftHSM cannot be had.
+    pub fn labelled(labels: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens { dir, count, servers: (0..count).map(|_| Mutex::new(None)).collect() };
-        for i in 0..count {
+        let servers = labels.iter().map(|_| Mutex::new(None)).collect();
+        let tokens = Tokens { dir, labels: labels.iter().map(|l| (*l).to_owned()).collect(), servers };
+        for (i, label) in labels.iter().enumerate() {
             let conf = tokens.conf(i);
             let store = tokens.dir.path().join(format!("tokens-{}", name(i)));
             std::fs::create_dir(&store).unwrap();
@@ -81,9 +91,8 @@ impl Tokens {
                 ),
             )
             .unwrap();
-            let label = format!("member-{}", name(i));
             let made = Command::new("softhsm2-util")
-                .args(["--init-token", "--free", "--label", &label, "--so-pin", SO_PIN, "--pin", PIN])
+                .args(["--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN])
                 .env("SOFTHSM2_CONF", &conf)
                 .output()
                 .expect("softhsm2-util runs: install the Debian package softhsm2");
@@ -102,6 +111,30 @@ impl Tokens {
         self.dir.path().join(format!("tokens-{}", name(i)))
     }
 
+    /// Takes a token away: whoever looks for it from here on finds an empty folder in its place.
+    ///
+    /// # Panics
+    /// When it is away already.
+    pub fn hide(&self, i: usize) {
+        let store = self.store(i);
+        std::fs::rename(&store, self.away(i)).unwrap();
+        std::fs::create_dir(&store).unwrap();
+    }
+
+    /// Brings a hidden token back.
+    ///
+    /// # Panics
+    /// When it is not hidden.
+    pub fn restore(&self, i: usize) {
+        let store = self.store(i);
+        std::fs::remove_dir_all(&store).unwrap();
+        std::fs::rename(self.away(i), &store).unwrap();
+    }
+
+    fn away(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("away-{}", name(i)))
+    }
+
     fn socket(&self, i: usize) -> PathBuf {
         self.dir.path().join(format!("{}.sock", name(i)))
     }
@@ -118,7 +151,7 @@ impl Tokens {
             .arg(&socket)
             .arg("--provider")
             .arg(softhsm())
-            .arg(format!("pkcs11:token=member-{}", name(i)))
+            .arg(format!("pkcs11:token={}", self.labels[i]))
             .env("SOFTHSM2_CONF", self.conf(i))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -155,7 +188,7 @@ impl Tokens {
         if !group.contains("recovery") {
             text.push_str("[group.recovery]\ninterval = \"100ms\"\n");
         }
-        for i in 0..self.count {
+        for (i, label) in self.labels.iter().enumerate() {
             let n = name(i);
             let (module, env) = if served {
                 (
@@ -165,7 +198,7 @@ impl Tokens {
             } else {
                 (softhsm(), format!("SOFTHSM2_CONF = {:?}", self.conf(i)))
             };
-            text.push_str(&format!("[[group.member]]\nname = \"{n}\"\nmodule = {module:?}\ntoken = \"member-{n}\"\nenv = {{ {env} }}\n"));
+            text.push_str(&format!("[[group.member]]\nname = \"{n}\"\nmodule = {module:?}\ntoken = {label:?}\nenv = {{ {env} }}\n"));
         }
         text
     }
@@ -194,7 +227,7 @@ impl Tokens {
 
 impl Drop for Tokens {
     fn drop(&mut self) {
-        for i in 0..self.count {
+        for i in 0..self.labels.len() {
             self.kill(i);
         }
     }
