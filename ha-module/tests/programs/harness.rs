@@ -4,8 +4,9 @@
 //! what a program's own rules say (key material, random identifiers). Any other difference fails the step, unless the
 //! step names it.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ha_rig::{Tokens, softhsm};
 use regex::Regex;
@@ -47,6 +48,17 @@ pub(crate) struct Both {
     _token: Tokens,
 }
 
+/// A program that goes on beside the test, and ends with it.
+pub(crate) struct Beside(pub(crate) Child);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
 /// What a program did on one side.
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -82,7 +94,11 @@ impl Both {
         };
         let log = members.path().join("log");
         let config = |served| {
-            format!("{}[log]\ntarget = {:?}\n", members.config(served, group), format!("file:{}", log.display()))
+            format!(
+                "{}[log]\ntarget = {:?}\n",
+                members.config(served, group),
+                format!("file:{}", log.display())
+            )
         };
         let (direct, served) = (members.path().join("ha.toml"), members.path().join("served.toml"));
         std::fs::write(&direct, config(false)).unwrap();
@@ -146,7 +162,9 @@ impl Both {
         let program = words.next().unwrap();
         let mut command = Command::new("timeout");
         command.args(["-k", "5", PATIENCE]).arg(&program).args(words).current_dir(&side.dir);
-        for name in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "SSH_AUTH_SOCK", "RUST_BACKTRACE", "JAVA_TOOL_OPTIONS"] {
+        for name in
+            ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "SSH_AUTH_SOCK", "RUST_BACKTRACE", "JAVA_TOOL_OPTIONS"]
+        {
             command.env_remove(name);
         }
         command.env("HOME", &side.dir).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
@@ -157,14 +175,22 @@ impl Both {
         command
     }
 
+    /// Runs a command line on the slot's side only.
+    pub(crate) fn on_slot(&self, line: &str) -> Ran {
+        self.run(&self.slot, line)
+    }
+
     fn run(&self, side: &Side, line: &str) -> Ran {
-        let output = self.command(side, line).output().expect("timeout runs: install the Debian package coreutils");
+        let output =
+            self.command(side, line).output().expect("timeout runs: install the Debian package coreutils");
         // What `timeout` answers for a program that is not there.
         assert_ne!(output.status.code(), Some(127), "{line}: is not there: install {}", package(line));
         assert_ne!(output.status.code(), Some(124), "{line}: still running after {PATIENCE} s");
         let [out, err] = [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned());
         let text = [&out, &err].map(|t| self.normal(side, t));
-        Ran { code: output.status.code(), text: text.concat(), errors: text[0].len(), raw: out + &err }
+        // As a shell counts a death by a signal.
+        let code = output.status.code().or_else(|| output.status.signal().map(|s| 128 + s));
+        Ran { code, text: text.concat(), errors: text[0].len(), raw: out + &err }
     }
 
     fn normal(&self, side: &Side, text: &str) -> String {
@@ -184,6 +210,13 @@ impl Step {
     /// It succeeded on both sides, and what it said differs in this only.
     pub(crate) fn differs(self, differences: &[Difference<'_>]) -> Judged {
         self.ends(0, differences)
+    }
+
+    /// It succeeded on both sides; what it said is made up anew each time.
+    pub(crate) fn quietly_succeeds(self) -> Judged {
+        let Step(step) = self;
+        assert_eq!((step.bare.code, step.slot.code), (Some(0), Some(0)), "exit status\n{step}");
+        step
     }
 
     /// It failed on both sides in the same way.
@@ -271,7 +304,9 @@ fn package(line: &str) -> &'static str {
 /// A file that must be there, of this package.
 pub(crate) fn needed(paths: &[&str], package: &str) -> PathBuf {
     let found = paths.iter().map(Path::new).find(|p| p.exists());
-    found.unwrap_or_else(|| panic!("none of {paths:?} is there: install the Debian package {package}")).to_owned()
+    found
+        .unwrap_or_else(|| panic!("none of {paths:?} is there: install the Debian package {package}"))
+        .to_owned()
 }
 
 /// The shared object, which cargo builds with these tests.

@@ -74,7 +74,8 @@ fn makes_keys_and_uses_them_while_members_come_and_go() {
     both.tool("--keygen --key-type aes:32 --id 04 --label aes").differs(&[SECRET]);
     both.tool("--keygen --key-type generic:32 --id 05 --label gen").differs(&[SECRET]);
     // No wrapping mechanism of SoftHSM copies it, and one copy is not what was asked for.
-    both.tool("--keypairgen --key-type EC:edwards25519 --id 06 --label ed").refused(1, "CKR_KEY_NOT_WRAPPABLE");
+    both.tool("--keypairgen --key-type EC:edwards25519 --id 06 --label ed")
+        .refused(1, "CKR_KEY_NOT_WRAPPABLE");
     both.tool("--delete-object --type privkey --id 06").refused(1, "object not found");
     both.tool("--delete-object --type pubkey --id 06").refused(1, "object not found");
 
@@ -106,21 +107,26 @@ fn differs_in_what_a_copy_cannot_have(both: &Both) {
 fn uses_keys(both: &Both) {
     both.tool("--read-object --type pubkey --id 01 -o rsa.der").same();
     both.tool("--sign --mechanism SHA256-RSA-PKCS --id 01 -i data -o sig").same();
-    both.step("openssl dgst -sha256 -verify rsa.der -keyform DER -signature sig data").same().says("Verified OK");
+    both.step("openssl dgst -sha256 -verify rsa.der -keyform DER -signature sig data")
+        .same()
+        .says("Verified OK");
     both.tool("--verify --mechanism SHA256-RSA-PKCS --id 01 -i data --signature-file sig")
         .same()
         .says("Signature is valid");
     both.tool("--sign --mechanism SHA256-RSA-PKCS-PSS --id 01 -i data -o pss").same();
-    both.step("openssl dgst -sha256 -sigopt rsa_padding_mode:pss -verify rsa.der -keyform DER -signature pss data")
-        .same()
-        .says("Verified OK");
+    both.step(
+        "openssl dgst -sha256 -sigopt rsa_padding_mode:pss -verify rsa.der -keyform DER -signature pss data",
+    )
+    .same()
+    .says("Verified OK");
     both.step("openssl pkeyutl -encrypt -pubin -inkey rsa.der -keyform DER -in data -out secret").same();
     both.tool("--decrypt --mechanism RSA-PKCS --id 01 -i secret").same().says("hello world");
 
     for (id, hash) in [("02", "sha256"), ("03", "sha512")] {
         both.tool(&format!("--read-object --type pubkey --id {id} -o ec.der")).same();
         both.step(&format!("openssl dgst -{hash} -binary -out digest data")).same();
-        both.tool(&format!("--sign --mechanism ECDSA --signature-format openssl --id {id} -i digest -o sig")).same();
+        both.tool(&format!("--sign --mechanism ECDSA --signature-format openssl --id {id} -i digest -o sig"))
+            .same();
         both.step(&format!("openssl dgst -{hash} -verify ec.der -keyform DER -signature sig data"))
             .same()
             .says("Verified OK");
@@ -134,13 +140,18 @@ fn uses_keys(both: &Both) {
         .same()
         .says("Signature is valid");
     both.file("other", "other data");
-    both.tool("--verify --mechanism SHA256-HMAC --id 05 -i other --signature-file mac").same().says("Invalid signature");
+    both.tool("--verify --mechanism SHA256-HMAC --id 05 -i other --signature-file mac")
+        .same()
+        .says("Invalid signature");
 }
 
 #[test]
 fn derives_as_the_other_side_does() {
     let both = both();
-    both.prepare("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out peer.pem", &["peer.pem"]);
+    both.prepare(
+        "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out peer.pem",
+        &["peer.pem"],
+    );
     both.prepare("openssl pkey -in peer.pem -pubout -outform DER -out peer.der", &["peer.der"]);
     both.tool("--keypairgen --key-type EC:prime256v1 --id 02 --label e --usage-derive").differs(&[PRIVATE]);
     both.tool("--read-object --type pubkey --id 02 -o ec.der").same();
@@ -170,7 +181,10 @@ fn writes_reads_changes_and_deletes_objects() {
     both.prepare("openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out rsa.pem", &["rsa.pem"]);
     both.prepare("openssl rsa -in rsa.pem -traditional -outform DER -out rsa.der", &["rsa.der"]);
     both.prepare("openssl pkey -in rsa.pem -pubout -out rsa-public.pem", &["rsa-public.pem"]);
-    both.prepare("openssl req -x509 -new -key ec.pem -subj /CN=x -days 30 -outform DER -out c.der", &["c.der"]);
+    both.prepare(
+        "openssl req -x509 -new -key ec.pem -subj /CN=x -days 30 -outform DER -out c.der",
+        &["c.der"],
+    );
 
     both.tool("--write-object c.der --type cert --id 02 --label c").same();
     both.tool("--write-object data --type data --label d --application-label app").same();
@@ -178,7 +192,8 @@ fn writes_reads_changes_and_deletes_objects() {
     // SoftHSM's own default is neither sensitive nor extractable; a copy that is not extractable is always sensitive.
     let secret = ("Access:     none", "Access:     sensitive");
     both.tool("--write-object k32 --type secrkey --key-type AES:32 --id 0a --label aes").differs(&[secret]);
-    both.tool("--write-object k32 --type secrkey --key-type AES:32 --id 0c --label open --extractable").same();
+    both.tool("--write-object k32 --type secrkey --key-type AES:32 --id 0c --label open --extractable")
+        .same();
     both.tool("--write-object ec.der --type privkey --id 0b --label ec --usage-sign").same();
     both.tool("--write-object ec-public.der --type pubkey --id 0b --label ec").same();
     both.tool("--write-object rsa.der --type privkey --id 0d --label rsa --usage-sign").same();
@@ -207,9 +222,12 @@ fn writes_reads_changes_and_deletes_objects() {
         }
         both.tool("--read-object --type secrkey --id 0a -o read").fails(1);
         both.tool("--sign --mechanism ECDSA --signature-format openssl --id 0b -i k32 -o sig").same();
-        both.step("openssl pkeyutl -verify -in k32 -sigfile sig -pubin -inkey ec-public.der -keyform DER").same();
+        both.step("openssl pkeyutl -verify -in k32 -sigfile sig -pubin -inkey ec-public.der -keyform DER")
+            .same();
         both.tool("--sign --mechanism SHA256-RSA-PKCS --id 0d -i data -o sig").same();
-        both.step("openssl dgst -sha256 -verify rsa-public.pem -signature sig data").same().says("Verified OK");
+        both.step("openssl dgst -sha256 -verify rsa-public.pem -signature sig data")
+            .same()
+            .says("Verified OK");
     }
     both.members.restore(0);
 
