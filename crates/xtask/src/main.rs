@@ -38,9 +38,11 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Demo => setup::ensure(setup::DEMO).and_then(|()| demo::run()),
+        Verb::Demo => setup::ensure(&[setup::DEMO]).and_then(|()| demo::run()),
         Verb::Load { module } => load::run(&module, "demo-ec", 4),
-        Verb::Test { arguments } => setup::ensure(setup::TEST).and_then(|()| test(&arguments)),
+        Verb::Test { arguments } => {
+            setup::ensure(&[setup::DEMO, setup::TEST]).and_then(|()| test(&arguments))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

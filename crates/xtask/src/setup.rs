@@ -6,41 +6,57 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// A package, with a file of it that shows that it is there.
-pub(crate) type Package = (&'static str, &'static [&'static str]);
+/// A Debian package.
+pub(crate) struct Package {
+    name: &'static str,
+    /// A file of it that shows that it is there: any of these.
+    files: &'static [&'static str],
+}
+
+const fn package(name: &'static str, files: &'static [&'static str]) -> Package {
+    Package { name, files }
+}
 
 /// What the demo needs.
 pub(crate) const DEMO: &[Package] = &[
-    ("softhsm2", &["/usr/bin/softhsm2-util"]),
-    ("opensc", &["/usr/bin/pkcs11-tool"]),
-    ("p11-kit", &["/usr/bin/p11-kit"]),
-    (
+    // The tokens.
+    package("softhsm2", &["/usr/bin/softhsm2-util"]),
+    // pkcs11-tool, which makes keys and shows objects.
+    package("opensc", &["/usr/bin/pkcs11-tool"]),
+    // The servers that members are reached through, so that they can be killed.
+    package("p11-kit", &["/usr/bin/p11-kit"]),
+    // The module that talks to such a server.
+    package(
         "p11-kit-modules",
         &[
             "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
             "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
         ],
     ),
-    ("openssl", &["/usr/bin/openssl"]),
-    ("build-essential", &["/usr/include/stdio.h"]),
+    // Verifies signatures outside of all modules.
+    package("openssl", &["/usr/bin/openssl"]),
+    // Builds SQLite, and links.
+    package("build-essential", &["/usr/include/stdio.h"]),
 ];
 
-/// What the tests need.
+/// What the tests need besides.
 pub(crate) const TEST: &[Package] = &[
-    ("softhsm2", &["/usr/bin/softhsm2-util"]),
-    ("opensc", &["/usr/bin/pkcs11-tool"]),
-    ("p11-kit", &["/usr/bin/p11-kit"]),
-    (
-        "p11-kit-modules",
-        &[
-            "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
-            "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
-        ],
+    // p11tool and certtool.
+    package("gnutls-bin", &["/usr/bin/p11tool"]),
+    // nm, which reads what the shared object exports.
+    package("binutils", &["/usr/bin/nm"]),
+    // OpenSSL's engine for PKCS#11.
+    package(
+        "libengine-pkcs11-openssl",
+        &["/usr/lib/x86_64-linux-gnu/engines-3/pkcs11.so", "/usr/lib/aarch64-linux-gnu/engines-3/pkcs11.so"],
     ),
-    ("openssl", &["/usr/bin/openssl"]),
-    ("build-essential", &["/usr/include/stdio.h"]),
-    ("gnutls-bin", &["/usr/bin/p11tool"]),
-    ("binutils", &["/usr/bin/nm"]),
+    // ssh and ssh-keygen, and the server to log in to.
+    package("openssh-client", &["/usr/bin/ssh"]),
+    package("openssh-server", &["/usr/sbin/sshd"]),
+    // NSS's certutil, modutil and cmsutil.
+    package("libnss3-tools", &["/usr/bin/certutil"]),
+    // keytool, jar and jarsigner.
+    package("default-jdk-headless", &["/usr/bin/jarsigner"]),
 ];
 
 /// Packages are missing and cannot be installed here.
@@ -60,15 +76,12 @@ impl fmt::Display for Missing {
 impl std::error::Error for Missing {}
 
 /// Sees to it that the packages are there.
-pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
-    let missing = |packages: &[Package]| -> Vec<&'static str> {
-        packages
-            .iter()
-            .filter(|(_, files)| !files.iter().any(|f| Path::new(f).exists()))
-            .map(|(name, _)| *name)
-            .collect()
+pub(crate) fn ensure(packages: &[&[Package]]) -> Result<()> {
+    let missing = || -> Vec<&'static str> {
+        let there = |p: &&Package| p.files.iter().any(|f| Path::new(f).exists());
+        packages.iter().copied().flatten().filter(|p| !there(p)).map(|p| p.name).collect()
     };
-    let wanted = missing(packages);
+    let wanted = missing();
     if wanted.is_empty() {
         return Ok(());
     }
@@ -80,7 +93,7 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
     install.extend(&wanted);
     apt(&install)?;
-    let still = missing(packages);
+    let still = missing();
     if !still.is_empty() {
         bail!(Missing(still));
     }
