@@ -189,6 +189,19 @@ fn a_session_object_becomes_a_token_object_on_every_member() {
 }
 
 #[test]
+fn domain_parameters_are_made_on_every_member() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let (slot, s) = (&open.slot, open.s);
+    let mut generate = Mechanism::plain(ck::CKM_DSA_PARAMETER_GEN);
+    let mut template = vec![Attribute::ulong(ck::CKA_PRIME_BITS, 1024)];
+    slot.generate_key(s, &mut generate, &template).unwrap();
+    template.extend([Attribute::bool(ck::CKA_TOKEN, true), Attribute::bytes(ck::CKA_LABEL, *b"dsa")]);
+    slot.generate_key(s, &mut generate, &template).unwrap();
+    assert_eq!(open.words(true), [Word::Same]);
+}
+
+#[test]
 fn too_few_members_refuse_a_key_and_leave_nothing() {
     let tokens = Tokens::new(2);
     drop(Open::new(&tokens, ""));

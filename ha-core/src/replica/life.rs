@@ -72,8 +72,16 @@ const PUBLIC_FLAGS: [AttributeType; 7] = [
 const NAMES: [AttributeType; 5] =
     [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
 /// A public key's value.
-const PUBLIC_VALUE: [AttributeType; 4] =
-    [ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT, ck::CKA_EC_PARAMS, ck::CKA_EC_POINT];
+const PUBLIC_VALUE: [AttributeType; 8] = [
+    ck::CKA_MODULUS,
+    ck::CKA_PUBLIC_EXPONENT,
+    ck::CKA_EC_PARAMS,
+    ck::CKA_EC_POINT,
+    ck::CKA_PRIME,
+    ck::CKA_SUBPRIME,
+    ck::CKA_BASE,
+    ck::CKA_VALUE,
+];
 /// What differs between a key that was generated and its copies: answered from the ledger.
 const REMEMBERED: [AttributeType; 4] =
     [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];

@@ -259,7 +259,7 @@ fn by_signature(
     };
     for (kind, data) in tries {
         if let Some(signature) = once(on, OpKind::Sign, &mut Mechanism::plain(kind), key, &data, pin)? {
-            return Ok(Some(verifier.check_signature(&message, &signature)));
+            return Ok(verifier.check_signature(&message, &signature));
         }
     }
     Ok(None)

@@ -228,27 +228,25 @@ impl Verifier {
     }
 
     /// Whether `signature` is this key's over `message`. RSA: PKCS#1 v1.5 with SHA-256. EC: r and s of equal length over
-    /// the digest that fits the curve. Ed25519: over the message itself.
-    pub fn check_signature(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// the digest that fits the curve. Ed25519: over the message itself. `None` for a key that cannot be computed with
+    /// here, which says nothing of the signature.
+    pub fn check_signature(&self, message: &[u8], signature: &[u8]) -> Option<bool> {
         match self {
-            Verifier::Rsa { modulus, exponent } => rsa_key(modulus, exponent).is_some_and(|key| {
-                key.verify(rsa::Pkcs1v15Sign::new::<rsa::sha2::Sha256>(), &Sha256::digest(message), signature)
-                    .is_ok()
-            }),
-            Verifier::Ec { params, point } => match Curve::of(params) {
-                None => false,
-                Some(curve) => check_ecdsa(curve, point, &curve.digest(message), signature),
-            },
-            Verifier::Ed25519 { point } => {
-                let key = point
-                    .as_slice()
-                    .try_into()
-                    .ok()
-                    .and_then(|p| ed25519_dalek::VerifyingKey::from_bytes(p).ok());
-                let signature = ed25519_dalek::Signature::from_slice(signature).ok();
-                key.zip(signature).is_some_and(|(k, s)| k.verify_strict(message, &s).is_ok())
+            Verifier::Rsa { modulus, exponent } => {
+                let scheme = rsa::Pkcs1v15Sign::new::<rsa::sha2::Sha256>();
+                Some(rsa_key(modulus, exponent)?.verify(scheme, &Sha256::digest(message), signature).is_ok())
             }
-            Verifier::Secret { .. } | Verifier::Content { .. } => false,
+            Verifier::Ec { params, point } => {
+                let curve = Curve::of(params)?;
+                Some(check_ecdsa(curve, point, &curve.digest(message), signature))
+            }
+            Verifier::Ed25519 { point } => {
+                let point = point.as_slice().try_into().ok()?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(point).ok()?;
+                let signature = ed25519_dalek::Signature::from_slice(signature).ok();
+                Some(signature.is_some_and(|s| key.verify_strict(message, &s).is_ok()))
+            }
+            Verifier::Secret { .. } | Verifier::Content { .. } => None,
         }
     }
 
@@ -297,7 +295,8 @@ impl Verifier {
 
 fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Option<rsa::PublicKey> {
     let number = |bytes: &[u8]| rsa::BoxedUint::from_be_slice_vartime(bytes);
-    rsa::PublicKey::new_with_size_limits(number(modulus), number(exponent), 1024..=16384).ok()
+    // From what a SHA-256 signature needs: whether a key is strong enough is not the question here.
+    rsa::PublicKey::new_with_size_limits(number(modulus), number(exponent), 512..=16384).ok()
 }
 
 fn check_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> bool {
@@ -440,8 +439,11 @@ mod tests {
         let verifier = Verifier::from_public(ck::CKK_EC, None, None, Some(&params), Some(&wrapped)).unwrap();
         let message = challenge_message(&[1; 32]);
         let signature: p521::ecdsa::Signature = key.sign_prehash(&Sha512::digest(&message)).unwrap();
-        assert!(verifier.check_signature(&message, &signature.to_bytes()));
-        assert!(!verifier.check_signature(&challenge_message(&[2; 32]), &signature.to_bytes()));
+        assert_eq!(verifier.check_signature(&message, &signature.to_bytes()), Some(true));
+        assert_eq!(
+            verifier.check_signature(&challenge_message(&[2; 32]), &signature.to_bytes()),
+            Some(false)
+        );
         let (public, secret) = verifier.agree(&[9; 32]).unwrap();
         let peer = p521::PublicKey::from_sec1_bytes(&public).unwrap();
         let mine = p521::SecretKey::from_slice(&scalar).unwrap();

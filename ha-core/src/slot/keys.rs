@@ -49,7 +49,8 @@ impl VirtualSlot {
         }
         let call = Call { function, need, skip: None };
         let mut written = None;
-        let sealed = if function == Function::GenerateKey { life::as_sealed(template) } else { None };
+        let is_key = function == Function::GenerateKey && !makes_parameters(mechanism.kind);
+        let sealed = if is_key { life::as_sealed(template) } else { None };
         let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
             let mut here = self.localised(lease, mechanism)?;
             let handle = make(lease, owner, &mut here, sealed.as_ref().unwrap_or(template))?;
@@ -67,6 +68,33 @@ impl VirtualSlot {
         Ok(object.handle)
     }
 
+    /// Makes domain parameters, which are nobody's secret, as a token object on every member.
+    fn generate_parameters(
+        &self,
+        session: SessionHandle,
+        mechanism: &mut Mechanism,
+        template: &Template,
+    ) -> Result<ObjectHandle> {
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        self.may_create(&session, template)?;
+        let need = Need {
+            mechanism: Some((mechanism.kind, ck::CKF_GENERATE)),
+            preferred: state.home(),
+            ..Need::default()
+        };
+        let call = Call { function: Function::GenerateKey, need, skip: None };
+        let (mut kept, _) = self.run(&call, &mut |lease| {
+            let as_made = life::public_as_made(template);
+            let made = lease.token().generate_key(lease.session, mechanism, &as_made)?;
+            let kept = life::readable_as_kept(lease.on(), made);
+            lease.on().discard(made);
+            kept
+        })?;
+        template.iter().filter(|a| a.kind != ck::CKA_PRIME_BITS).for_each(|a| kept.set(a.clone()));
+        Ok(self.group.create_everywhere(&kept)?.handle)
+    }
+
     /// `C_GenerateKey`.
     pub(super) fn generate(
         &self,
@@ -74,6 +102,9 @@ impl VirtualSlot {
         mechanism: &mut Mechanism,
         template: &Template,
     ) -> Result<ObjectHandle> {
+        if makes_parameters(mechanism.kind) && template.get_bool(ck::CKA_TOKEN) == Some(true) {
+            return self.generate_parameters(session, mechanism, template);
+        }
         self.make_key(
             session,
             (Function::GenerateKey, ck::CKF_GENERATE),
@@ -400,4 +431,10 @@ impl VirtualSlot {
         }
         Ok(())
     }
+}
+
+/// Whether `C_GenerateKey` with this mechanism makes domain parameters and no key: those of DSA and Diffie-Hellman
+/// (section 6.2 and 6.4, `CKM_xxx_PARAMETER_GEN`).
+fn makes_parameters(mechanism: ha_token::Ulong) -> bool {
+    (ck::CKM_DSA_PARAMETER_GEN..=ck::CKM_DSA_FIPS_G_GEN).contains(&mechanism)
 }

@@ -6,6 +6,7 @@ mod gnutls;
 mod harness;
 mod java;
 mod nss;
+mod opendnssec;
 mod openssl;
 mod pkcs11_tool;
 mod ssh;
