@@ -55,6 +55,13 @@ pub(crate) const TEST: &[Package] = &[
     package("openssh-server", &["/usr/sbin/sshd"]),
     // NSS's certutil, modutil and cmsutil.
     package("libnss3-tools", &["/usr/bin/certutil"]),
+    // ods-hsmutil.
+    package("libhsm-bin", &["/usr/bin/ods-hsmutil"]),
+    // knotd, knotc and keymgr.
+    package("knot", &["/usr/sbin/knotd"]),
+    // Verify signed zones: ldns-verify-zone and dnssec-verify.
+    package("ldnsutils", &["/usr/bin/ldns-verify-zone"]),
+    package("bind9-utils", &["/usr/bin/dnssec-verify"]),
     // keytool, jar and jarsigner.
     package("default-jdk-headless", &["/usr/bin/jarsigner"]),
 ];

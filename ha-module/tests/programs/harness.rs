@@ -53,8 +53,8 @@ pub(crate) struct Beside(pub(crate) Child);
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        _ = self.0.kill();
+        // Asked, and not forced: what guards its time passes that on. It may have ended by itself.
+        _ = Command::new("kill").arg(self.0.id().to_string()).stderr(Stdio::null()).status();
         _ = self.0.wait();
     }
 }
@@ -303,7 +303,7 @@ fn package(line: &str) -> &'static str {
         "certutil" | "modutil" => "libnss3-tools",
         "keytool" => "default-jre-headless",
         "jar" | "jarsigner" => "default-jdk-headless",
-        "ods-hsmutil" => "opendnssec",
+        "ods-hsmutil" => "libhsm-bin",
         "keymgr" => "knot",
         "ldns-verify-zone" => "ldnsutils",
         "dnssec-verify" => "bind9-utils",

@@ -5,6 +5,7 @@
 mod gnutls;
 mod harness;
 mod java;
+mod knot;
 mod nss;
 mod opendnssec;
 mod openssl;
