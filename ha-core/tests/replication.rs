@@ -202,6 +202,50 @@ fn domain_parameters_are_made_on_every_member() {
 }
 
 #[test]
+fn a_virtual_token_is_initialised_on_every_member_or_refused() {
+    let tokens = Tokens::new(2);
+    let so = Some(ha_rig::SO_PIN.as_bytes());
+    {
+        let open = Open::new(&tokens, "");
+        open.ec_pair(1).unwrap();
+        assert_eq!(open.slot.init_token(so, "new"), Err(Rv::SESSION_EXISTS));
+        open.slot.close_all_sessions().unwrap();
+        assert_eq!(open.slot.init_token(so, "new"), Err(Rv::ACTION_PROHIBITED));
+    }
+    let mut open = Open::new(&tokens, "init_token = \"all\"");
+    open.slot.close_all_sessions().unwrap();
+    assert_eq!(open.slot.init_token(Some(b"wrong pin"), "new"), Err(Rv::PIN_INCORRECT));
+    open.s = open.slot.open_session(true).unwrap();
+    open.slot.login(open.s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    assert_eq!(open.words(true), [Word::Same; 2]);
+    assert!(open.sign(open.find(&private(1))[0]).is_ok());
+    open.slot.close_all_sessions().unwrap();
+
+    open.slot.init_token(so, "new").unwrap();
+    open.s = open.slot.open_session(true).unwrap();
+    let s = open.s;
+    assert_eq!(open.slot.token_info().unwrap().label, "ha1");
+    assert_eq!(open.slot.login(s, UserType::User, Some(PIN.as_bytes())), Err(Rv::USER_PIN_NOT_INITIALIZED));
+    open.slot.login(s, UserType::So, so).unwrap();
+    open.slot.init_pin(s, Some(b"another")).unwrap();
+    open.slot.logout(s).unwrap();
+    open.slot.login(s, UserType::User, Some(b"another")).unwrap();
+    assert_eq!(open.find(&Vec::new()), []);
+    open.ec_pair(2).unwrap();
+    assert_eq!(open.words(true), [Word::Same; 2]);
+    drop(open);
+
+    // The new tokens are the members', also for who starts now.
+    let provider = Provider::from_config(Config::parse(&tokens.config(false, "")).unwrap()).unwrap();
+    let slot = Arc::clone(provider.slot(0).unwrap());
+    let s = slot.open_session(true).unwrap();
+    slot.login(s, UserType::User, Some(b"another")).unwrap();
+    let again = Open { provider, slot, s };
+    assert!(again.sign(again.find(&private(2))[0]).is_ok());
+    assert_eq!(again.words(true), [Word::Same; 2]);
+}
+
+#[test]
 fn too_few_members_refuse_a_key_and_leave_nothing() {
     let tokens = Tokens::new(2);
     drop(Open::new(&tokens, ""));

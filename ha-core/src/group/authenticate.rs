@@ -122,7 +122,7 @@ impl Group {
         Err(Rv::DEVICE_ERROR)
     }
 
-    fn is_last_try(&self, link: &Link, user: UserType) -> Result<bool> {
+    pub(super) fn is_last_try(&self, link: &Link, user: UserType) -> Result<bool> {
         let flags = link.info_now(&*self.world)?.flags;
         Ok(match user {
             UserType::So => flags & ck::CKF_SO_PIN_FINAL_TRY != 0,

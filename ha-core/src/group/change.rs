@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, Result, Rv, Template, TemplateExt, UserType, ck};
+use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
 use super::{Group, Object, Origin};
 use crate::policy::failure::Class;
@@ -149,41 +149,6 @@ impl Group {
             ledger.update(id, &traits.id, &traits.label, &kept).map_err(|e| self.ledger_failed(e))?;
         }
         object.set_traits(traits);
-        Ok(())
-    }
-
-    /// Initialises every member's token anew: everything on them is gone (`init_token = "all"`).
-    ///
-    /// # Errors
-    /// `CKR_DEVICE_ERROR` unless every member is up; the first member's refusal.
-    pub(crate) fn initialise_all(&self, pin: &[u8], label: &str) -> Result<()> {
-        let _ = UserType::So;
-        let mut links = Vec::new();
-        for member in &self.members {
-            let link = member.link().filter(|_| member.is_up()).ok_or(Rv::DEVICE_ERROR)?;
-            links.push((member, link));
-        }
-        let ledger = self.ledger()?;
-        for (member, link) in links {
-            // A token's own label stays: it is what the configuration knows it by. The virtual token's is the group's.
-            let _ = label;
-            link.token.close_all_sessions()?;
-            let answer = link.token.init_token(Some(pin), &link.info.label);
-            member.set_link(None);
-            self.blame(member, Function::InitToken, answer.err().unwrap_or(Rv::DEVICE_ERROR));
-            answer?;
-        }
-        for row in ledger.objects().map_err(|e| self.ledger_failed(e))? {
-            if row.is_committed() {
-                ledger
-                    .destroy_begin(row.id)
-                    .and_then(|()| ledger.destroy_final(row.id))
-                    .map_err(|e| self.ledger_failed(e))?;
-            }
-            for member in &row.copies {
-                ledger.acknowledge(row.id, member).map_err(|e| self.ledger_failed(e))?;
-            }
-        }
         Ok(())
     }
 }

@@ -136,6 +136,7 @@ impl Group {
 
     /// One try to connect a member: initialise, find the token, log in, catch up, use.
     pub(crate) fn connect(self: &Arc<Self>, member: &Arc<Member>) {
+        let _one = member.connecting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         member.set_link(None);
         let token = match member.connector().connect() {
             Ok(token) => token,

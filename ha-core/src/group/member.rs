@@ -31,6 +31,8 @@ pub struct Member {
     work: AtomicU64,
     /// The current connection's generation, read without taking hold of it; 0 without one.
     generation: AtomicU64,
+    /// Held by whoever connects it: its keeper, or who has just initialised its token.
+    pub(super) connecting: Mutex<()>,
     last_fault: Mutex<Option<Fault>>,
     connect_error: Mutex<Option<String>>,
     rtt: AtomicU64,
@@ -73,6 +75,7 @@ impl Member {
             state,
             work: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            connecting: Mutex::default(),
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),

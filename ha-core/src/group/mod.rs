@@ -9,6 +9,7 @@ mod change;
 mod check;
 mod enrol;
 mod identify;
+mod initialise;
 mod keeper;
 mod lease;
 mod link;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ha_token::{Rv, Ulong, ck};
+use ha_token::{Ulong, ck};
 
 use super::{Fault, Group, Member};
 use crate::policy::health::State;
@@ -108,16 +108,6 @@ impl Group {
             _ => ck::CKF_WRITE_PROTECTED,
         };
         common | any | ledger
-    }
-
-    /// `C_InitToken` on the virtual slot, by the group's `init_token` setting.
-    pub(crate) fn init_token(&self, pin: &[u8], label: &str) -> Result<(), Rv> {
-        if self.config.init_token == crate::config::InitToken::Refuse {
-            let why = "it would wipe every copy of every key; init_token = \"all\" allows it";
-            self.reporter.refused(ha_token::Function::InitToken, Rv::ACTION_PROHIBITED, why);
-            return Err(Rv::ACTION_PROHIBITED);
-        }
-        self.initialise_all(pin, label)
     }
 }
 

@@ -170,11 +170,11 @@ impl Token for VirtualSlot {
             .ok_or(Rv::MECHANISM_INVALID)
     }
 
-    fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {
+    fn init_token(&self, pin: Option<&[u8]>, _label: &str) -> Result<()> {
         if self.session_counts().0 > 0 {
             return Err(Rv::SESSION_EXISTS);
         }
-        self.group.init_token(self.pin(pin)?, label)
+        self.group.initialise(self.pin(pin)?)
     }
 
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {

@@ -71,6 +71,23 @@ impl Ledger {
         Ok(before)
     }
 
+    /// A member's token was made anew: it holds nothing, and may have another serial number.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn member_renewed(&self, name: &str) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM member WHERE name = ?1", [name])?;
+        transaction.execute("DELETE FROM pending WHERE member = ?1", [name])?;
+        transaction.execute("DELETE FROM copy WHERE member = ?1", [name])?;
+        transaction.execute(
+            "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
+            [],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
     /// Announces an object, before any member is touched.
     ///
     /// # Errors
