@@ -8,15 +8,13 @@ use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Template, Templat
 use super::On;
 
 /// What says how the key is kept, not what it is: not given to the session object it is made as.
-const KEEPING: [AttributeType; 8] = [
+const KEEPING: [AttributeType; 6] = [
     ck::CKA_MODIFIABLE,
     ck::CKA_COPYABLE,
     ck::CKA_DESTROYABLE,
     ck::CKA_TRUSTED,
     ck::CKA_WRAP_WITH_TRUSTED,
     ck::CKA_ALWAYS_AUTHENTICATE,
-    ck::CKA_UNIQUE_ID,
-    ck::CKA_LOCAL,
 ];
 
 /// What the value brings with it: not given again when the value is unwrapped.
