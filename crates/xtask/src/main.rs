@@ -34,6 +34,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The published tests of other projects, on a bare token and through the slot: needs the network.
+    Published,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Test { arguments } => {
             setup::ensure(&[setup::DEMO, setup::TEST]).and_then(|()| test(&arguments))
         }
+        Verb::Published => setup::ensure(&[setup::DEMO, setup::PUBLISHED]).and_then(|()| published()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,6 +64,19 @@ fn cargo(arguments: &[&str]) -> Result<()> {
         .context("cargo cannot be run")?;
     if !status.success() {
         bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn published() -> Result<()> {
+    cargo(&["build", "--package", "ha-module"])?;
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    for script in ["ha-core/tests/api_published.sh", "ha-module/tests/python_pkcs11.sh"] {
+        eprintln!("{script}");
+        let status = Command::new("sh").arg(script).current_dir(root).status().context("sh cannot be run")?;
+        if !status.success() {
+            bail!("{script} found differences");
+        }
     }
     Ok(())
 }

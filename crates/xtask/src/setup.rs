@@ -66,6 +66,21 @@ pub(crate) const TEST: &[Package] = &[
     package("default-jdk-headless", &["/usr/bin/jarsigner"]),
 ];
 
+/// What the published tests need besides.
+pub(crate) const PUBLISHED: &[Package] = &[
+    // python-pkcs11's tests, and what builds it.
+    package(
+        "python3-venv",
+        &[
+            "/usr/lib/python3/dist-packages/venv",
+            "/usr/share/python-wheels",
+            "/usr/lib/python3.11/venv/__main__.py",
+            "/usr/lib/python3.13/venv/__main__.py",
+        ],
+    ),
+    package("python3-dev", &["/usr/bin/python3-config"]),
+];
+
 /// Packages are missing and cannot be installed here.
 #[derive(Debug)]
 pub(crate) struct Missing(Vec<&'static str>);
