@@ -3,10 +3,14 @@
 use ha_token::ck::CK_ULONG;
 use ha_token::{Result, Rv, Ulong};
 
+/// The longest memory a program can have: no 64-bit processor gives a program more than 56 bits of addresses. A longer
+/// length is a mistake that a token would run into, and crash.
+const LONGEST: usize = if usize::BITS >= 64 { 1 << 56 } else { isize::MAX as usize };
+
 /// A caller's bytes: (null, 0) is empty.
 ///
 /// # Errors
-/// `ARGUMENTS_BAD` for null with a length, or a length beyond `isize::MAX`.
+/// `ARGUMENTS_BAD` for null with a length, or a length that no memory has (beyond 2^56 bytes, or `isize::MAX` on 32-bit machines).
 ///
 /// # Safety
 /// `p` is null, or points at `len` bytes that stay readable and unchanged for `'a`.
@@ -37,7 +41,7 @@ pub unsafe fn slice_mut<'a>(p: *mut u8, len: CK_ULONG) -> Result<&'a mut [u8]> {
 
 fn checked(null: bool, len: CK_ULONG) -> Result<usize> {
     match usize::try_from(len) {
-        Ok(n) if isize::try_from(n).is_ok() && !(null && n > 0) => Ok(n),
+        Ok(n) if n <= LONGEST && !(null && n > 0) => Ok(n),
         _ => Err(Rv::ARGUMENTS_BAD),
     }
 }
@@ -122,8 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn lengths_end_at_isize_max() {
+    fn lengths_end_where_memory_does() {
         let byte = 0u8;
+        // SAFETY: refused before the pointer is used.
+        assert_eq!(unsafe { slice(&raw const byte, isize::MAX as CK_ULONG) }, Err(Rv::ARGUMENTS_BAD));
         // SAFETY: refused before the pointer is used.
         assert_eq!(unsafe { slice(&raw const byte, isize::MAX as CK_ULONG + 1) }, Err(Rv::ARGUMENTS_BAD));
         // SAFETY: one byte is there.
