@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::config::Config;
+use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_rig::{PIN, SO_PIN, Tokens};
 use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, Token, UserType, ck};
@@ -223,4 +224,31 @@ fn both_members_share_the_load_of_eight_threads() {
     let total: u64 = shares.iter().sum();
     assert!(total >= 40000, "{shares:?}");
     assert!(shares.iter().all(|s| *s * 10 >= total * 4), "each does 40 % at least: {shares:?}");
+}
+
+#[test]
+fn a_part_of_a_mechanism_without_parts_is_the_applications_fault_not_the_members() {
+    let tokens = Tokens::new(2);
+    let (provider, slot) = start(&tokens);
+    let s = slot.open_session(true).unwrap();
+    slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    let p256 = Attribute::bytes(ck::CKA_EC_PARAMS, [6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7]);
+    let (_, key) = slot
+        .generate_key_pair(
+            s,
+            &mut Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN),
+            &vec![p256],
+            &vec![Attribute::bool(ck::CKA_SIGN, true), Attribute::bool(ck::CKA_TOKEN, true)],
+        )
+        .unwrap();
+    // More often than the retry budget would allow.
+    for _ in 0..100 {
+        slot.op_init(s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key).unwrap();
+        let answer = slot.op_update(s, OpKind::Sign, &[7; 32], &mut Output::query());
+        assert_eq!(answer, Err(Rv::OPERATION_NOT_INITIALIZED), "what SoftHSM says");
+        for member in provider.groups()[0].status().members {
+            assert_eq!(member.state, State::Up, "{}", member.name);
+            assert!(member.last_fault.is_none(), "{}: {:?}", member.name, member.last_fault);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::member::Member;
 
 /// A backing session, lent; given back when dropped.
 ///
-/// A lease counts as load of its member, apart from when it [rests](Self::rest).
+/// A lease counts as load of its member, apart from when it rests between two operations.
 pub struct Lease {
     /// Whose it is.
     pub member: Arc<Member>,

@@ -146,6 +146,16 @@ pub fn classify(function: Function, rv: Rv) -> Class {
     }
 }
 
+/// What an answer of [`Class::Session`] means when a fresh backing session gives it again: a member that loses sessions
+/// as soon as they are made is at fault, but "no operation" and the like are how some tokens refuse what the mechanism
+/// cannot do (SoftHSM says so for a part of a mechanism without parts).
+pub fn on_fresh_session(rv: Rv) -> Class {
+    match rv {
+        Rv::OPERATION_NOT_INITIALIZED | Rv::OPERATION_ACTIVE | Rv::SESSION_READ_ONLY => Class::Ambiguous,
+        _ => Class::Member,
+    }
+}
+
 /// Whether the function creates or changes what is on a token, so that making the call twice may have two effects.
 pub fn is_write(function: Function) -> bool {
     matches!(
@@ -191,6 +201,15 @@ mod tests {
             assert_eq!(format!("{:?}", classify(Function::Sign, *rv)), class.trim(), "{name}");
         }
         assert!(rows.is_empty(), "rows of no code: {rows:?}");
+    }
+
+    #[test]
+    fn what_a_fresh_session_says_again_is_not_always_the_members_fault() {
+        for rv in Rv::ALL.iter().filter(|rv| classify(Function::Sign, **rv) == Class::Session) {
+            let lost = matches!(*rv, Rv::SESSION_CLOSED | Rv::SESSION_HANDLE_INVALID);
+            let expected = if lost { Class::Member } else { Class::Ambiguous };
+            assert_eq!(on_fresh_session(*rv), expected, "{rv}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
 use crate::group::{Lease, Member, Need, Object, Trust, Who};
-use crate::policy::failure::Class;
+use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
 pub(super) struct Call<'a> {
@@ -131,19 +131,28 @@ impl VirtualSlot {
                     }
                 },
             };
-            let class = group.failed(member, &lease.link, call.function, rv);
+            let class = match group.failed(member, &lease.link, call.function, rv) {
+                Class::Session if std::mem::replace(&mut session, true) => {
+                    let class = on_fresh_session(rv);
+                    if class == Class::Member {
+                        group.blame(member, call.function, rv);
+                    }
+                    class
+                }
+                class => class,
+            };
             lease.set_busy(class != Class::Caller);
             match class {
                 Class::Caller => return Err(Ended::Answer(rv)),
                 Class::Login if group.login.who() == Who::Nobody => return Err(Ended::Answer(rv)),
-                Class::Session if !std::mem::replace(&mut session, true) => {}
+                Class::Session => {}
                 Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
                 Class::Object if !std::mem::replace(&mut object, true) => {
                     for o in call.need.objects() {
                         forget_stale(o, &lease);
                     }
                 }
-                Class::Session | Class::Login => {
+                Class::Login => {
                     group.blame(member, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
                 }
