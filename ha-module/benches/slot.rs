@@ -171,7 +171,11 @@ fn main() {
         ("ECDSA P-256", 2000, Box::new(|o, k| sign(o, CKM_ECDSA, k.0))),
         ("RSA-2048", 200, Box::new(|o, k| sign(o, CKM_SHA256_RSA_PKCS, k.1))),
         ("HMAC-SHA256", 5000, Box::new(|o, k| sign(o, CKM_SHA256_HMAC, k.2))),
-        ("SHA-256, 32 bytes", 20000, Box::new(|o, _| digest(o))),
+        (
+            "SHA-256, 32 bytes",
+            std::env::var("SLOT_BENCH_N").map_or(20000, |n| n.parse().unwrap()),
+            Box::new(|o, _| digest(o)),
+        ),
         (
             "random, 32 bytes",
             20000,
