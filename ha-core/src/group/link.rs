@@ -1,10 +1,11 @@
 //! One connection to a member's token: its pooled backing sessions, its login, its handles.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
-use crate::map::{Map, map};
+use crate::map::RandomState;
 use crossbeam::queue::ArrayQueue;
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
@@ -35,7 +36,7 @@ pub struct Link {
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
-    handles: Map<Ulong, Ulong>,
+    handles: RwLock<HashMap<Ulong, Ulong, RandomState>>,
     /// This connection's handles of the group keys, once found or made.
     group_keys: Mutex<Option<Arc<GroupKeys>>>,
     /// What can be wrapped here, once tried.
@@ -68,7 +69,7 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
-            handles: map(),
+            handles: RwLock::default(),
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
         })
@@ -147,22 +148,26 @@ impl Link {
 
     /// The virtual handle that a backing handle was given; `Some(0)` for an object of our own.
     pub fn virtual_of(&self, backing: ObjectHandle) -> Option<Ulong> {
-        self.handles.pin().get(&backing.0).copied()
+        self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&backing.0).copied()
+    }
+
+    fn handles(&self) -> RwLockWriteGuard<'_, HashMap<Ulong, Ulong, RandomState>> {
+        self.handles.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers what a backing handle stands for; 0 hides it.
     pub fn bind(&self, backing: ObjectHandle, virtual_handle: Ulong) {
-        self.handles.pin().insert(backing.0, virtual_handle);
+        self.handles().insert(backing.0, virtual_handle);
     }
 
     /// Forgets a backing handle: tokens may use a number again.
     pub fn unbind(&self, backing: ObjectHandle) {
-        self.handles.pin().remove(&backing.0);
+        self.handles().remove(&backing.0);
     }
 
     /// Forgets every backing handle that `f` picks by its virtual one.
     pub fn unbind_where(&self, f: impl Fn(Ulong) -> bool) {
-        self.handles.pin().retain(|_, v| !f(*v));
+        self.handles().retain(|_, v| !f(*v));
     }
 
     /// The group keys here, made or found by `make` the first time.
