@@ -98,9 +98,9 @@ fn find_all(slot: &Arc<dyn Token>, session: SessionHandle) -> usize {
 #[test]
 fn an_object_that_is_known_costs_little() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let count: usize = std::env::var("HA_MEMORY_OBJECTS").map_or(1200, |n| n.parse().unwrap());
-    let first = 1000.min(count / 3);
-    let tokens = Tokens::new(2);
+    let count: usize = std::env::var("HA_MEMORY_OBJECTS").map_or(1500, |n| n.parse().unwrap());
+    let first = 1000.min(count / 2); // tables double: half as many fill half of them
+    let tokens = Tokens::in_memory(2);
     let make = |from: usize, to: usize| {
         let (_provider, slot, session) = start(&tokens);
         for i in from..to {
