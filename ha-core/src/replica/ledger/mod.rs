@@ -7,6 +7,7 @@
 //! Several processes of one host share the file. Each method is one transaction; waiting for another process is bounded.
 
 mod codec;
+mod members;
 mod objects;
 mod open;
 #[cfg(test)]

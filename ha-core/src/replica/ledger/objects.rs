@@ -1,7 +1,7 @@
-//! The ledger's contents: members, objects from intent to destruction, pending changes.
+//! The ledger's contents: objects from intent to destruction, pending changes.
 
 use ha_token::{Template, Ulong};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 
@@ -55,39 +55,6 @@ fn change(connection: &Connection, id: ObjectId, from: &[State], to: State) -> R
 }
 
 impl Ledger {
-    /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
-        let connection = self.connection();
-        let before = connection
-            .query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0))
-            .optional()?;
-        if before.is_none() && !self.is_read_only() {
-            connection
-                .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
-        }
-        Ok(before)
-    }
-
-    /// A member's token was made anew: it holds nothing, and may have another serial number.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn member_renewed(&self, name: &str) -> Result<()> {
-        let mut connection = self.writable()?;
-        let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM member WHERE name = ?1", [name])?;
-        transaction.execute("DELETE FROM pending WHERE member = ?1", [name])?;
-        transaction.execute("DELETE FROM copy WHERE member = ?1", [name])?;
-        transaction.execute(
-            "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
-            [],
-        )?;
-        Ok(transaction.commit()?)
-    }
-
     /// Announces an object, before any member is touched.
     ///
     /// # Errors

@@ -119,6 +119,7 @@ impl Ledger {
             FORMAT => {}
             found => return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT }),
         }
+        transaction.execute_batch(super::members::ADDED)?;
         transaction.commit()?;
         Self::with(connection, path, wait, false)
     }

@@ -57,6 +57,28 @@ fn everything_is_there_when_it_is_opened_again() {
 }
 
 #[test]
+fn a_members_mechanisms_are_remembered_also_in_a_ledger_from_before_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let list = |flags| {
+        let info = |min| ha_token::MechanismInfo { min_key_size: min, max_key_size: 4096, flags };
+        vec![(ck::CKM_RSA_PKCS, info(512)), (ck::CKM_VENDOR_DEFINED | 7, info(0))]
+    };
+    assert_eq!(ledger.mechanisms_of("a").unwrap(), None);
+    ledger.remember_mechanisms("a", &list(1)).unwrap();
+    ledger.remember_mechanisms("a", &list(2)).unwrap();
+    ledger.remember_mechanisms("b", &[]).unwrap();
+    drop(ledger);
+    let ledger = open_in(dir.path()).unwrap();
+    assert_eq!(ledger.mechanisms_of("a").unwrap(), Some(list(2)));
+    assert_eq!(ledger.mechanisms_of("b").unwrap(), Some(Vec::new()));
+    ledger.connection().execute_batch("DROP TABLE mechanisms").unwrap();
+    assert_eq!(ledger.mechanisms_of("a").unwrap(), None);
+    drop(ledger);
+    open_in(dir.path()).unwrap().remember_mechanisms("a", &list(1)).unwrap();
+}
+
+#[test]
 fn of_two_processes_one_destroys() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
