@@ -195,25 +195,42 @@ impl Ledger {
         Ok(())
     }
 
-    /// After a change of attributes: the template that later copies are made from, and what they are found by.
+    /// Announces a change of attributes, before the first of `members` makes it: from now on copies are made and found
+    /// as `after` says, and who does not make the change now is to make it later. Answers the numbers of the pending
+    /// changes, in the order of the members.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn update(&self, id: ObjectId, ckaid: &[u8], label: &[u8], template: &Template) -> Result<()> {
-        let sql =
-            "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1";
-        self.writable()?.execute(sql, params![id.0, ckaid, label, codec::encode(template)])?;
-        Ok(())
+    /// [`LedgerError::Conflict`] when another process destroyed the object; else [`LedgerError`].
+    pub fn change_begin(
+        &self,
+        id: ObjectId,
+        members: &[&str],
+        change: &Template,
+        after: &Found<'_>,
+    ) -> Result<Vec<i64>> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        found_as(&transaction, id, after)?;
+        let mut numbers = Vec::new();
+        for member in members {
+            let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![member, id.0, codec::encode(change)])?;
+            numbers.push(transaction.last_insert_rowid());
+        }
+        transaction.commit()?;
+        Ok(numbers)
     }
 
-    /// Remembers a change for a member that is away.
+    /// No member made the change: the object is as it was.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn pend(&self, id: ObjectId, member: &str, template: &Template) -> Result<()> {
-        let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
-        self.writable()?.execute(sql, params![member, id.0, codec::encode(template)])?;
-        Ok(())
+    /// As [`Ledger::change_begin`].
+    pub fn change_rollback(&self, id: ObjectId, numbers: &[i64], before: &Found<'_>) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        found_as(&transaction, id, before)?;
+        made(&transaction, numbers)?;
+        Ok(transaction.commit()?)
     }
 
     /// The changes that a member has yet to make, oldest first.
@@ -237,13 +254,15 @@ impl Ledger {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// A pending change was made.
+    /// Pending changes were made.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn done(&self, number: i64) -> Result<()> {
-        self.writable()?.execute("DELETE FROM pending WHERE number = ?1", [number])?;
-        Ok(())
+    pub fn done(&self, numbers: &[i64]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        made(&transaction, numbers)?;
+        Ok(transaction.commit()?)
     }
 
     /// One object.
@@ -290,6 +309,29 @@ impl Ledger {
         let rows = statement.query_map(values, row)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
+}
+
+/// What an object's copies are made from, and what they are found by.
+pub struct Found<'a> {
+    /// `CKA_ID`, or what stands for it.
+    pub ckaid: &'a [u8],
+    /// `CKA_LABEL`.
+    pub label: &'a [u8],
+    /// See [`Staged::template`].
+    pub template: &'a Template,
+}
+
+fn found_as(connection: &Connection, id: ObjectId, found: &Found<'_>) -> Result<()> {
+    let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1 AND state = 2";
+    let values = params![id.0, found.ckaid, found.label, codec::encode(found.template)];
+    if connection.execute(sql, values)? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
+}
+
+fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
+    for number in numbers {
+        connection.execute("DELETE FROM pending WHERE number = ?1", [number])?;
+    }
+    Ok(())
 }
 
 fn forget_if_gone(connection: &Connection, id: ObjectId) -> Result<()> {
