@@ -351,13 +351,13 @@ fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) ->
             None
         }
         Ok(ledger) => {
-            if ledger.is_read_only() {
-                tracing::warn!(group = %group.label, dir = %dir.display(), "the ledger is another user's or cannot be written: keys can be used, nothing is created, changed or destroyed");
+            if let Some(why) = ledger.why_read_only() {
+                tracing::warn!(group = %group.label, dir = %dir.display(), why, "the ledger is another user's or cannot be written: until the next start keys can be used, and nothing is created, changed or destroyed");
             }
             Some(ledger)
         }
         Err(error) => {
-            tracing::error!(group = %group.label, dir = %dir.display(), %error, "no ledger: keys can be used, nothing is created, changed or destroyed");
+            tracing::error!(group = %group.label, dir = %dir.display(), %error, "no ledger: until the next start keys can be used, and nothing is created, changed or destroyed");
             None
         }
     }

@@ -2,6 +2,8 @@
 //! objects from before the group (guarantees G1, G2 and G3).
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod open_group;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,86 +12,8 @@ use ha_core::group::Word;
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_rig::{PIN, Tokens};
-use ha_token::{
-    Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, SessionHandle, Template, TemplateExt, Token,
-    UserType, ck,
-};
-
-const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-
-struct Open {
-    provider: Provider,
-    slot: Arc<dyn Token>,
-    s: SessionHandle,
-}
-
-impl Open {
-    fn new(tokens: &Tokens, group: &str) -> Self {
-        Self::of(&tokens.config(false, group))
-    }
-
-    fn of(text: &str) -> Self {
-        let provider = Provider::from_config(Config::parse(text).unwrap()).unwrap();
-        let slot = Arc::clone(provider.slot(0).unwrap());
-        let s = slot.open_session(true).unwrap();
-        let open = Open { provider, slot, s };
-        // No member can be asked for a moment when other processes write to all of their files.
-        while let Err(rv) = open.slot.login(s, UserType::User, Some(PIN.as_bytes())) {
-            assert_eq!(rv, Rv::DEVICE_ERROR);
-            open.wait("a member is up", |g| g.up().next().is_some());
-        }
-        open
-    }
-
-    fn ec_pair(&self, id: u8) -> ha_token::Result<(ObjectHandle, ObjectHandle)> {
-        let public = vec![
-            Attribute::bool(ck::CKA_TOKEN, true),
-            Attribute::bytes(ck::CKA_EC_PARAMS, P256),
-            Attribute::bool(ck::CKA_VERIFY, true),
-            Attribute::bytes(ck::CKA_ID, [id]),
-            Attribute::bytes(ck::CKA_LABEL, *b"key"),
-        ];
-        let private = vec![
-            Attribute::bool(ck::CKA_TOKEN, true),
-            Attribute::bool(ck::CKA_PRIVATE, true),
-            Attribute::bool(ck::CKA_SIGN, true),
-            Attribute::bytes(ck::CKA_ID, [id]),
-            Attribute::bytes(ck::CKA_LABEL, *b"key"),
-        ];
-        self.slot.generate_key_pair(self.s, &mut Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN), &public, &private)
-    }
-
-    fn find(&self, template: &Template) -> Vec<ObjectHandle> {
-        self.slot.find_objects_init(self.s, template).unwrap();
-        let found = self.slot.find_objects(self.s, 1000).unwrap();
-        self.slot.find_objects_final(self.s).unwrap();
-        found
-    }
-
-    fn sign(&self, key: ObjectHandle) -> ha_token::Result<Vec<u8>> {
-        self.slot.op_init(self.s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key)?;
-        let mut space = [0; 256];
-        let mut out = Output::buffer(&mut space);
-        self.slot.op_one_shot(self.s, OpKind::Sign, &[7; 32], &mut out)?;
-        Ok(out.written().to_vec())
-    }
-
-    fn words(&self, prove: bool) -> Vec<Word> {
-        self.provider.groups()[0].check(prove).unwrap().iter().map(|c| c.worst()).collect()
-    }
-
-    fn wait(&self, what: &str, f: impl Fn(&ha_core::group::Group) -> bool) {
-        let group = &self.provider.groups()[0];
-        while !f(group) {
-            std::thread::yield_now();
-        }
-        eprintln!("seen: {what}");
-    }
-}
-
-fn private(id: u8) -> Template {
-    vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_PRIVATE_KEY), Attribute::bytes(ck::CKA_ID, [id])]
-}
+use ha_token::{Attribute, Mechanism, Output, Rv, Template, TemplateExt, UserType, ck};
+use open_group::{Open, P256, private};
 
 #[test]
 fn every_kind_of_key_is_on_both_members_and_proven_after_a_restart() {

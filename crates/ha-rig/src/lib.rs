@@ -2,12 +2,16 @@
 //! can be killed. What goes wrong here panics: it is for tests only.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod process;
+
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use tempfile::TempDir;
+
+pub use process::{Alone, another_user, can_mount, give_to, is_alone, is_root, limit_files, set_mode};
 
 /// The user PIN of every token.
 pub const PIN: &str = "1234";
@@ -233,6 +237,20 @@ impl Tokens {
             .output()
             .expect("pkcs11-tool runs: install the Debian package opensc");
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// The folder of the ledger.
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The ledger's file, once there is one.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn ledger(&self) -> PathBuf {
+        let mut entries = std::fs::read_dir(self.state()).unwrap().map(|e| e.unwrap().path());
+        entries.find(|p| p.extension().is_some_and(|e| e == "ledger")).expect("a ledger")
     }
 
     /// The folder of everything.

@@ -2,7 +2,6 @@
 //!
 //! No PIN is ever on a command line: the tokens are made through their module, in this process.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use ha_core::config::Config;
+use ha_core::config::{Config, GroupConfig, Log, MemberConfig};
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_core::seam::{System, World};
@@ -229,28 +228,27 @@ fn softhsm_conf(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn ha_toml(dir: &Path, module: &Path, label: &str, members: &[String]) -> Result<String> {
-    // JSON's strings are TOML's.
-    let quoted = |path: &Path| -> Result<String> {
-        Ok(serde_json::to_string(path.to_str().with_context(|| format!("{}: not UTF-8", path.display()))?)?)
+    let member = |name: &String| -> Result<MemberConfig> {
+        let conf = softhsm_conf(dir, name);
+        let conf = conf.to_str().with_context(|| format!("{}: not UTF-8", conf.display()))?;
+        Ok(MemberConfig {
+            name: name.clone(),
+            env: [("SOFTHSM2_CONF".into(), conf.into())].into(),
+            ..MemberConfig::new(
+                module,
+                Selector { label: Some(format!("member-{name}")), ..Selector::default() },
+            )
+        })
     };
-    let mut text = String::from(
-        "# Made by `hactl init`. A test group: all of its members' keys are files on this disk.\n",
-    );
-    writeln!(
-        text,
-        "state_dir = {}\n\n[[group]]\nlabel = {}",
-        quoted(&dir.join("state"))?,
-        serde_json::to_string(label)?
-    )?;
-    for name in members {
-        writeln!(
-            text,
-            "\n[[group.member]]\nname   = \"{name}\"\nmodule = {}\ntoken  = \"member-{name}\"",
-            quoted(module)?
-        )?;
-        writeln!(text, "env    = {{ SOFTHSM2_CONF = {} }}", quoted(&softhsm_conf(dir, name))?)?;
-    }
-    Ok(text)
+    let config = Config {
+        path: None,
+        ha_only: true,
+        state_dir: dir.join("state"),
+        log: Log::default(),
+        groups: vec![GroupConfig::new(label, members.iter().map(member).collect::<Result<_>>()?)],
+    };
+    let head = "# Made by `hactl init`. A test group: all of its members' keys are files on this disk.";
+    Ok(format!("{head}\n{}", config.to_toml()?))
 }
 
 fn find_module() -> Result<PathBuf> {

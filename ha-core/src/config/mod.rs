@@ -2,12 +2,18 @@
 
 mod parse;
 mod pin;
+mod reader;
 mod search;
+#[cfg(test)]
+mod tests;
 mod types;
 mod uri;
+mod values;
+mod write;
 
 pub use parse::ConfigError;
 pub use pin::{PinError, PinSource};
+pub use reader::Mistake;
 pub use search::Surroundings;
 pub use types::{
     Config, GroupConfig, InitToken, InstanceMode, Log, LogFormat, LogLevel, LogTarget, MemberConfig,

@@ -1,18 +1,17 @@
 //! Reading the file: every key known, every value checked, every error with its place and what was expected.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ha_token::{Selector, Ulong};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
 
+use super::reader::{self, Field, Mistake, Place, Result, Section, line_of};
 use super::types::*;
+use super::values::{self, BALANCES, DURATION, SIZE, TARGET};
 use super::{PinSource, Surroundings, uri};
-use crate::policy::balance::{Balance, MAX_MEMBERS};
+use crate::policy::balance::MAX_MEMBERS;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -36,20 +35,25 @@ pub enum ConfigError {
         mode: u32,
     },
     /// It is not what it should be.
-    #[error("{path}: {message}")]
+    #[error("{path}: {mistake}")]
     Wrong {
         /// The file.
         path: String,
         /// Line, key, and what was expected.
-        message: String,
+        mistake: Mistake,
     },
+    /// It cannot be written as a file.
+    #[error(
+        "the file cannot say this configuration: a path in it is not UTF-8, or a duration is not of whole milliseconds, or a member is told from others by nothing that the file knows"
+    )]
+    Unsayable,
 }
 
 /// Largest file that is read.
 const LARGEST: u64 = 1 << 20;
 
 impl Config {
-    pub(super) fn read(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigError> {
+    pub(super) fn read(path: &Path, surroundings: &Surroundings) -> std::result::Result<Config, ConfigError> {
         let failed = |source| ConfigError::Read { path: path.to_owned(), source };
         let meta = std::fs::metadata(path).map_err(failed)?;
         if meta.mode() & 0o002 != 0 {
@@ -59,537 +63,339 @@ impl Config {
             return Err(failed(std::io::Error::other("larger than a configuration can be (1 MiB)")));
         }
         let bytes = std::fs::read(path).map_err(failed)?;
-        let wrong = |message: String| ConfigError::Wrong { path: path.display().to_string(), message };
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let line =
-                1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count();
-            wrong(format!("line {line}: not UTF-8"))
-        })?;
-        Self::parse_in(&text, Some(path), surroundings).map_err(wrong)
+        Self::parse_bytes(&bytes, Some(path), surroundings)
+            .map_err(|mistake| ConfigError::Wrong { path: path.display().to_string(), mistake })
     }
 
     /// Reads a configuration's text.
     ///
     /// # Errors
     /// [`ConfigError::Wrong`].
-    pub fn parse(text: &str) -> Result<Config, ConfigError> {
-        Self::parse_in(text, None, &Surroundings::of_process())
-            .map_err(|message| ConfigError::Wrong { path: "configuration".into(), message })
+    pub fn parse(text: &str) -> std::result::Result<Config, ConfigError> {
+        parse_in(text, None, &Surroundings::of_process())
+            .map_err(|mistake| ConfigError::Wrong { path: "configuration".into(), mistake })
     }
 
-    fn parse_in(text: &str, path: Option<&Path>, surroundings: &Surroundings) -> Result<Config, String> {
-        let file: File = toml::from_str(text).map_err(|e| {
-            let line = e
-                .span()
-                .map(|s| 1 + text.get(..s.start).unwrap_or(text).bytes().filter(|b| *b == b'\n').count());
-            // What stands there is not repeated: it may be a PIN where none should be. Serde names the key itself.
-            let place = line.map(|l| format!("line {l}: ")).unwrap_or_default();
-            format!("{place}{}", e.message().trim_end())
+    pub(super) fn parse_bytes(
+        bytes: &[u8],
+        path: Option<&Path>,
+        surroundings: &Surroundings,
+    ) -> Result<Config> {
+        let text = str::from_utf8(bytes).map_err(|e| Mistake {
+            line: line_of(bytes, e.valid_up_to()),
+            key: String::new(),
+            message: "not UTF-8".into(),
         })?;
-        let mut labels = HashSet::new();
-        let groups = file.group.into_iter().map(RawGroup::check).collect::<Result<Vec<_>, _>>()?;
-        for group in &groups {
-            if !labels.insert(group.label.clone()) {
-                return Err(format!(
-                    "group {:?} stands twice; every group needs a label of its own",
-                    group.label
-                ));
+        parse_in(text, path, surroundings)
+    }
+}
+
+fn parse_in(text: &str, path: Option<&Path>, surroundings: &Surroundings) -> Result<Config> {
+    let mut file = reader::read(text, &["ha_only", "state_dir", "log", "group"])?;
+    let ha_only = file.take("ha_only").map_or(Ok(true), Field::flag)?;
+    let state_dir = file.take("state_dir").map(|f| f.text("the path of a folder", a_path)).transpose()?;
+    let log = file.take("log").map_or(Ok(Log::default()), log)?;
+    let mut groups: Vec<GroupConfig> = Vec::new();
+    let mut lines = Vec::new();
+    for field in file.take("group").map_or(Ok(Vec::new()), |f| f.list("tables [[group]]"))? {
+        let (label, group) = group(field)?;
+        if let Some(before) = groups.iter().position(|g| g.label == group.label) {
+            return Err(stands_twice(&label, lines.get(before)));
+        }
+        lines.push(label.line());
+        groups.push(group);
+    }
+    Ok(Config {
+        path: path.map(Path::to_owned),
+        ha_only,
+        state_dir: state_dir.unwrap_or_else(|| surroundings.state_dir(path)),
+        log,
+        groups,
+    })
+}
+
+fn stands_twice(place: &Place<'_>, before: Option<&usize>) -> Mistake {
+    let line = before.copied().unwrap_or_default();
+    place.mistake(format!("stands on line {line} too; one that no other has was expected"))
+}
+
+fn log(field: Field<'_>) -> Result<Log> {
+    let mut section = field.section("a table [log]", &["level", "target", "format"])?;
+    let default = Log::default();
+    Ok(Log {
+        level: word(&mut section, "level", LogLevel::WORDS, LogLevel::from_word, default.level)?,
+        target: section.take("target").map_or(Ok(default.target), |f| f.text(TARGET, values::target))?,
+        format: word(&mut section, "format", LogFormat::WORDS, LogFormat::from_word, default.format)?,
+    })
+}
+
+/// A key whose value is one of a few words.
+fn word<T>(
+    section: &mut Section<'_>,
+    key: &str,
+    words: &[&str],
+    read: fn(&str) -> Option<T>,
+    default: T,
+) -> Result<T> {
+    section.take(key).map_or(Ok(default), |f| f.word(words, read))
+}
+
+const GROUP: [&str; 15] = [
+    "label",
+    "balance",
+    "deadline",
+    "generate_deadline",
+    "min_copies",
+    "non_extractable",
+    "uncopyable",
+    "session_objects",
+    "replay_limit",
+    "verify_signatures",
+    "strict_usage",
+    "init_token",
+    "vendor_mechanisms",
+    "recovery",
+    "member",
+];
+
+/// A group, and the place of its label.
+fn group<'a>(field: Field<'a>) -> Result<(Place<'a>, GroupConfig)> {
+    let mut s = field.section("a table [[group]]", &GROUP)?;
+    let (place, label) = label(&mut s)?;
+    let (members, place_of_members) = members(&mut s)?;
+    if members.iter().all(|m| m.role == Role::Standby) {
+        return Err(
+            place_of_members.mistake("every member is a standby; one active member at least was expected")
+        );
+    }
+    let mut g = GroupConfig::new(&label, members);
+    let n = g.members.len();
+    let copies = format!("a number from 1 to that of the members, {n},");
+    let mechanisms = "a list of vendor mechanisms' numbers, 0x80000000 or above,";
+    g.balance = word(&mut s, "balance", &BALANCES, values::balance, g.balance)?;
+    g.deadline = deadline(&mut s, "deadline", g.deadline)?;
+    g.generate_deadline = deadline(&mut s, "generate_deadline", g.generate_deadline)?;
+    g.min_copies = s.take("min_copies").map_or(Ok(g.min_copies), |f| {
+        f.number(&copies, |c| usize::try_from(c).ok().filter(|c| (1..=n).contains(c)))
+    })?;
+    g.non_extractable =
+        word(&mut s, "non_extractable", NonExtractable::WORDS, NonExtractable::from_word, g.non_extractable)?;
+    g.uncopyable = word(&mut s, "uncopyable", Uncopyable::WORDS, Uncopyable::from_word, g.uncopyable)?;
+    g.session_objects =
+        word(&mut s, "session_objects", SessionObjects::WORDS, SessionObjects::from_word, g.session_objects)?;
+    g.replay_limit = s.take("replay_limit").map_or(Ok(g.replay_limit), |f| f.text(SIZE, values::size))?;
+    g.verify_signatures = s.take("verify_signatures").map_or(Ok(g.verify_signatures), Field::flag)?;
+    g.strict_usage = s.take("strict_usage").map_or(Ok(g.strict_usage), Field::flag)?;
+    g.init_token = word(&mut s, "init_token", InitToken::WORDS, InitToken::from_word, g.init_token)?;
+    if let Some(field) = s.take("vendor_mechanisms") {
+        let numbers = field.list(mechanisms)?.into_iter().map(|f| f.number(mechanisms, vendor_mechanism));
+        g.vendor_mechanisms = numbers.collect::<Result<_>>()?;
+    }
+    g.recovery = recovery(&mut s)?;
+    Ok((place, g))
+}
+
+fn label<'a>(section: &mut Section<'a>) -> Result<(Place<'a>, String)> {
+    let expected = "the virtual token's label, 1 to 32 bytes without control characters,";
+    let Some(field) = section.take("label") else {
+        return Err(section
+            .place
+            .absent("label")
+            .mistake(format!("it is not there; {expected} was expected")));
+    };
+    let place = field.place.clone();
+    let label = field.text(expected, |t| (t.len() <= 32 && is_name(t)).then(|| t.to_owned()))?;
+    Ok((place, label))
+}
+
+/// What can be shown on a line of its own, and be a thread's name.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_control)
+}
+
+fn a_path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| text.into())
+}
+
+fn vendor_mechanism(n: u64) -> Option<Ulong> {
+    Ulong::try_from(n).ok().filter(|n| *n >= ha_token::ck::CKM_VENDOR_DEFINED)
+}
+
+fn deadline(section: &mut Section<'_>, key: &str, default: Option<Duration>) -> Result<Option<Duration>> {
+    section.take(key).map_or(Ok(default), |f| f.text(DURATION, values::duration))
+}
+
+fn recovery(section: &mut Section<'_>) -> Result<Recovery> {
+    let mut recovery = Recovery::default();
+    let Some(field) = section.take("recovery") else { return Ok(recovery) };
+    let mut s = field.section("a table [group.recovery]", &["mode", "interval", "max_interval"])?;
+    recovery.mode = word(&mut s, "mode", RecoveryMode::WORDS, RecoveryMode::from_word, recovery.mode)?;
+    let mut place = s.place.clone();
+    for (key, value) in [("interval", &mut recovery.interval), ("max_interval", &mut recovery.max_interval)] {
+        let Some(field) = s.take(key) else { continue };
+        place = field.place.clone();
+        let expected =
+            "a duration such as \"250ms\", \"10s\" or \"2m\" (mode = \"manual\" turns recovery off)";
+        *value = field.text(expected, |t| values::duration(t).flatten())?;
+    }
+    if recovery.interval > recovery.max_interval {
+        return Err(place.expected("an interval no longer than max_interval"));
+    }
+    Ok(recovery)
+}
+
+/// The members, and where they stand.
+fn members<'a>(section: &mut Section<'a>) -> Result<(Vec<MemberConfig>, Place<'a>)> {
+    let expected = format!("tables [[group.member]], 1 to {MAX_MEMBERS} of them,");
+    let Some(field) = section.take("member") else {
+        return Err(section
+            .place
+            .absent("member")
+            .mistake(format!("there is none; {expected} were expected")));
+    };
+    let place = field.place.clone();
+    let fields = field.list(&expected)?;
+    if fields.is_empty() || fields.len() > MAX_MEMBERS {
+        return Err(place.expected(expected));
+    }
+    let mut members: Vec<MemberConfig> = Vec::new();
+    let mut lines = Vec::new();
+    for field in fields {
+        let place = field.place.clone();
+        let (named, member) = member(field)?;
+        for (other, line) in members.iter().zip(&lines) {
+            if other.name == member.name {
+                return Err(stands_twice(&named, Some(line)));
+            }
+            if other.module == member.module && other.selector == member.selector && other.env == member.env {
+                return Err(place.mistake(format!(
+                    "the same token as the member of line {line}; another token was expected"
+                )));
             }
         }
-        Ok(Config {
-            path: path.map(Path::to_owned),
-            ha_only: file.ha_only,
-            state_dir: file.state_dir.unwrap_or_else(|| surroundings.state_dir(path)),
-            log: Log {
-                level: file.log.level.unwrap_or(LogLevel::Warn),
-                target: file.log.target.map_or(LogTarget::Stderr, |t| t.0),
-                format: file.log.format.unwrap_or(LogFormat::Text),
-            },
-            groups,
+        lines.push(named.line());
+        members.push(member);
+    }
+    Ok((members, place))
+}
+
+const MEMBER: [&str; 10] =
+    ["name", "module", "token", "serial", "uri", "role", "instance", "env", "pin", "fingerprint"];
+const SELECTORS: &str = "exactly one of token, serial and uri";
+
+/// A member, and the place that names it.
+fn member<'a>(field: Field<'a>) -> Result<(Place<'a>, MemberConfig)> {
+    let mut s = field.section("a table [[group.member]]", &MEMBER)?;
+    let module = match s.take("module") {
+        Some(field) => field.text("the path of a PKCS#11 module", a_path)?,
+        None => {
+            return Err(s
+                .place
+                .absent("module")
+                .mistake("it is not there; the path of a PKCS#11 module was expected"));
+        }
+    };
+    let (mut place, selector) = selector(&mut s)?;
+    let name = match s.take("name") {
+        Some(field) => {
+            place = field.place.clone();
+            field.text("a name without control characters", |t| is_name(t).then(|| t.to_owned()))?
+        }
+        None => {
+            selector.label.clone().or_else(|| selector.serial.clone()).filter(|n| is_name(n)).ok_or_else(
+                || s.place.absent("name").expected("a name, as the token has no label that can be one,"),
+            )?
+        }
+    };
+    let mut m = MemberConfig { name, ..MemberConfig::new(module, selector) };
+    m.role = word(&mut s, "role", Role::WORDS, Role::from_word, m.role)?;
+    m.instance = word(&mut s, "instance", InstanceMode::WORDS, InstanceMode::from_word, m.instance)?;
+    if let Some(field) = s.take("env") {
+        let place = field.place.clone();
+        m.env = environment(field)?;
+        if m.instance == InstanceMode::Shared && !m.env.is_empty() {
+            return Err(place.mistake(
+                "it needs an instance of its own; instance = \"auto\" or \"private\" was expected",
+            ));
+        }
+    }
+    m.pin = s.take("pin").map(pin).transpose()?;
+    let expected = "\"sha256:\" and 64 hex digits";
+    let fingerprint = |t: &str| is_fingerprint(t).then(|| t.to_owned());
+    m.fingerprint = s.take("fingerprint").map(|f| f.text(expected, fingerprint)).transpose()?;
+    Ok((place, m))
+}
+
+fn selector<'a>(section: &mut Section<'a>) -> Result<(Place<'a>, Selector)> {
+    let mut given = ["token", "serial", "uri"].into_iter().filter_map(|k| Some((k, section.take(k)?)));
+    let (first, second) = (given.next(), given.next());
+    drop(given);
+    let Some((key, field)) = first else { return Err(section.place.expected(SELECTORS)) };
+    if let Some((_, field)) = second {
+        return Err(field.place.expected(SELECTORS));
+    }
+    let place = field.place.clone();
+    let filled = |t: &str| (!t.is_empty()).then(|| t.to_owned());
+    let selector = match key {
+        "token" => Selector { label: Some(field.text("a token's label", filled)?), ..Selector::default() },
+        "serial" => {
+            Selector { serial: Some(field.text("a token's serial number", filled)?), ..Selector::default() }
+        }
+        _ => {
+            let expected = "a PKCS#11 URI such as \"pkcs11:token=member-a\"";
+            let uri = field.text(expected, |t| Some(uri::selector(t)))?;
+            uri.map_err(|why| place.mistake(format!("{why}; {expected} was expected")))?
+        }
+    };
+    Ok((place, selector))
+}
+
+fn environment(field: Field<'_>) -> Result<BTreeMap<String, String>> {
+    let section = field.map("a table of variables, { NAME = \"value\" },")?;
+    section
+        .rest()
+        .map(|(name, field)| {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(field.place.expected("a variable's name, without = and NUL,"));
+            }
+            let value = field.text("a string without NUL", |t| (!t.contains('\0')).then(|| t.to_owned()))?;
+            Ok((name, value))
         })
-    }
+        .collect()
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default = "yes")]
-    ha_only: bool,
-    state_dir: Option<PathBuf>,
-    #[serde(default)]
-    log: RawLog,
-    #[serde(default)]
-    group: Vec<RawGroup>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawLog {
-    level: Option<LogLevel>,
-    target: Option<RawTarget>,
-    format: Option<LogFormat>,
-}
-
-struct RawTarget(LogTarget);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawGroup {
-    label: String,
-    #[serde(default)]
-    balance: RawBalance,
-    deadline: Option<RawDuration>,
-    generate_deadline: Option<RawDuration>,
-    min_copies: Option<usize>,
-    #[serde(default = "escrow")]
-    non_extractable: NonExtractable,
-    #[serde(default = "refuse")]
-    uncopyable: Uncopyable,
-    #[serde(default = "local")]
-    session_objects: SessionObjects,
-    replay_limit: Option<RawSize>,
-    #[serde(default)]
-    verify_signatures: bool,
-    #[serde(default)]
-    strict_usage: bool,
-    #[serde(default = "refuse_init")]
-    init_token: InitToken,
-    #[serde(default)]
-    vendor_mechanisms: Vec<RawMechanism>,
-    #[serde(default)]
-    recovery: RawRecovery,
-    #[serde(default)]
-    member: Vec<RawMember>,
-}
-
-fn escrow() -> NonExtractable {
-    NonExtractable::Escrow
-}
-
-fn refuse() -> Uncopyable {
-    Uncopyable::Refuse
-}
-
-fn local() -> SessionObjects {
-    SessionObjects::Local
-}
-
-fn refuse_init() -> InitToken {
-    InitToken::Refuse
-}
-
-#[derive(Deserialize, Default)]
-enum RawBalance {
-    #[default]
-    #[serde(rename = "least-busy")]
-    LeastBusy,
-    #[serde(rename = "round-robin")]
-    RoundRobin,
-    #[serde(rename = "primary")]
-    Primary,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawRecovery {
-    mode: Option<RecoveryMode>,
-    interval: Option<RawDuration>,
-    max_interval: Option<RawDuration>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMember {
-    name: Option<String>,
-    module: PathBuf,
-    token: Option<String>,
-    serial: Option<String>,
-    uri: Option<String>,
-    role: Option<Role>,
-    instance: Option<InstanceMode>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    #[serde(default, deserialize_with = "pin")]
-    pin: Option<RawPin>,
-    fingerprint: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPin {
-    env: Option<String>,
-    file: Option<PathBuf>,
-    command: Option<RawCommand>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawCommand {
-    Words(Vec<String>),
-    Line(String),
-}
-
-/// Reads `pin`, and never repeats what stands there: it may be the PIN itself.
-fn pin<'de, D: Deserializer<'de>>(d: D) -> Result<Option<RawPin>, D::Error> {
-    struct Source;
-    impl<'de> Visitor<'de> for Source {
-        type Value = RawPin;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("exactly one of { env = … }, { file = … }, { command = … }")
-        }
-
-        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawPin, A::Error> {
-            // Serde's own words would repeat a value of the wrong type.
-            RawPin::deserialize(de::value::MapAccessDeserializer::new(map)).map_err(|_| {
-                de::Error::invalid_value(de::Unexpected::Other("something that is not shown"), &self)
-            })
-        }
-
-        fn visit_str<E: de::Error>(self, _: &str) -> Result<RawPin, E> {
-            Err(de::Error::invalid_type(de::Unexpected::Other("a value that is not shown"), &self))
-        }
-
-        fn visit_i64<E: de::Error>(self, _: i64) -> Result<RawPin, E> {
-            self.visit_str("")
-        }
-
-        fn visit_u64<E: de::Error>(self, _: u64) -> Result<RawPin, E> {
-            self.visit_str("")
-        }
-
-        fn visit_f64<E: de::Error>(self, _: f64) -> Result<RawPin, E> {
-            self.visit_str("")
-        }
-
-        fn visit_bool<E: de::Error>(self, _: bool) -> Result<RawPin, E> {
-            self.visit_str("")
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<RawPin, A::Error> {
-            self.visit_str("")
-        }
-    }
-    d.deserialize_any(Source).map(Some)
-}
-
-/// A duration, or "off".
-struct RawDuration(Option<Duration>);
-struct RawSize(usize);
-struct RawMechanism(Ulong);
-
-/// Reads a string by a function that says what it expects.
-struct Text<T>(&'static str, fn(&str) -> Option<T>);
-
-impl<T> Visitor<'_> for Text<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        (self.1)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
-}
-
-impl<'de> Deserialize<'de> for RawDuration {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Text("a duration such as \"250ms\", \"10s\", \"2m\", or \"off\"", duration))
-            .map(RawDuration)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawSize {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Text("a size such as \"512KiB\", \"1MiB\" or \"4096\"", size)).map(RawSize)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawTarget {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Text("\"stderr\", \"journal\", \"syslog\" or \"file:/path\"", target))
-            .map(RawTarget)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawMechanism {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Ulong::deserialize(d).and_then(|n| {
-            if n >= ha_token::ck::CKM_VENDOR_DEFINED {
-                Ok(RawMechanism(n))
+/// `pin`: never the PIN itself.
+fn pin(field: Field<'_>) -> Result<PinSource> {
+    let expected = "exactly one of { env = … }, { file = … }, { command = … }, and no PIN itself,";
+    let place = field.place.clone();
+    // Not `section`: it would name an unknown key, which may be the PIN.
+    let [(key, field)] =
+        field.map(expected)?.rest().collect::<Vec<_>>().try_into().map_err(|_| place.expected(expected))?;
+    let wrong = || place.expected(expected);
+    let filled = |t: &str| (!t.is_empty() && !t.contains('\0')).then(|| t.to_owned());
+    match key.as_str() {
+        "env" => field.text("", filled).map(PinSource::Env).map_err(|_| wrong()),
+        "file" => field.text("", a_path).map(PinSource::File).map_err(|_| wrong()),
+        "command" => {
+            let words = if field.is_text() {
+                field.text("", |t| Some(t.split_whitespace().map(str::to_owned).collect::<Vec<_>>()))?
             } else {
-                Err(de::Error::invalid_value(
-                    de::Unexpected::Unsigned(n),
-                    &"a vendor mechanism's number, 0x80000000 or above",
-                ))
+                let words = field.list("").map_err(|_| wrong())?;
+                words
+                    .into_iter()
+                    .map(|f| f.text("", |t| Some(t.to_owned())))
+                    .collect::<Result<_>>()
+                    .map_err(|_| wrong())?
+            };
+            if words.first().is_none_or(String::is_empty) || words.iter().any(|w| w.contains('\0')) {
+                return Err(place.expected("command: a program and its arguments"));
             }
-        })
+            Ok(PinSource::Command(words))
+        }
+        _ => Err(wrong()),
     }
 }
 
-fn duration(text: &str) -> Option<Option<Duration>> {
-    if text == "off" {
-        return Some(None);
-    }
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let ms = match unit {
-        "ms" => number,
-        "s" => number.checked_mul(1000)?,
-        "m" => number.checked_mul(60_000)?,
-        "h" => number.checked_mul(3_600_000)?,
-        _ => return None,
-    };
-    // A day is longer than anybody waits; what is above it is a slip of the pen. Nothing is done in no time either.
-    (1..=86_400_000).contains(&ms).then(|| Some(Duration::from_millis(ms)))
-}
-
-fn size(text: &str) -> Option<usize> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: usize = number.parse().ok()?;
-    let factor = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    number.checked_mul(factor)
-}
-
-fn target(text: &str) -> Option<LogTarget> {
-    match text {
-        "stderr" => Some(LogTarget::Stderr),
-        "journal" => Some(LogTarget::Journal),
-        "syslog" => Some(LogTarget::Syslog),
-        _ => text.strip_prefix("file:").filter(|p| p.starts_with('/')).map(|p| LogTarget::File(p.into())),
-    }
-}
-
-impl RawGroup {
-    fn check(self) -> Result<GroupConfig, String> {
-        let label = self.label;
-        if label.is_empty() || label.len() > 32 {
-            return Err(format!("group {label:?}: a label has 1 to 32 bytes, this one {}", label.len()));
-        }
-        let at = |message: String| format!("group {label:?}: {message}");
-        let members =
-            self.member.into_iter().map(RawMember::check).collect::<Result<Vec<_>, _>>().map_err(at)?;
-        if members.is_empty() || members.len() > MAX_MEMBERS {
-            return Err(at(format!(
-                "a group has 1 to {MAX_MEMBERS} members ([[group.member]]), this one {}",
-                members.len()
-            )));
-        }
-        for (i, m) in members.iter().enumerate() {
-            for other in members.iter().take(i) {
-                if m.name == other.name {
-                    return Err(at(format!(
-                        "member {:?} stands twice; give each a `name` of its own",
-                        m.name
-                    )));
-                }
-                if m.module == other.module && m.selector == other.selector && m.env == other.env {
-                    return Err(at(format!("members {:?} and {:?} are the same token", other.name, m.name)));
-                }
-            }
-        }
-        if members.iter().all(|m| m.role == Role::Standby) {
-            return Err(at("every member is a standby; at least one must be active".into()));
-        }
-        let min_copies = self.min_copies.unwrap_or(if members.len() == 1 { 1 } else { 2 });
-        if min_copies == 0 || min_copies > members.len() {
-            return Err(at(format!(
-                "min_copies is {min_copies}; from 1 to the number of members ({}) was expected",
-                members.len()
-            )));
-        }
-        let recovery = Recovery {
-            mode: self.recovery.mode.unwrap_or(RecoveryMode::Auto),
-            interval: always(self.recovery.interval, "interval", Duration::from_secs(1)).map_err(at)?,
-            max_interval: always(self.recovery.max_interval, "max_interval", Duration::from_secs(60))
-                .map_err(at)?,
-        };
-        if recovery.interval > recovery.max_interval {
-            return Err(at("recovery.interval is longer than recovery.max_interval".into()));
-        }
-        Ok(GroupConfig {
-            balance: match self.balance {
-                RawBalance::LeastBusy => Balance::LeastBusy,
-                RawBalance::RoundRobin => Balance::RoundRobin,
-                RawBalance::Primary => Balance::Primary,
-            },
-            deadline: self.deadline.map_or(Some(Duration::from_secs(10)), |d| d.0),
-            generate_deadline: self.generate_deadline.map_or(Some(Duration::from_secs(120)), |d| d.0),
-            min_copies,
-            non_extractable: self.non_extractable,
-            uncopyable: self.uncopyable,
-            session_objects: self.session_objects,
-            replay_limit: self.replay_limit.map_or(1 << 20, |s| s.0),
-            verify_signatures: self.verify_signatures,
-            strict_usage: self.strict_usage,
-            init_token: self.init_token,
-            vendor_mechanisms: self.vendor_mechanisms.into_iter().map(|m| m.0).collect(),
-            recovery,
-            members,
-            label,
-        })
-    }
-}
-
-fn always(value: Option<RawDuration>, key: &str, default: Duration) -> Result<Duration, String> {
-    match value {
-        None => Ok(default),
-        Some(RawDuration(Some(d))) => Ok(d),
-        Some(RawDuration(None)) => {
-            Err(format!("recovery.{key} cannot be \"off\"; mode = \"manual\" turns recovery off"))
-        }
-    }
-}
-
-impl RawMember {
-    fn check(self) -> Result<MemberConfig, String> {
-        let selector = match (self.token, self.serial, self.uri) {
-            (Some(label), None, None) => Selector { label: Some(label), ..Selector::default() },
-            (None, Some(serial), None) => Selector { serial: Some(serial), ..Selector::default() },
-            (None, None, Some(uri)) => uri::selector(&uri).map_err(|e| format!("uri: {e}"))?,
-            _ => {
-                return Err(format!(
-                    "a member of {} names its token by exactly one of token, serial and uri",
-                    self.module.display()
-                ));
-            }
-        };
-        let name = self
-            .name
-            .or_else(|| selector.label.clone())
-            .or_else(|| selector.serial.clone())
-            .unwrap_or_default();
-        if selector.label.as_deref() == Some("") || selector.serial.as_deref() == Some("") {
-            return Err(format!("a member of {} names an empty token or serial", self.module.display()));
-        }
-        if name.is_empty() {
-            return Err("a member needs a `name` where its token has no label".into());
-        }
-        let at = |message: &str| format!("member {name:?}: {message}");
-        let instance = self.instance.unwrap_or(InstanceMode::Auto);
-        if instance == InstanceMode::Shared && !self.env.is_empty() {
-            return Err(at("`env` needs an instance of its own; it cannot stand with instance = \"shared\""));
-        }
-        if self.env.iter().any(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0')) {
-            return Err(at("a name in `env` is not a variable's name, or a value holds a NUL"));
-        }
-        let pin = match self.pin {
-            None => None,
-            Some(RawPin { env: Some(name), file: None, command: None }) => Some(PinSource::Env(name)),
-            Some(RawPin { env: None, file: Some(path), command: None }) => Some(PinSource::File(path)),
-            Some(RawPin { env: None, file: None, command: Some(command) }) => {
-                Some(PinSource::Command(match command {
-                    RawCommand::Words(words) => words,
-                    RawCommand::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
-                }))
-            }
-            Some(_) => return Err(at("`pin` is exactly one of { env = … }, { file = … }, { command = … }")),
-        };
-        if let Some(fingerprint) = &self.fingerprint
-            && !fingerprint
-                .strip_prefix("sha256:")
-                .is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
-        {
-            return Err(at("`fingerprint` is \"sha256:\" and 64 hex digits"));
-        }
-        Ok(MemberConfig {
-            module: self.module,
-            selector,
-            role: self.role.unwrap_or(Role::Active),
-            instance,
-            env: self.env,
-            pin,
-            fingerprint: self.fingerprint,
-            name,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MEMBER: &str = "[[group.member]]\nmodule = \"/m.so\"\ntoken = \"t\"\n";
-
-    fn group(lines: &str) -> String {
-        format!("[[group]]\nlabel = \"g\"\n{lines}\n{MEMBER}")
-    }
-
-    fn error(text: &str) -> String {
-        Config::parse(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn defaults_are_the_documented_ones() {
-        let config = Config::parse(&group("")).unwrap();
-        let g = config.groups.first().unwrap();
-        assert!(config.ha_only && g.balance == Balance::LeastBusy && g.min_copies == 1);
-        assert_eq!(
-            (g.deadline, g.generate_deadline),
-            (Some(Duration::from_secs(10)), Some(Duration::from_secs(120)))
-        );
-        assert_eq!(
-            (g.replay_limit, g.recovery.interval, g.recovery.max_interval),
-            (1 << 20, Duration::from_secs(1), Duration::from_secs(60))
-        );
-        assert_eq!(g.members.first().unwrap().name, "t");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_line() {
-        for (lines, parts) in [
-            ("balanced = \"primary\"", &["line 3", "balanced"][..]),
-            ("balance = \"fastest\"", &["line 3", "least-busy"]),
-            ("deadline = \"10\"", &["line 3", "250ms"]),
-            ("deadline = 10", &["line 3", "250ms"]),
-            ("replay_limit = \"1MB\"", &["line 3", "1MiB"]),
-            ("min_copies = 3", &["min_copies", "number of members"]),
-            ("vendor_mechanisms = [1]", &["line 3", "0x80000000"]),
-            ("recovery = { interval = \"2m\", max_interval = \"1m\" }", &["recovery.interval"]),
-        ] {
-            let error = error(&group(lines));
-            assert!(parts.iter().all(|p| error.contains(p)), "{lines}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_pin_that_stands_in_the_file_is_refused_and_not_repeated() {
-        for pin in [
-            "\"geheim47\"",
-            "4711471147",
-            "[\"geheim47\"]",
-            "{ value = \"geheim47\" }",
-            "47.114711",
-            "\"geheim47",
-        ] {
-            let error = error(&format!("{}pin = {pin}\n", group("")));
-            assert!(!error.contains("geheim") && !error.contains("4711"), "{pin}: {error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in "\\PC*") {
-            drop(Config::parse(&text));
-        }
-
-        #[test]
-        fn no_value_panics(key in "[a-z_]{1,20}", value in "\\PC{0,40}") {
-            drop(Config::parse(&group(&format!("{key} = {value}"))));
-        }
-    }
+fn is_fingerprint(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
 }

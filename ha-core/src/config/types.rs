@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ha_token::{Selector, Ulong};
-use serde::Deserialize;
-
 use super::PinSource;
 use crate::policy::balance::Balance;
 use crate::policy::health::Settings;
+use ha_token::{Selector, Ulong};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,9 +44,22 @@ impl Default for Log {
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $word)] $variant,)*
+            $($(#[$vdoc])* $variant,)*
+        }
+
+        impl $name {
+            /// The words of the file, in order.
+            pub(super) const WORDS: &[&str] = &[$($word,)*];
+
+            /// What a word of the file means.
+            pub(super) fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some($name::$variant),)*
+                    _ => None,
+                }
+            }
         }
 
         impl std::fmt::Display for $name {
@@ -210,6 +221,29 @@ pub struct GroupConfig {
     pub members: Vec<MemberConfig>,
 }
 
+impl GroupConfig {
+    /// A group with these members, and all else as it is where the file is silent.
+    pub fn new(label: &str, members: Vec<MemberConfig>) -> Self {
+        GroupConfig {
+            label: label.into(),
+            balance: Balance::LeastBusy,
+            deadline: Some(Duration::from_secs(10)),
+            generate_deadline: Some(Duration::from_secs(120)),
+            min_copies: members.len().min(2),
+            non_extractable: NonExtractable::Escrow,
+            uncopyable: Uncopyable::Refuse,
+            session_objects: SessionObjects::Local,
+            replay_limit: 1 << 20,
+            verify_signatures: false,
+            strict_usage: false,
+            init_token: InitToken::Refuse,
+            vendor_mechanisms: Vec::new(),
+            recovery: Recovery::default(),
+            members,
+        }
+    }
+}
+
 /// `[group.recovery]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {
@@ -219,6 +253,16 @@ pub struct Recovery {
     pub interval: Duration,
     /// The longest time between probes.
     pub max_interval: Duration,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Recovery {
+            mode: RecoveryMode::Auto,
+            interval: Duration::from_secs(1),
+            max_interval: Duration::from_secs(60),
+        }
+    }
 }
 
 impl From<&Recovery> for Settings {
@@ -246,4 +290,20 @@ pub struct MemberConfig {
     pub pin: Option<PinSource>,
     /// Pins the member's enrolment key.
     pub fingerprint: Option<String>,
+}
+
+impl MemberConfig {
+    /// A member with this token, and all else as it is where the file is silent.
+    pub fn new(module: impl Into<PathBuf>, selector: Selector) -> Self {
+        MemberConfig {
+            name: selector.label.clone().or_else(|| selector.serial.clone()).unwrap_or_default(),
+            module: module.into(),
+            selector,
+            role: Role::Active,
+            instance: InstanceMode::Auto,
+            env: BTreeMap::new(),
+            pin: None,
+            fingerprint: None,
+        }
+    }
 }

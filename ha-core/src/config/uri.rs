@@ -5,13 +5,13 @@ use ha_token::Selector;
 /// Reads a URI's path attributes into a selector.
 ///
 /// # Errors
-/// What is wrong with it, in words. Attributes that name objects or modules are refused: a member is a token.
-pub(super) fn selector(uri: &str) -> Result<Selector, String> {
-    let rest = uri.strip_prefix("pkcs11:").ok_or("a PKCS#11 URI starts with \"pkcs11:\"")?;
+/// What is wrong with it, in words that repeat none of it. Attributes that name objects or modules are refused: a member is a token.
+pub(super) fn selector(uri: &str) -> Result<Selector, &'static str> {
+    let rest = uri.strip_prefix("pkcs11:").ok_or("it does not start with \"pkcs11:\"")?;
     let path = rest.split_once('?').map_or(rest, |(path, _query)| path);
     let mut selector = Selector::default();
     for attribute in path.split(';').filter(|a| !a.is_empty()) {
-        let (name, value) = attribute.split_once('=').ok_or_else(|| format!("{attribute:?} has no value"))?;
+        let (name, value) = attribute.split_once('=').ok_or("an attribute has no value")?;
         let value = decode(value)?;
         let place = match name {
             "token" => &mut selector.label,
@@ -19,29 +19,54 @@ pub(super) fn selector(uri: &str) -> Result<Selector, String> {
             "manufacturer" => &mut selector.manufacturer,
             "model" => &mut selector.model,
             "slot-id" => {
-                let id = value.parse().map_err(|_| format!("slot-id {value:?} is not a number"))?;
+                let id = value.parse().map_err(|_| "slot-id is not a number")?;
                 if selector.slot_id.replace(id).is_some() {
-                    return Err("slot-id stands twice".into());
+                    return Err("slot-id stands twice");
                 }
                 continue;
             }
-            other => {
-                return Err(format!(
-                    "{other:?} does not name a token; use token, serial, manufacturer, model or slot-id"
-                ));
+            _ => {
+                return Err(
+                    "an attribute does not name a token (token, serial, manufacturer, model and slot-id do)",
+                );
             }
         };
+        if value.is_empty() {
+            return Err("an attribute is empty");
+        }
         if place.replace(value).is_some() {
-            return Err(format!("{name} stands twice"));
+            return Err("an attribute stands twice");
         }
     }
     if selector == Selector::default() {
-        return Err("the URI names no token".into());
+        return Err("it names no token");
     }
     Ok(selector)
 }
 
-fn decode(text: &str) -> Result<String, String> {
+/// The URI that a selector is read from.
+pub(super) fn of(selector: &Selector) -> String {
+    let Selector { label, serial, manufacturer, model, slot_id } = selector;
+    let named = [("token", label), ("serial", serial), ("manufacturer", manufacturer), ("model", model)];
+    let mut parts: Vec<_> =
+        named.into_iter().filter_map(|(n, v)| Some(format!("{n}={}", encode(v.as_ref()?)))).collect();
+    parts.extend(slot_id.map(|id| format!("slot-id={id}")));
+    format!("pkcs11:{}", parts.join(";"))
+}
+
+fn encode(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+fn decode(text: &str) -> Result<String, &'static str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -53,9 +78,9 @@ fn decode(text: &str) -> Result<String, String> {
             let digit = |c: u8| char::from(c).to_digit(16);
             Some((digit(a)? * 16 + digit(b)?) as u8)
         });
-        bytes.push(digits.ok_or_else(|| format!("{text:?}: a % is followed by two hex digits"))?);
+        bytes.push(digits.ok_or("a % is not followed by two hex digits")?);
     }
-    String::from_utf8(bytes).map_err(|_| format!("{text:?} is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| "an attribute is not UTF-8")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ha_token::{Function, Result, Rv};
 use super::identify::place;
 use super::{Group, Lease, Link, Member, Origin, Traits, Trust};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::ObjectRow;
+use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
 use crate::replica::proof::Outcome;
 
 /// What catching up did, or would do.
@@ -22,6 +22,24 @@ pub struct CaughtUp {
     pub copied: usize,
     /// What could not be done, in words.
     pub left: Vec<String>,
+}
+
+/// Why a member could not be brought up to date.
+enum Trouble {
+    Member(Rv),
+    Ledger(LedgerError),
+}
+
+impl From<Rv> for Trouble {
+    fn from(rv: Rv) -> Self {
+        Trouble::Member(rv)
+    }
+}
+
+impl From<LedgerError> for Trouble {
+    fn from(error: LedgerError) -> Self {
+        Trouble::Ledger(error)
+    }
 }
 
 impl Group {
@@ -64,19 +82,38 @@ impl Group {
         let token = vec![ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true)];
         let there = crate::replica::find_all(lease.on(), &token, 512)?.len();
         let group_keys = if lease.link.group_keys().is_some() { 2 } else { 0 };
-        let known = ledger.count_on(lease.member.name()).map_err(|e| self.ledger_failed(e))? + group_keys;
-        lease.member.set_foreign(there != known);
+        // A ledger that cannot say how many there should be may not know some.
+        let known = ledger.count_on(lease.member.name());
+        lease.member.set_foreign(known.map_or(true, |known| there != known + group_keys));
         Ok(())
     }
 
-    /// Deletions first, so that nothing dead is changed or counted; then changes; then what is missing.
+    /// Deletions first, so that nothing dead is changed or counted; then changes; then what is missing. A ledger that
+    /// cannot be read is no fault of the member's: what it could not say is left.
     ///
     /// # Errors
     /// The member's answers that say that it cannot be used.
     pub(crate) fn bring_up_to_date(&self, lease: &Lease, dry: bool) -> Result<CaughtUp> {
         let mut done = CaughtUp::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
-        let name = lease.member.name();
+        match self.work_through(ledger, lease, dry, &mut done) {
+            Ok(()) => Ok(done),
+            Err(Trouble::Member(rv)) => Err(rv),
+            Err(Trouble::Ledger(error)) => {
+                done.left.push(format!("what the ledger cannot say: {error}"));
+                Ok(done)
+            }
+        }
+    }
+
+    fn work_through(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        dry: bool,
+        done: &mut CaughtUp,
+    ) -> std::result::Result<(), Trouble> {
+        let CaughtUp { destroyed, changed, copied, left } = done;
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
             match answer {
                 Ok(did) => {
@@ -86,30 +123,28 @@ impl Group {
                 Err(rv) => match classify(Function::CreateObject, rv) {
                     Class::Member | Class::Session | Class::Login => Err(rv),
                     Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => {
-                        done.left.push(format!("{what}: {rv}"));
+                        left.push(format!("{what}: {rv}"));
                         Ok(false)
                     }
                 },
             }
         };
-        let (mut destroyed, mut changed, mut copied) = (0, 0, 0);
-        for row in ledger.tombstones_for(name).map_err(|e| self.ledger_failed(e))? {
+        let name = lease.member.name();
+        for row in ledger.tombstones_for(name)? {
             if dry {
-                destroyed += 1;
+                *destroyed += 1;
             } else if note(
                 self.bury(lease, &row),
-                &mut destroyed,
+                destroyed,
                 format!("{} is to be destroyed", describe(&row)),
             )? {
-                ledger.acknowledge(row.id, name).map_err(|e| self.ledger_failed(e))?;
+                ledger.acknowledge(row.id, name)?;
             }
         }
-        for pending in ledger.pending_for(name).map_err(|e| self.ledger_failed(e))? {
-            let Some(row) = ledger.object(pending.object).map_err(|e| self.ledger_failed(e))? else {
-                continue;
-            };
+        for pending in ledger.pending_for(name)? {
+            let Some(row) = ledger.object(pending.object)? else { continue };
             if dry {
-                changed += 1;
+                *changed += 1;
                 continue;
             }
             let answer =
@@ -119,26 +154,20 @@ impl Group {
                     }
                     None => Ok(false),
                 });
-            if note(answer, &mut changed, format!("{} is to be changed", describe(&row)))? {
-                ledger.done(pending.number).map_err(|e| self.ledger_failed(e))?;
+            if note(answer, changed, format!("{} is to be changed", describe(&row)))? {
+                ledger.done(&[pending.number])?;
             }
         }
-        for row in ledger.missing_on(name).map_err(|e| self.ledger_failed(e))? {
+        for row in ledger.missing_on(name)? {
+            let what = format!("{} is to be copied here", describe(&row));
             if dry {
                 let answer = if row.is_copyable() { Ok(true) } else { Err(Rv::KEY_NOT_WRAPPABLE) };
-                _ = note(answer, &mut copied, format!("{} is to be copied here", describe(&row)))?;
-            } else if note(
-                self.give(lease, &row),
-                &mut copied,
-                format!("{} is to be copied here", describe(&row)),
-            )? {
-                ledger.add_copy(row.id, name).map_err(|e| self.ledger_failed(e))?;
+                _ = note(answer, copied, what)?;
+            } else if note(self.give(lease, &row), copied, what)? {
+                ledger.add_copy(row.id, name)?;
             }
         }
-        done.destroyed = destroyed;
-        done.changed = changed;
-        done.copied = copied;
-        Ok(done)
+        Ok(())
     }
 
     /// Destroys what a member still holds of a destroyed object: only what answers as that object.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
-use super::{Group, Object, Origin};
-use crate::policy::failure::Class;
+use super::{Group, Member, Object, Origin, Traits};
+use crate::policy::failure::{Class, classify};
+use crate::replica::ledger::Found;
 
 impl Group {
     /// Destroys a token object on every member that is up. With the first that did, the destruction is final: members
@@ -78,29 +79,63 @@ impl Group {
     }
 
     /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.
+    /// The change is durable before the first member makes it: from the first one that did it goes forward.
     ///
     /// # Errors
-    /// The first member's refusal: nothing was changed then. Once one member has changed, the change goes forward.
+    /// The first member's refusal: nothing was changed then.
     pub(crate) fn set_everywhere(&self, object: &Arc<Object>, template: &Template) -> Result<()> {
-        let id = match object.origin {
-            Origin::Ledger(id) => Some(id),
+        let ledger = self.ledger()?;
+        let row = match object.origin {
+            Origin::Ledger(id) => ledger.object(id).map_err(|e| self.ledger_failed(e))?,
             Origin::Foreign | Origin::Session(_) => None,
         };
-        let ledger = self.ledger()?;
-        let row = match id {
-            Some(id) => ledger.object(id).map_err(|e| self.ledger_failed(e))?,
-            None => None,
-        };
-        let holders: Vec<&str> = row.iter().flat_map(|r| &r.copies).map(String::as_str).collect();
-        let mut changed = false;
-        let mut refused = None;
-        let mut behind = Vec::new();
-        for member in &self.members {
-            let holds =
-                if id.is_some() { holders.contains(&member.name()) } else { object.lives_on(member.index) };
-            if !holds {
-                continue;
+        let holders: Vec<&Arc<Member>> = match (&row, object.origin) {
+            (Some(row), _) => {
+                self.members.iter().filter(|m| row.copies.iter().any(|c| c == m.name())).collect()
             }
+            (None, Origin::Ledger(_)) => Vec::new(),
+            (None, _) => self.members.iter().filter(|m| object.lives_on(m.index)).collect(),
+        };
+        let traits = changed(&object.traits(), template);
+        let Some(row) = row else {
+            self.set_on(&holders, object, template)?;
+            object.set_traits(traits);
+            return Ok(());
+        };
+        let mut kept = row.template.clone();
+        for attribute in template {
+            kept.set(attribute.clone());
+        }
+        let names: Vec<&str> = holders.iter().map(|m| m.name()).collect();
+        let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept };
+        let pending =
+            ledger.change_begin(row.id, &names, template, &after).map_err(|e| self.ledger_failed(e))?;
+        match self.set_on(&holders, object, template) {
+            Ok(made) => {
+                let done: Vec<i64> = pending.iter().zip(made).filter(|(_, m)| *m).map(|(n, _)| *n).collect();
+                if let Err(error) = ledger.done(&done) {
+                    tracing::warn!(group = %self.config.label, %error, "a change was made, and the ledger could not note that it was: it is made again when the members are next brought up to date");
+                }
+                object.set_traits(traits);
+                Ok(())
+            }
+            Err(rv) => {
+                let before = Found { ckaid: &row.ckaid, label: &row.label, template: &row.template };
+                ledger.change_rollback(row.id, &pending, &before).map_err(|e| self.ledger_failed(e))?;
+                Err(rv)
+            }
+        }
+    }
+
+    /// Changes attributes on these members, as far as they are up. Answers which did.
+    ///
+    /// # Errors
+    /// A member's answer, when none made the change.
+    fn set_on(&self, holders: &[&Arc<Member>], object: &Object, template: &Template) -> Result<Vec<bool>> {
+        let mut made = vec![false; holders.len()];
+        let mut refused = Rv::DEVICE_ERROR;
+        let mut changed = false;
+        for (member, made) in holders.iter().zip(&mut made) {
             let answer = if member.is_up() {
                 self.lease(member).and_then(|lease| {
                     let handle = self.backing(&lease, object)?;
@@ -112,43 +147,26 @@ impl Group {
                 Err(Rv::DEVICE_ERROR)
             };
             match answer {
-                Ok(()) => changed = true,
-                Err(rv)
-                    if !changed
-                        && crate::policy::failure::classify(Function::SetAttributeValue, rv)
-                            == Class::Caller =>
-                {
+                Ok(()) => (changed, *made) = (true, true),
+                Err(rv) if !changed && classify(Function::SetAttributeValue, rv) == Class::Caller => {
                     return Err(rv);
                 }
-                Err(rv) => {
-                    refused = Some(rv);
-                    behind.push(member.name());
-                }
+                Err(rv) => refused = rv,
             }
         }
-        if !changed {
-            return Err(refused.unwrap_or(Rv::DEVICE_ERROR));
-        }
-        let mut traits = (*object.traits()).clone();
-        if let Some(new) =
-            template.get_bytes(if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID })
-        {
-            traits.id = new.into();
-        }
-        if let Some(new) = template.get_bytes(ck::CKA_LABEL) {
-            traits.label = new.into();
-        }
-        if let (Some(id), Some(row)) = (id, row) {
-            let mut kept = row.template;
-            for attribute in template {
-                kept.set(attribute.clone());
-            }
-            for member in behind {
-                ledger.pend(id, member, template).map_err(|e| self.ledger_failed(e))?;
-            }
-            ledger.update(id, &traits.id, &traits.label, &kept).map_err(|e| self.ledger_failed(e))?;
-        }
-        object.set_traits(traits);
-        Ok(())
+        if changed { Ok(made) } else { Err(refused) }
     }
+}
+
+/// What an object is found by once the attributes are changed.
+fn changed(traits: &Traits, template: &Template) -> Traits {
+    let mut traits = traits.clone();
+    let id = if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+    if let Some(new) = template.get_bytes(id) {
+        traits.id = new.into();
+    }
+    if let Some(new) = template.get_bytes(ck::CKA_LABEL) {
+        traits.label = new.into();
+    }
+    traits
 }

@@ -218,8 +218,33 @@ impl Group {
         match self.twin(member, link) {
             Some(twin) => Err(same_token(twin, link)),
             None => {
+                self.learn_mechanisms(member, link);
                 member.set_link(Some(Arc::clone(link)));
                 Ok(())
+            }
+        }
+    }
+
+    /// Remembers what a member's token can do, for as long as it is away and for the next start without it.
+    fn learn_mechanisms(&self, member: &Member, link: &Link) {
+        member.set_mechanisms(link.mechanisms.clone());
+        if let Some(ledger) = &self.ledger
+            && let Err(error) = ledger.remember_mechanisms(member.name(), &link.mechanisms)
+        {
+            tracing::warn!(group = %self.config.label, member = member.name(), %error, "the ledger cannot remember the member's mechanisms");
+        }
+    }
+
+    /// What the members' tokens could do when they were last connected.
+    pub(super) fn recall_mechanisms(&self) {
+        let Some(ledger) = &self.ledger else { return };
+        for member in &self.members {
+            match ledger.mechanisms_of(member.name()) {
+                Ok(Some(list)) => member.set_mechanisms(list),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(group = %self.config.label, member = member.name(), %error, "the ledger cannot say what the member's mechanisms were");
+                }
             }
         }
     }

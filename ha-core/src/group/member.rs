@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use ha_token::{Connector, Function, Rv};
+use ha_token::{Connector, Function, MechanismInfo, Rv, Ulong};
 
 use super::link::Link;
 use crate::config::{MemberConfig, Role};
@@ -24,6 +24,8 @@ pub struct Member {
     pub config: MemberConfig,
     connector: Box<dyn Connector>,
     link: ArcSwapOption<Link>,
+    /// Its token's mechanisms as last known, from this connection, an earlier one or the ledger.
+    mechanisms: ArcSwapOption<Vec<(Ulong, MechanismInfo)>>,
     health: Mutex<Health>,
     /// A copy of the health's state that is read without a lock.
     state: AtomicU8,
@@ -71,6 +73,7 @@ impl Member {
             config,
             connector,
             link: ArcSwapOption::empty(),
+            mechanisms: ArcSwapOption::empty(),
             health: Mutex::new(health),
             state,
             work: AtomicU64::new(0),
@@ -133,8 +136,17 @@ impl Member {
     }
 
     /// Whether its token has the mechanism, for the operation that `flag` names.
-    pub(super) fn supports(&self, mechanism: ha_token::Ulong, flag: ha_token::Ulong) -> bool {
+    pub(super) fn supports(&self, mechanism: Ulong, flag: Ulong) -> bool {
         self.link.load().as_ref().is_some_and(|l| l.supports(mechanism, flag))
+    }
+
+    /// Its token's mechanisms as last known, sorted by type; `None` if it was never seen.
+    pub(super) fn mechanisms(&self) -> Option<Arc<Vec<(Ulong, MechanismInfo)>>> {
+        self.mechanisms.load_full()
+    }
+
+    pub(super) fn set_mechanisms(&self, list: Vec<(Ulong, MechanismInfo)>) {
+        self.mechanisms.store(Some(Arc::new(list)));
     }
 
     /// The last fault.

@@ -115,7 +115,7 @@ impl Group {
                 Arc::new(Member::new(i, c, connector, Health::new(settings), world.event()))
             })
             .collect();
-        Arc::new(Group {
+        let group = Arc::new(Group {
             reporter: Reporter::new(&config.label),
             members,
             objects: Objects::new(),
@@ -133,7 +133,9 @@ impl Group {
             taking_in: Mutex::default(),
             config,
             world,
-        })
+        });
+        group.recall_mechanisms();
+        group
     }
 
     /// Whether any member has been connected since the start: from then on the virtual token is present.
@@ -298,24 +300,20 @@ impl Group {
         }
     }
 
-    /// The mechanisms that every active member has, as last known: each with the narrowest key sizes and common flags.
+    /// The mechanisms that every active member has, as last known, whether or not it is there now: each with the
+    /// narrowest key sizes and common flags. Where no active member was ever seen the standby members' stand for them.
     pub fn mechanisms(&self) -> Vec<(Ulong, MechanismInfo)> {
-        let mut common: Option<Vec<(Ulong, MechanismInfo)>> = None;
-        let links: Vec<_> =
-            self.members.iter().filter(|m| !m.is_standby()).filter_map(|m| m.link()).collect();
-        for link in &links {
-            common = Some(match common {
-                None => link.mechanisms.clone(),
-                Some(list) => list
-                    .into_iter()
-                    .filter_map(|(kind, info)| {
-                        let i = link.mechanisms.binary_search_by_key(&kind, |m| m.0).ok()?;
-                        Some((kind, narrow(info, link.mechanisms.get(i)?.1)))
-                    })
-                    .collect(),
-            });
-        }
-        common.unwrap_or_default()
+        let known = |standby: bool| {
+            let members = self.members.iter().filter(move |m| m.is_standby() == standby);
+            members.filter_map(|m| m.mechanisms()).reduce(|common, list| {
+                let both = common.iter().filter_map(|(kind, info)| {
+                    let i = list.binary_search_by_key(kind, |m| m.0).ok()?;
+                    Some((*kind, narrow(*info, list.get(i)?.1)))
+                });
+                Arc::new(both.collect())
+            })
+        };
+        known(false).or_else(|| known(true)).map(Arc::unwrap_or_clone).unwrap_or_default()
     }
 
     /// Stops the keepers and disconnects the members; the first `patience` is for calls in flight. Answers the names of

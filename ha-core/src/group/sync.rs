@@ -98,6 +98,10 @@ impl Group {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
+        if !dry {
+            // Before anything is asked of a member.
+            self.ledger()?;
+        }
         let from: Arc<Member> =
             self.up().find(|m| m.name() == member).cloned().ok_or(Rv::TOKEN_NOT_PRESENT)?;
         let mut writers = Vec::new();

@@ -7,10 +7,13 @@
 //! Several processes of one host share the file. Each method is one transaction; waiting for another process is bounded.
 
 mod codec;
+mod members;
 mod objects;
 mod open;
 #[cfg(test)]
 mod tests;
+
+pub use objects::Found;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -199,7 +202,8 @@ pub struct Pending {
 pub struct Ledger {
     connection: Mutex<Connection>,
     identity: Identity,
-    read_only: bool,
+    /// Why nothing is written, if nothing is.
+    read_only: Option<String>,
     path: PathBuf,
     wait: std::time::Duration,
 }
@@ -212,7 +216,12 @@ impl Ledger {
 
     /// Whether changes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only.is_some()
+    }
+
+    /// Why changes are refused, in words, if they are.
+    pub fn why_read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -220,6 +229,6 @@ impl Ledger {
     }
 
     fn writable(&self) -> Result<MutexGuard<'_, Connection>, LedgerError> {
-        if self.read_only { Err(LedgerError::ReadOnly) } else { Ok(self.connection()) }
+        if self.is_read_only() { Err(LedgerError::ReadOnly) } else { Ok(self.connection()) }
     }
 }

@@ -1,7 +1,7 @@
-//! The ledger's contents: members, objects from intent to destruction, pending changes.
+//! The ledger's contents: objects from intent to destruction, pending changes.
 
 use ha_token::{Template, Ulong};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 
@@ -55,39 +55,6 @@ fn change(connection: &Connection, id: ObjectId, from: &[State], to: State) -> R
 }
 
 impl Ledger {
-    /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
-        let connection = self.connection();
-        let before = connection
-            .query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0))
-            .optional()?;
-        if before.is_none() && !self.is_read_only() {
-            connection
-                .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
-        }
-        Ok(before)
-    }
-
-    /// A member's token was made anew: it holds nothing, and may have another serial number.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn member_renewed(&self, name: &str) -> Result<()> {
-        let mut connection = self.writable()?;
-        let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM member WHERE name = ?1", [name])?;
-        transaction.execute("DELETE FROM pending WHERE member = ?1", [name])?;
-        transaction.execute("DELETE FROM copy WHERE member = ?1", [name])?;
-        transaction.execute(
-            "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
-            [],
-        )?;
-        Ok(transaction.commit()?)
-    }
-
     /// Announces an object, before any member is touched.
     ///
     /// # Errors
@@ -228,25 +195,42 @@ impl Ledger {
         Ok(())
     }
 
-    /// After a change of attributes: the template that later copies are made from, and what they are found by.
+    /// Announces a change of attributes, before the first of `members` makes it: from now on copies are made and found
+    /// as `after` says, and who does not make the change now is to make it later. Answers the numbers of the pending
+    /// changes, in the order of the members.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn update(&self, id: ObjectId, ckaid: &[u8], label: &[u8], template: &Template) -> Result<()> {
-        let sql =
-            "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1";
-        self.writable()?.execute(sql, params![id.0, ckaid, label, codec::encode(template)])?;
-        Ok(())
+    /// [`LedgerError::Conflict`] when another process destroyed the object; else [`LedgerError`].
+    pub fn change_begin(
+        &self,
+        id: ObjectId,
+        members: &[&str],
+        change: &Template,
+        after: &Found<'_>,
+    ) -> Result<Vec<i64>> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        found_as(&transaction, id, after)?;
+        let mut numbers = Vec::new();
+        for member in members {
+            let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![member, id.0, codec::encode(change)])?;
+            numbers.push(transaction.last_insert_rowid());
+        }
+        transaction.commit()?;
+        Ok(numbers)
     }
 
-    /// Remembers a change for a member that is away.
+    /// No member made the change: the object is as it was.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn pend(&self, id: ObjectId, member: &str, template: &Template) -> Result<()> {
-        let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
-        self.writable()?.execute(sql, params![member, id.0, codec::encode(template)])?;
-        Ok(())
+    /// As [`Ledger::change_begin`].
+    pub fn change_rollback(&self, id: ObjectId, numbers: &[i64], before: &Found<'_>) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        found_as(&transaction, id, before)?;
+        made(&transaction, numbers)?;
+        Ok(transaction.commit()?)
     }
 
     /// The changes that a member has yet to make, oldest first.
@@ -270,13 +254,15 @@ impl Ledger {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// A pending change was made.
+    /// Pending changes were made.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn done(&self, number: i64) -> Result<()> {
-        self.writable()?.execute("DELETE FROM pending WHERE number = ?1", [number])?;
-        Ok(())
+    pub fn done(&self, numbers: &[i64]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        made(&transaction, numbers)?;
+        Ok(transaction.commit()?)
     }
 
     /// One object.
@@ -323,6 +309,29 @@ impl Ledger {
         let rows = statement.query_map(values, row)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
+}
+
+/// What an object's copies are made from, and what they are found by.
+pub struct Found<'a> {
+    /// `CKA_ID`, or what stands for it.
+    pub ckaid: &'a [u8],
+    /// `CKA_LABEL`.
+    pub label: &'a [u8],
+    /// See [`Staged::template`].
+    pub template: &'a Template,
+}
+
+fn found_as(connection: &Connection, id: ObjectId, found: &Found<'_>) -> Result<()> {
+    let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1 AND state = 2";
+    let values = params![id.0, found.ckaid, found.label, codec::encode(found.template)];
+    if connection.execute(sql, values)? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
+}
+
+fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
+    for number in numbers {
+        connection.execute("DELETE FROM pending WHERE number = ?1", [number])?;
+    }
+    Ok(())
 }
 
 fn forget_if_gone(connection: &Connection, id: ObjectId) -> Result<()> {

@@ -60,19 +60,26 @@ impl Ledger {
         }
         let path = dir.join(file_name(group));
         let me = rustix::process::geteuid().as_raw();
-        let foreign = std::fs::metadata(&path).is_ok_and(|m| m.uid() != me && !shared)
-            || (!path.exists() && meta.uid() != me && !shared);
-        if !foreign {
-            match Self::connect(&path, wait, random) {
-                Err(LedgerError::Database(e)) if is_unwritable(&e) && path.exists() => {}
-                Err(LedgerError::Place { .. }) if path.exists() => {}
-                other => return other,
+        let owner = std::fs::metadata(&path).map_or(meta.uid(), |m| m.uid());
+        if owner != me && !shared {
+            if !path.exists() {
+                return Err(place(format!(
+                    "the folder belongs to uid {owner}, and this runs as uid {me}; the group has no ledger in it yet"
+                )));
             }
+            let why = format!("it belongs to uid {owner}, and this runs as uid {me}");
+            return Self::connect_for_reading(&path, wait, why);
         }
-        if !path.exists() {
-            return Err(place("it is another user's folder, and the group has no ledger in it yet".into()));
-        }
-        Self::connect_for_reading(&path, wait)
+        let failed = match Self::connect(&path, wait, random) {
+            Err(LedgerError::Database(e)) if is_unwritable(&e) && path.exists() => LedgerError::Database(e),
+            Err(LedgerError::Place { path, reason }) if path.exists() => LedgerError::Place { path, reason },
+            other => return other,
+        };
+        // What cannot be written may be readable. Where it is not even that, or was never made, the first words count.
+        Self::connect_for_reading(&path, wait, failed.to_string()).map_err(|error| match error {
+            LedgerError::Newer { found: 1.., .. } => error,
+            _ => failed,
+        })
     }
 
     fn connect(
@@ -119,28 +126,36 @@ impl Ledger {
             FORMAT => {}
             found => return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT }),
         }
+        transaction.execute_batch(super::members::ADDED)?;
         transaction.commit()?;
-        Self::with(connection, path, wait, false)
+        Self::with(connection, path, wait, None)
     }
 
-    fn connect_for_reading(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
-        let connection = Connection::open_with_flags(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
+    /// A file that this process may not write. SQLite writes beside one that it only reads: so, unless somebody has it
+    /// open now, a copy in memory is read.
+    fn connect_for_reading(path: &Path, wait: Duration, why: String) -> Result<Ledger, LedgerError> {
+        let journal = path.with_extension("ledger-wal");
+        let connection = if std::fs::metadata(journal).is_ok_and(|m| m.len() > 0) {
+            Connection::open_with_flags(
+                path,
+                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?
+        } else {
+            copy_in_memory(path)?
+        };
         connection.busy_timeout(wait)?;
         let found = format(&connection)?;
         if found != FORMAT {
             return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
         }
-        Self::with(connection, path, wait, true)
+        Self::with(connection, path, wait, Some(why))
     }
 
     fn with(
         connection: Connection,
         path: &Path,
         wait: Duration,
-        read_only: bool,
+        read_only: Option<String>,
     ) -> Result<Ledger, LedgerError> {
         let get = |key: &str| -> Result<Vec<u8>, LedgerError> {
             connection
@@ -187,6 +202,18 @@ impl Ledger {
         }
         Ok(file)
     }
+}
+
+fn copy_in_memory(path: &Path) -> Result<Connection, LedgerError> {
+    let mut bytes = std::fs::read(path)
+        .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
+    // The header's words for a journal in a file of its own, which there is none of in memory.
+    if let Some(journal) = bytes.get_mut(18..20) {
+        journal.fill(1);
+    }
+    let mut connection = Connection::open_in_memory()?;
+    connection.deserialize_read_exact("main", bytes.as_slice(), bytes.len(), true)?;
+    Ok(connection)
 }
 
 fn format(connection: &Connection) -> Result<i64, rusqlite::Error> {

@@ -28,6 +28,12 @@ fn staged(label: &[u8]) -> Staged {
     }
 }
 
+/// A change that waits for a member.
+fn pend(ledger: &Ledger, id: ObjectId, member: &str, change: &Template) -> Vec<i64> {
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template };
+    ledger.change_begin(id, &[member], change, &found).unwrap()
+}
+
 fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
     let id = ObjectId([id; 16]);
     ledger.begin(&Intent { id, class: ck::CKO_PRIVATE_KEY }).unwrap();
@@ -57,6 +63,28 @@ fn everything_is_there_when_it_is_opened_again() {
 }
 
 #[test]
+fn a_members_mechanisms_are_remembered_also_in_a_ledger_from_before_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let list = |flags| {
+        let info = |min| ha_token::MechanismInfo { min_key_size: min, max_key_size: 4096, flags };
+        vec![(ck::CKM_RSA_PKCS, info(512)), (ck::CKM_VENDOR_DEFINED | 7, info(0))]
+    };
+    assert_eq!(ledger.mechanisms_of("a").unwrap(), None);
+    ledger.remember_mechanisms("a", &list(1)).unwrap();
+    ledger.remember_mechanisms("a", &list(2)).unwrap();
+    ledger.remember_mechanisms("b", &[]).unwrap();
+    drop(ledger);
+    let ledger = open_in(dir.path()).unwrap();
+    assert_eq!(ledger.mechanisms_of("a").unwrap(), Some(list(2)));
+    assert_eq!(ledger.mechanisms_of("b").unwrap(), Some(Vec::new()));
+    ledger.connection().execute_batch("DROP TABLE mechanisms").unwrap();
+    assert_eq!(ledger.mechanisms_of("a").unwrap(), None);
+    drop(ledger);
+    open_in(dir.path()).unwrap().remember_mechanisms("a", &list(1)).unwrap();
+}
+
+#[test]
 fn of_two_processes_one_destroys() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
@@ -74,7 +102,7 @@ fn a_tombstone_stays_until_every_member_has_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open_in(dir.path()).unwrap();
     let id = committed(&ledger, 1, &["a", "b"]);
-    ledger.pend(id, "b", &vec![Attribute::bytes(ck::CKA_LABEL, *b"new")]).unwrap();
+    pend(&ledger, id, "b", &vec![Attribute::bytes(ck::CKA_LABEL, *b"new")]);
     ledger.destroy_begin(id).unwrap();
     ledger.destroy_final(id).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty(), "nothing dead is changed");
@@ -106,11 +134,20 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     ledger.add_copy(id, "b").unwrap();
     assert_eq!((ledger.missing_on("b").unwrap().len(), ledger.count_on("b").unwrap()), (0, 1));
     let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
-    ledger.pend(id, "b", &change).unwrap();
+    let numbers = pend(&ledger, id, "b", &change);
     let pending = ledger.pending_for("b").unwrap();
-    assert_eq!((pending[0].object, &pending[0].template), (id, &change));
-    ledger.done(pending[0].number).unwrap();
+    assert_eq!((pending[0].object, &pending[0].template, pending[0].number), (id, &change, numbers[0]));
+    assert_eq!(ledger.object(id).unwrap().unwrap().label, b"new");
+    ledger.done(&numbers).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
+    let numbers = pend(&ledger, id, "b", &change);
+    let before = staged(b"k");
+    let found = Found { ckaid: &before.ckaid, label: &before.label, template: &before.template };
+    ledger.change_rollback(id, &numbers, &found).unwrap();
+    assert!(ledger.pending_for("b").unwrap().is_empty());
+    assert_eq!(ledger.object(id).unwrap().unwrap().label, b"k");
+    ledger.destroy_begin(id).unwrap();
+    assert!(matches!(ledger.change_begin(id, &["b"], &change, &found), Err(LedgerError::Conflict)));
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! What the ledger knows of the members: which token each is, and what it can do.
+
+use ha_token::{MechanismInfo, Ulong};
+use rusqlite::{OptionalExtension, params};
+
+use super::{Ledger, LedgerError};
+
+type Result<T> = std::result::Result<T, LedgerError>;
+
+/// Added after the first ledgers were made; who does not know the table does not miss it.
+pub(super) const ADDED: &str =
+    "CREATE TABLE IF NOT EXISTS mechanisms (member TEXT PRIMARY KEY, list BLOB NOT NULL) WITHOUT ROWID;";
+
+impl Ledger {
+    /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
+        let connection = self.connection();
+        let before = connection
+            .query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0))
+            .optional()?;
+        if before.is_none() && !self.is_read_only() {
+            connection
+                .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
+        }
+        Ok(before)
+    }
+
+    /// A member's token was made anew: it holds nothing, and may have another serial number.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn member_renewed(&self, name: &str) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM member WHERE name = ?1", [name])?;
+        transaction.execute("DELETE FROM pending WHERE member = ?1", [name])?;
+        transaction.execute("DELETE FROM copy WHERE member = ?1", [name])?;
+        transaction.execute(
+            "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
+            [],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The mechanisms that a member's token had when it was connected the last time, sorted by type.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn mechanisms_of(&self, member: &str) -> Result<Option<Vec<(Ulong, MechanismInfo)>>> {
+        let connection = self.connection();
+        // A ledger that can only be read may be from before the table.
+        let there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mechanisms'";
+        if connection.query_row(there, [], |_| Ok(())).optional()?.is_none() {
+            return Ok(None);
+        }
+        let list: Option<Vec<u8>> = connection
+            .query_row("SELECT list FROM mechanisms WHERE member = ?1", [member], |r| r.get(0))
+            .optional()?;
+        Ok(list.as_deref().and_then(decode))
+    }
+
+    /// Remembers the mechanisms of a member's token. Nothing is written where they are as they were, or nothing can be.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn remember_mechanisms(&self, member: &str, list: &[(Ulong, MechanismInfo)]) -> Result<()> {
+        if self.is_read_only() || self.mechanisms_of(member)?.as_deref() == Some(list) {
+            return Ok(());
+        }
+        let sql = "INSERT OR REPLACE INTO mechanisms (member, list) VALUES (?1, ?2)";
+        self.writable()?.execute(sql, params![member, encode(list)])?;
+        Ok(())
+    }
+}
+
+/// Four big-endian numbers for each.
+fn encode(list: &[(Ulong, MechanismInfo)]) -> Vec<u8> {
+    let numbers = list.iter().flat_map(|(kind, i)| [*kind, i.min_key_size, i.max_key_size, i.flags]);
+    numbers.flat_map(|n| (n as u64).to_be_bytes()).collect()
+}
+
+/// `None` for what was not encoded here.
+fn decode(bytes: &[u8]) -> Option<Vec<(Ulong, MechanismInfo)>> {
+    let (rows, rest) = bytes.as_chunks::<32>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let row = |row: &[u8; 32]| {
+        let (numbers, _) = row.as_chunks::<8>();
+        let mut numbers = numbers.iter().map(|n| u64::from_be_bytes(*n) as Ulong);
+        let mut next = || numbers.next();
+        let (kind, min_key_size, max_key_size, flags) = (next()?, next()?, next()?, next()?);
+        Some((kind, MechanismInfo { min_key_size, max_key_size, flags }))
+    };
+    rows.iter().map(row).collect()
+}
