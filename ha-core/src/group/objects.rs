@@ -1,11 +1,12 @@
 //! Virtual objects: one for all copies of a key, with a handle that is never used again.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::map::{Map, RandomState, map};
 use ha_token::{ObjectHandle, Rv, SessionHandle, Ulong};
+use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use crate::replica::ledger::ObjectId;
@@ -206,14 +207,21 @@ impl Object {
 pub struct Objects {
     next: AtomicU64,
     by_handle: Map<Ulong, Arc<Object>>,
-    /// Asked when a member's object is seen for the first time, and not on the way of other calls.
-    by_id: Mutex<HashMap<ObjectId, Ulong, RandomState>>,
+    /// The handles of ledger objects, found by their identities, which are kept in the objects alone. Asked when a
+    /// member's object is seen for the first time, and not on the way of other calls.
+    by_id: Mutex<HashTable<Ulong>>,
+    hasher: RandomState,
 }
 
 impl Objects {
     /// An empty table. Handles start at 1: 0 is `CK_INVALID_HANDLE`.
     pub fn new() -> Self {
-        Objects { next: AtomicU64::new(1), by_handle: map(), by_id: Mutex::default() }
+        Objects {
+            next: AtomicU64::new(1),
+            by_handle: map(),
+            by_id: Mutex::default(),
+            hasher: RandomState::default(),
+        }
     }
 
     /// Adds an object under a new handle; for a ledger object already there, answers that one.
@@ -233,19 +241,34 @@ impl Objects {
             return object;
         };
         let mut ids = self.ids();
-        if let Some(there) = ids.get(&id).and_then(|h| self.by_handle.pin().get(h).cloned()) {
+        if let Some(there) = self.named(&ids, id) {
             if let Some(place) = place {
                 there.put(place);
             }
             return there;
         }
-        ids.insert(id, handle);
+        // Into the map first, and out of it last: the table looks identities up there.
         self.by_handle.pin().insert(handle, Arc::clone(&object));
+        ids.insert_unique(self.hasher.hash_one(id), handle, |h| self.hash(*h));
         object
     }
 
-    fn ids(&self) -> MutexGuard<'_, HashMap<ObjectId, Ulong, RandomState>> {
+    fn ids(&self) -> MutexGuard<'_, HashTable<Ulong>> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hash of the identity of a ledger object.
+    fn hash(&self, handle: Ulong) -> u64 {
+        match self.by_handle.pin().get(&handle).map(|o| o.origin) {
+            Some(Origin::Ledger(id)) => self.hasher.hash_one(id),
+            _ => 0,
+        }
+    }
+
+    fn named(&self, ids: &HashTable<Ulong>, id: ObjectId) -> Option<Arc<Object>> {
+        let objects = self.by_handle.pin();
+        let is_it = |h: &Ulong| objects.get(h).is_some_and(|o| o.origin == Origin::Ledger(id));
+        objects.get(ids.find(self.hasher.hash_one(id), is_it)?).cloned()
     }
 
     /// The object of a handle that the application gave.
@@ -258,20 +281,18 @@ impl Objects {
 
     /// The object of a ledger identity, if it has been seen.
     pub fn by_id(&self, id: ObjectId) -> Option<Arc<Object>> {
-        let handle = *self.ids().get(&id)?;
-        self.by_handle.pin().get(&handle).cloned()
+        self.named(&self.ids(), id)
     }
 
     /// Takes an object out: its handle is invalid from now on and never given again.
     pub fn remove(&self, object: &Object) {
         object.flags.fetch_or(GONE, Ordering::Relaxed);
-        self.by_handle.pin().remove(&object.handle.0);
-        if let Origin::Ledger(id) = object.origin {
-            let mut ids = self.ids();
-            if ids.get(&id) == Some(&object.handle.0) {
-                ids.remove(&id);
-            }
+        if let Origin::Ledger(id) = object.origin
+            && let Ok(entry) = self.ids().find_entry(self.hasher.hash_one(id), |h| *h == object.handle.0)
+        {
+            entry.remove();
         }
+        self.by_handle.pin().remove(&object.handle.0);
     }
 
     /// The session objects that a virtual session owns.
