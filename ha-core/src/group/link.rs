@@ -16,6 +16,9 @@ use crate::seam::World;
 /// Idle backing sessions kept open for each connection; more are closed when they come back.
 const POOL: usize = 128;
 
+/// No login's epoch.
+const NEVER: u64 = u64::MAX;
+
 /// One connection: from one initialisation of the member's module to the next.
 pub struct Link {
     /// The token. Answers `CKR_CRYPTOKI_NOT_INITIALIZED` once a newer connection was made.
@@ -35,6 +38,8 @@ pub struct Link {
     /// The group's login epoch that this connection has followed to.
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
+    /// The login epoch that it was last brought up to date in; [`NEVER`] when it has to be again.
+    caught_up: AtomicU64,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
     handles: RwLock<HashMap<Ulong, Ulong, RandomState>>,
     /// This connection's handles of the group keys, once found or made.
@@ -69,6 +74,7 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
+            caught_up: AtomicU64::new(NEVER),
             handles: RwLock::default(),
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
@@ -133,6 +139,21 @@ impl Link {
     /// Marks the login as out of date, to be made again.
     pub fn doubt_login(&self) {
         self.login_epoch.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Whether it was brought up to date since this login.
+    pub(super) fn is_caught_up(&self, epoch: u64) -> bool {
+        self.caught_up.load(Ordering::Acquire) == epoch
+    }
+
+    /// It was brought up to date in this login.
+    pub(super) fn set_caught_up(&self, epoch: u64) {
+        self.caught_up.store(epoch, Ordering::Release);
+    }
+
+    /// It has to be brought up to date again.
+    pub(super) fn set_behind(&self) {
+        self.caught_up.store(NEVER, Ordering::Release);
     }
 
     /// Runs `change` unless this connection follows `epoch` already; one thread at a time.

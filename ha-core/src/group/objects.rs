@@ -9,6 +9,7 @@ use ha_token::{ObjectHandle, Rv, SessionHandle, Ulong};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use super::Lease;
 use crate::replica::ledger::ObjectId;
 
 /// What a virtual object stands for.
@@ -174,6 +175,19 @@ impl Object {
     /// Forgets the copy on a member.
     pub fn forget(&self, member: usize) {
         self.known().places.retain(|p| !p.is_on(member));
+    }
+
+    /// Forgets a handle that the member no longer knows, so that it is looked up again. A copy that failed its proof
+    /// stays remembered as such.
+    pub(crate) fn forget_stale(&self, lease: &Lease) {
+        if let Some(place) = self.place(lease.member.index, lease.link.generation)
+            && place.trust != Trust::Conflict
+        {
+            lease.link.unbind(place.handle);
+            if !matches!(self.origin, Origin::Session(_)) {
+                self.forget(lease.member.index);
+            }
+        }
     }
 
     /// Whether an object of the same class, label and id that is another key stands beside it: neither is served.
