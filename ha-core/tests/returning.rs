@@ -183,3 +183,25 @@ fn what_may_not_be_destroyed_stays_whole() {
     assert_eq!(open.find(&named(b"stays")), [object]);
     assert_eq!(open.words(true), [Word::Same]);
 }
+
+#[test]
+fn no_second_set_of_group_keys_is_made_while_the_first_is_away() {
+    let tokens = Tokens::new(2);
+    tokens.hide(1);
+    let open = Open::new(&tokens, "min_copies = 1");
+    open.ec_pair(1).unwrap();
+    drop(open);
+    tokens.restore(1);
+    tokens.hide(0);
+    let open = Open::new(&tokens, "min_copies = 1");
+    assert_eq!(open.ec_pair(2), Err(Rv::DEVICE_ERROR), "the group keys are on the other member");
+    drop(open);
+    tokens.restore(0);
+    let open = Open::new(&tokens, "min_copies = 1");
+    open.ec_pair(3).unwrap();
+    assert_eq!(
+        open.words(true),
+        [Word::Same; 4],
+        "the member that came later was given the keys of the group and key 1"
+    );
+}

@@ -54,6 +54,9 @@ impl Group {
         }
         let lease = Lease::new(member, Arc::clone(link))?;
         self.recall_group_keys(&lease)?;
+        if lease.link.group_keys().is_none() && !self.by_hand.load(Ordering::Acquire) {
+            self.receive_group_keys(member, link);
+        }
         if self.by_hand.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -231,6 +234,7 @@ impl Group {
     fn make_copy(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
         let secret = crate::replica::is_secret(row.class);
         let handle = match &row.blob {
+            Some(_) if lease.link.group_keys().is_none() => return Err(Rv::KEY_NOT_WRAPPABLE),
             Some(blob) => self.unwrap_blob(lease, blob, &kept(row))?,
             None if secret => return Err(Rv::KEY_NOT_WRAPPABLE),
             None => lease.token().create_object(lease.session, &kept(row))?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ha_token::{Result, Rv, UserType};
 
-use super::{Group, Lease, Member, Who};
+use super::{Group, Lease, Link, Member, Who};
 use crate::policy::failure::{Class, classify};
 use crate::replica::group_key::{self, GroupKeys};
 
@@ -24,18 +24,20 @@ impl Group {
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
         let mut source: Option<(usize, GroupKeys)> = None;
         for (n, writer) in writers.iter().enumerate() {
-            if let Some(keys) = group_key::find(writer.on(), &group)? {
-                writer.link.set_group_keys(Some(keys));
-                source.get_or_insert((n, keys));
+            self.recall_group_keys(writer)?;
+            if let Some(keys) = writer.link.group_keys() {
+                source.get_or_insert((n, *keys));
             }
         }
         let (from, keys) = match source {
             Some(source) => source,
             None => {
+                self.may_make_group_keys()?;
                 let first = writers.first().ok_or(Rv::DEVICE_ERROR)?;
                 tracing::warn!(group = %self.config.label,
                     "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` and `hactl member add` enrol members with a ceremony");
                 let keys = group_key::create(first.on(), &group, false)?;
+                self.recognise_group_keys(first, &keys)?;
                 first.link.set_group_keys(Some(keys));
                 (0, keys)
             }
@@ -75,12 +77,69 @@ impl Group {
     }
 
     /// Looks for the group keys on a member that has just logged in. Without them it gets no new keys, and is asked again
-    /// when one is made.
+    /// when one is made. Keys that are not the ones that the ledger knows are not used: a key may have been planted, or
+    /// made by a ledger that was lost.
     pub(crate) fn recall_group_keys(&self, lease: &Lease) -> Result<()> {
         if lease.link.group_keys().is_none()
             && let Some(ledger) = &self.ledger
+            && let Some(keys) = group_key::find(lease.on(), &ledger.identity().group)?
+            && self.recognise_group_keys(lease, &keys)?
         {
-            lease.link.set_group_keys(group_key::find(lease.on(), &ledger.identity().group)?);
+            lease.link.set_group_keys(Some(keys));
+        }
+        Ok(())
+    }
+
+    /// Gives a member that has just logged in the group keys, if another one has them and may. What fails is logged, and
+    /// tried again when a key is made.
+    pub(crate) fn receive_group_keys(&self, member: &Arc<Member>, link: &Arc<Link>) {
+        let giver = self.up().find(|m| m.link().is_some_and(|l| l.group_keys().is_some()));
+        let Some(Ok(giver)) = giver.map(|m| self.lease(m)) else { return };
+        if giver.link.group_keys().is_some_and(|k| !k.enrolled)
+            && let Ok(lease) = Lease::new(member, Arc::clone(link))
+        {
+            // What it is is told in words already.
+            _ = self.group_keys_everywhere(&mut vec![giver, lease]);
+        }
+    }
+
+    /// Whether these are the group's keys: those that were seen first.
+    fn recognise_group_keys(&self, lease: &Lease, keys: &GroupKeys) -> Result<bool> {
+        let mut answers = Vec::new();
+        for key in [keys.extractable, keys.non_extractable] {
+            match group_key::fingerprint(lease.on(), key) {
+                Ok(answer) => answers.extend(answer),
+                // It can wrap nothing with them, as behind p11-kit: then it does not matter which they are.
+                Err(rv)
+                    if matches!(
+                        classify(ha_token::Function::WrapKey, rv),
+                        Class::Caller | Class::Ambiguous
+                    ) =>
+                {
+                    return Ok(true);
+                }
+                Err(rv) => return Err(rv),
+            }
+        }
+        let known = self.ledger.as_ref().map(|l| l.remember_group_keys(&answers)).transpose();
+        let known = known.map_err(|e| self.ledger_failed(e))?;
+        let same = known.is_none_or(|known| known == answers);
+        if !same {
+            tracing::error!(group = %self.config.label, member = lease.member.name(),
+                "the member has other group keys than the group: they are not used, and it gets no new keys; was a key planted there, or does its token belong to another group?");
+        }
+        Ok(same)
+    }
+
+    /// Refuses a second set of group keys: what is wrapped under the first could be given to no member of the second.
+    fn may_make_group_keys(&self) -> Result<()> {
+        if self.ledger()?.has_group_keys().map_err(|e| self.ledger_failed(e))? {
+            self.reporter.refused(
+                ha_token::Function::GenerateKey,
+                Rv::DEVICE_ERROR,
+                "the group keys are on members that are not up now, and no other ones are made beside them",
+            );
+            return Err(Rv::DEVICE_ERROR);
         }
         Ok(())
     }
@@ -116,8 +175,12 @@ impl Group {
         let (first, keys) = match source {
             Some((first, keys)) => (first, keys),
             None => {
+                self.may_make_group_keys()?;
                 let first = self.members.first().ok_or(Rv::DEVICE_ERROR)?;
-                (first, group_key::create(self.lease(first)?.on(), &group, true)?)
+                let lease = self.lease(first)?;
+                let keys = group_key::create(lease.on(), &group, true)?;
+                self.recognise_group_keys(&lease, &keys)?;
+                (first, keys)
             }
         };
         if !keys.enrolled {

@@ -71,6 +71,7 @@ impl Group {
     /// Every token object is destroyed, on members that cannot be asked too.
     fn forget_everything(&self) -> Result<()> {
         let ledger = self.ledger()?;
+        ledger.forget_group_keys().map_err(|e| self.ledger_failed(e))?;
         for row in ledger.objects().map_err(|e| self.ledger_failed(e))? {
             if row.is_committed() {
                 let destroyed = ledger.destroy_begin(row.id, &[]).and_then(|_| ledger.destroy_final(row.id));

@@ -5,6 +5,11 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{Ledger, LedgerError};
 
+fn known_group_keys(connection: &rusqlite::Connection) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT value FROM meta WHERE key = 'group keys'";
+    Ok(connection.query_row(sql, [], |r| r.get(0)).optional()?)
+}
+
 type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Added after the first ledgers were made; who does not know the table does not miss it.
@@ -26,6 +31,36 @@ impl Ledger {
                 .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
         }
         Ok(before)
+    }
+
+    /// What the group keys answer, remembered the first time, from then on the same.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn remember_group_keys(&self, fingerprint: &[u8]) -> Result<Vec<u8>> {
+        let connection = self.connection();
+        if !self.is_read_only() {
+            let sql = "INSERT OR IGNORE INTO meta VALUES ('group keys', ?1)";
+            connection.execute(sql, [fingerprint])?;
+        }
+        Ok(known_group_keys(&connection)?.unwrap_or_else(|| fingerprint.to_vec()))
+    }
+
+    /// Whether the group has keys on a member: others are never made beside them.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn has_group_keys(&self) -> Result<bool> {
+        Ok(known_group_keys(&self.connection())?.is_some())
+    }
+
+    /// Every member's token was made anew: the group keys went with them.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn forget_group_keys(&self) -> Result<()> {
+        self.writable()?.execute("DELETE FROM meta WHERE key = 'group keys'", [])?;
+        Ok(())
     }
 
     /// A member's token was made anew: it holds nothing, and may have another serial number.
