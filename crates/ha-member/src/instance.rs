@@ -173,6 +173,8 @@ impl Copy {
                 }
                 Ok(()) // whoever did it finalises it
             }
+            // What it answers for another one's variables says nothing about it.
+            Err(_) if !intact => Err(failed(Rv::CANT_LOCK)),
             Err(rv) => Err(failed(rv)),
         }
     }
