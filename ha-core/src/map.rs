@@ -2,7 +2,7 @@
 //!
 //! The keys are numbers that we or a member made: nobody chooses them to collide.
 
-use foldhash::fast::RandomState;
+pub(crate) use foldhash::fast::RandomState;
 
 /// From a handle or an identity to what it stands for.
 pub(crate) type Map<K, V> = papaya::HashMap<K, V, RandomState>;

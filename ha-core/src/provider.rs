@@ -27,6 +27,8 @@ const LEDGER_WAIT: Duration = Duration::from_secs(10);
 /// No global state: several may live in one process. All methods may be called from any thread.
 pub struct Provider {
     groups: Vec<Arc<Group>>,
+    /// The groups' slots, which are the first ones.
+    virtual_slots: Vec<Arc<VirtualSlot>>,
     slots: Vec<Arc<dyn Token>>,
     events: Receiver<Ulong>,
     /// Kept for the slots to tell of themselves; dropped at shutdown, which ends every wait.
@@ -159,6 +161,7 @@ impl Provider {
         let (tell, events) = unbounded();
         let mut groups = Vec::new();
         let mut slots: Vec<Arc<dyn Token>> = Vec::new();
+        let mut virtual_slots = Vec::new();
         for (group_config, connectors) in config.groups.into_iter().zip(connectors) {
             let threads = group_config.recovery.mode == RecoveryMode::Auto || group_config.deadline.is_some();
             let label = group_config.label.clone();
@@ -168,7 +171,9 @@ impl Provider {
             let ledger = open_ledger(&config.state_dir, &group_config, &*world);
             let group = Group::new(group_config, connectors, ledger, Arc::clone(&world));
             let number = slots.len() as Ulong;
-            slots.push(Arc::new(VirtualSlot::new(Arc::clone(&group), number)));
+            let slot = Arc::new(VirtualSlot::new(Arc::clone(&group), number));
+            virtual_slots.push(Arc::clone(&slot));
+            slots.push(slot);
             group.start(threads).map_err(|source| StartError::Thread { group: label, source })?;
             let teller = tell.clone();
             if !group.is_present() {
@@ -187,6 +192,7 @@ impl Provider {
         }
         Ok(Provider {
             groups,
+            virtual_slots,
             slots,
             events,
             tell: arc_swap::ArcSwapOption::new(Some(Arc::new(tell))),
@@ -200,6 +206,7 @@ impl Provider {
         let (tell, events) = unbounded();
         Provider {
             groups: Vec::new(),
+            virtual_slots: Vec::new(),
             slots,
             events,
             tell: arc_swap::ArcSwapOption::new(Some(Arc::new(tell))),
@@ -246,6 +253,20 @@ impl Provider {
         Ok((id, slot))
     }
 
+    /// As [`session`](Self::session), with virtual slots told apart: what is called with every signature is called on
+    /// them directly.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    #[inline]
+    pub fn serving(&self, session: SessionHandle) -> Result<Serving<'_>> {
+        let id = session.0 & ((1 << SLOT_BITS) - 1);
+        match usize::try_from(id).ok().and_then(|i| self.virtual_slots.get(i)) {
+            Some(slot) => Ok(Serving::Virtual(slot)),
+            None => self.session(session).map(|(_, token)| Serving::Other(&**token)),
+        }
+    }
+
     /// `C_WaitForSlotEvent`: the slot where a token appeared.
     ///
     /// # Errors
@@ -285,6 +306,14 @@ impl Provider {
         }
         hung
     }
+}
+
+/// A session's slot.
+pub enum Serving<'a> {
+    /// A group's virtual slot.
+    Virtual(&'a VirtualSlot),
+    /// A member's own slot, or one made elsewhere.
+    Other(&'a dyn Token),
 }
 
 /// Told in place of a slot's number when the provider stops.

@@ -252,3 +252,56 @@ fn a_part_of_a_mechanism_without_parts_is_the_applications_fault_not_the_members
         }
     }
 }
+
+#[test]
+fn digests_one_after_the_other_are_right_in_every_shape() {
+    use sha2::Digest as _;
+    let tokens = Tokens::new(2);
+    let (provider, slot) = start(&tokens);
+    let s = slot.open_session(false).unwrap();
+    let begin =
+        || slot.op_init(s, OpKind::Digest, Some(&mut Mechanism::plain(ck::CKM_SHA256)), ObjectHandle(0));
+    for round in 0..300u32 {
+        let data = round.to_be_bytes();
+        let expected = sha2::Sha256::digest(data);
+        let mut space = [0; 32];
+        begin().unwrap();
+        match round % 6 {
+            0 => {}
+            1 => {
+                let mut query = Output::query();
+                slot.op_one_shot(s, OpKind::Digest, &data, &mut query).unwrap();
+                assert_eq!(query.len(), 32);
+            }
+            2 => {
+                let mut small = Output::buffer(&mut space[..31]);
+                assert_eq!(slot.op_one_shot(s, OpKind::Digest, &data, &mut small), Err(Rv::BUFFER_TOO_SMALL));
+                assert_eq!(small.len(), 32);
+            }
+            3 => {
+                for byte in data {
+                    slot.op_update(s, OpKind::Digest, &[byte], &mut Output::query()).unwrap();
+                }
+                let mut out = Output::buffer(&mut space);
+                slot.op_final(s, OpKind::Digest, &mut out).unwrap();
+                assert_eq!(out.written(), &*expected);
+                continue;
+            }
+            4 => {
+                assert_eq!(begin(), Err(Rv::OPERATION_ACTIVE));
+            }
+            _ => {
+                slot.op_init(s, OpKind::Digest, None, ObjectHandle(0)).unwrap();
+                let answer = slot.op_one_shot(s, OpKind::Digest, &data, &mut Output::buffer(&mut space));
+                assert_eq!(answer, Err(Rv::OPERATION_NOT_INITIALIZED), "it was cancelled");
+                continue;
+            }
+        }
+        let mut out = Output::buffer(&mut space);
+        slot.op_one_shot(s, OpKind::Digest, &data, &mut out).unwrap();
+        assert_eq!(out.written(), &*expected);
+    }
+    for member in provider.groups()[0].status().members {
+        assert!(member.last_fault.is_none(), "{}: {:?}", member.name, member.last_fault);
+    }
+}

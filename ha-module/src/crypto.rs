@@ -2,11 +2,11 @@
 
 use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG};
 use ha_core::provider::Provider;
-use ha_token::{CombinedKind, ObjectHandle, OpKind, Output, Result};
+use ha_token::{CombinedKind, ObjectHandle, OpKind, Output, Result, Token as _};
 
 use crate::caller::Caller;
 use crate::guard::entry;
-use crate::sessions::session;
+use crate::sessions::{call_serving, session};
 
 /// Input bytes as they come through the interface.
 pub(crate) type Input = (*const CK_BYTE, CK_ULONG);
@@ -29,8 +29,7 @@ pub(crate) fn init(
         return token.op_init(session, kind, None, key);
     }
     caller.with_mechanism(mechanism, |mechanism| {
-        let (token, session) = session(provider, handle)?;
-        token.op_init(session, kind, Some(mechanism), key)
+        call_serving!(provider, handle, op_init(kind, Some(mechanism), key))
     })
 }
 
@@ -45,8 +44,7 @@ pub(crate) fn one_shot(
     space: Space,
 ) -> Result<()> {
     caller.transform(input, space, |input, output| {
-        let (token, session) = session(provider, handle)?;
-        token.op_one_shot(session, kind, input, output)
+        call_serving!(provider, handle, op_one_shot(kind, input, output))
     })
 }
 
@@ -294,7 +292,6 @@ entry! {
         len: CK_ULONG,
     ) |caller, provider| {
         let random = caller.space(random, len)?;
-        let (token, session) = session(provider, handle)?;
-        token.generate_random(session, random)
+        call_serving!(provider, handle, generate_random(random))
     }
 }

@@ -32,6 +32,8 @@ unsafe impl<T> Send for Lent<T> {}
 ///
 /// Nothing of ours is left half-changed behind a panic that a later call could see: what calls share is replaced as a
 /// whole (see `state`) or belongs to `ha-core`, whose locks recover from poisoning.
+// Every frame between the application and a token costs a return, and those are dear after a token's system calls.
+#[inline(always)]
 pub(crate) fn contained(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     if STORAGE.try_with(|_| ()).is_err() {
         return elsewhere(function, body);
@@ -42,6 +44,7 @@ pub(crate) fn contained(function: Function, body: impl FnOnce() -> Result<()>) -
 /// Runs the body on a thread of its own: exit handlers, where libraries like to clean up, run after this thread's
 /// storage is gone, and the maps of sessions and objects need it.
 #[cold]
+#[inline(never)]
 fn elsewhere(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     let mut body = Some(body);
     let mut answer = Rv::GENERAL_ERROR.0;
@@ -61,6 +64,7 @@ fn elsewhere(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     }
 }
 
+#[inline(always)]
 fn here(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CKR_OK,
@@ -73,6 +77,7 @@ fn here(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
 }
 
 /// Runs the body of a function that needs `C_Initialize` to have been called in this process.
+#[inline(always)]
 pub(crate) fn running(function: Function, body: impl FnOnce(&Provider) -> Result<()>) -> CK_RV {
     contained(function, || state::with(body))
 }

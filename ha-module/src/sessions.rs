@@ -22,6 +22,19 @@ pub(crate) fn session(
     provider.session(handle).map(|(_, token)| (token, handle))
 }
 
+/// Makes a call on the token that a session belongs to; a virtual slot's is called directly, without a look-up of the
+/// method, which matters for what is called with every signature.
+macro_rules! call_serving {
+    ($provider:expr, $handle:expr, $method:ident($($argument:expr),* $(,)?)) => {{
+        let session = ha_token::SessionHandle($handle);
+        match $provider.serving(session)? {
+            ha_core::provider::Serving::Virtual(slot) => slot.$method(session, $($argument),*),
+            ha_core::provider::Serving::Other(token) => token.$method(session, $($argument),*),
+        }
+    }};
+}
+pub(crate) use call_serving;
+
 /// As [`session`], for functions that never reach the token: the session must be open.
 fn open_session(provider: &Provider, handle: CK_SESSION_HANDLE) -> Result<()> {
     let (token, session) = session(provider, handle)?;

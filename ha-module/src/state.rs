@@ -1,17 +1,16 @@
 //! What runs between `C_Initialize` and `C_Finalize`.
 //!
-//! Calls read one pointer, without a lock. Starting and stopping exclude each other through one atomic word and not a
+//! Calls read one pointer, without a lock, and note that they use what it points to. Starting and stopping exclude each other through one atomic word and not a
 //! mutex, because a child of `fork` must find neither held by a thread that it does not have.
 
 use std::cell::Cell;
-use std::mem;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use ha_core::provider::Provider;
+use ha_member::presence::{self, Stay};
 use ha_member::{fork_generation, inside_member};
 use ha_token::{Result, Rv, Ulong};
 
@@ -32,7 +31,8 @@ struct Running {
     waiting: AtomicUsize,
 }
 
-static RUNNING: ArcSwapOption<Running> = ArcSwapOption::const_empty();
+/// Made from a box by [`initialize`], and taken out before it is given up.
+static RUNNING: AtomicPtr<Running> = AtomicPtr::new(ptr::null_mut());
 
 /// The phase in the two lowest bits, the generation it is of above them.
 static PHASE: AtomicU64 = AtomicU64::new(0);
@@ -49,16 +49,46 @@ enum Phase {
     Started = 2,
 }
 
+/// The use of what runs, by one call.
+struct Use<'a> {
+    running: &'a Running,
+    _stay: Stay,
+}
+
+/// Notes that this thread uses what runs in this process.
+///
+/// # Errors
+/// `CKR_CRYPTOKI_NOT_INITIALIZED`.
+#[inline(always)]
+fn enter<'a>() -> Result<Use<'a>> {
+    let mut seen = RUNNING.load(Ordering::Acquire);
+    loop {
+        if seen.is_null() {
+            return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+        }
+        let stay = presence::enter(seen as usize);
+        let now = RUNNING.load(Ordering::Acquire);
+        if now == seen {
+            // SAFETY: it was still there after this thread had noted that it uses it, and who takes it out gives it up
+            // only when no thread does (`finalize`); the reference is not used beyond the note.
+            let running = unsafe { &*seen };
+            if running.generation != fork_generation() {
+                return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+            }
+            return Ok(Use { running, _stay: stay });
+        }
+        seen = now;
+    }
+}
+
 /// Runs `body` on the provider.
 ///
 /// # Errors
 /// `CKR_CRYPTOKI_NOT_INITIALIZED`, or the body's.
+#[inline(always)]
 pub(crate) fn with<T>(body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
-    let running = RUNNING.load();
-    match running.as_deref() {
-        Some(r) if r.generation == fork_generation() => body(&r.provider),
-        _ => Err(Rv::CRYPTOKI_NOT_INITIALIZED),
-    }
+    let used = enter()?;
+    body(&used.running.provider)
 }
 
 /// Waits for a slot event; [`finalize`] ends the wait.
@@ -66,10 +96,9 @@ pub(crate) fn with<T>(body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
 /// # Errors
 /// Those of [`Provider::wait_for_slot_event`].
 pub(crate) fn wait_for_slot_event(block: bool) -> Result<Ulong> {
-    let running = RUNNING.load_full().filter(|r| r.generation == fork_generation());
-    let running = running.ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
-    let _waiting = Waiting::enter(&running.waiting);
-    running.provider.wait_for_slot_event(block)
+    let used = enter()?;
+    let _waiting = Waiting::enter(&used.running.waiting);
+    used.running.provider.wait_for_slot_event(block)
 }
 
 /// Starts what `start` answers.
@@ -81,12 +110,11 @@ pub(crate) fn initialize(start: impl FnOnce() -> Result<Provider>) -> Result<()>
     not_from_a_member()?;
     let generation = fork_generation();
     let mut change = Change::begin(generation, Phase::Stopped).ok_or(Rv::CRYPTOKI_ALREADY_INITIALIZED)?;
-    if let Some(parents) = RUNNING.swap(None) {
-        // Its threads, sessions and locks are the parent's: not even its destructor may touch them.
-        mem::forget(parents);
-    }
+    // What a parent process left belongs to its threads: not even its destructor may touch their sessions and locks.
+    RUNNING.store(ptr::null_mut(), Ordering::SeqCst);
     let provider = start()?;
-    RUNNING.store(Some(Arc::new(Running { provider, generation, waiting: AtomicUsize::new(0) })));
+    let running = Box::new(Running { provider, generation, waiting: AtomicUsize::new(0) });
+    RUNNING.store(Box::into_raw(running), Ordering::SeqCst);
     change.leads_to = Phase::Started;
     Ok(())
 }
@@ -100,14 +128,35 @@ pub(crate) fn finalize() -> Result<()> {
     let mut change = Change::begin(fork_generation(), Phase::Started).ok_or(Rv::CRYPTOKI_NOT_INITIALIZED)?;
     // From here on, also if something panics.
     change.leads_to = Phase::Stopped;
-    let Some(running) = RUNNING.swap(None) else { return Err(Rv::CRYPTOKI_NOT_INITIALIZED) };
-    // After a swap every call in flight owns a count of its own, and no new one can come.
+    let taken = RUNNING.swap(ptr::null_mut(), Ordering::SeqCst);
+    if taken.is_null() {
+        return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+    }
+    {
+        // SAFETY: `initialize` made it from a box, and nobody else gives it up: this call has taken it out.
+        let running = unsafe { &*taken };
+        wait_for_users(taken, || running.waiting.load(Ordering::Acquire));
+        running.provider.shutdown(PATIENCE);
+    }
+    if wait_for_users(taken, || 0) {
+        // SAFETY: as above, and nobody uses it: it was taken out before the last user was looked for.
+        drop(unsafe { Box::from_raw(taken) });
+    } else {
+        tracing::warn!("a call hangs in a member: what it uses is left behind");
+    }
+    Ok(())
+}
+
+/// Waits until no more than `but` calls use what was taken out; false if that takes too long.
+fn wait_for_users(taken: *mut Running, but: impl Fn() -> usize) -> bool {
     let end = Instant::now() + PATIENCE;
-    while Arc::strong_count(&running) > 1 + running.waiting.load(Ordering::Acquire) && Instant::now() < end {
+    while presence::count(taken as usize).is_none_or(|users| users > but()) {
+        if Instant::now() >= end {
+            return false;
+        }
         thread::sleep(PAUSE);
     }
-    running.provider.shutdown(PATIENCE);
-    Ok(())
+    true
 }
 
 /// Refuses what a member's module asks of us while it is being loaded or initialised: it may be what we wait for.

@@ -14,6 +14,7 @@ static REGISTERED: Once = Once::new();
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
+    crate::presence::forget_other_threads();
 }
 
 /// A number that stays the same in one process and differs in a forked child.
@@ -22,7 +23,7 @@ extern "C" fn in_child() {
 /// without the C library. Costs one atomic load.
 pub fn fork_generation() -> u64 {
     REGISTERED.call_once(|| {
-        // SAFETY: the handler only adds to an atomic, which is allowed in the child of a threaded process.
+        // SAFETY: the handler only stores to atomics, which is allowed in the child of a threaded process.
         let status = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         if status != 0 {
             tracing::warn!(status, "forks cannot be noticed: pthread_atfork failed");

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,10 @@ use ha_token::{ConnectError, Function, Rv, Ulong};
 use crate::environment::{self, EnvironmentError};
 use crate::fork::{ForkLock, Gate, fork_generation};
 use crate::loader::{self, Functions};
+use crate::presence::{self, Stay};
 
 /// How long calls get to leave an instance before it is given up.
 pub(crate) const LEAVE: Duration = Duration::from_secs(2);
-
-const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// One set of a module's static variables.
 #[derive(Debug)]
@@ -37,14 +36,14 @@ pub(crate) struct Copy {
 #[derive(Debug)]
 pub(crate) struct Life {
     copy: Arc<Copy>,
-    /// Calls in flight, and [`CLOSED`].
-    state: AtomicUsize,
+    closed: AtomicBool,
 }
 
 /// A call in flight.
 pub(crate) struct Call<'a> {
     life: &'a Life,
-    turn: Option<MutexGuard<'a, ()>>,
+    _stay: Stay,
+    _turn: Option<MutexGuard<'a, ()>>,
 }
 
 thread_local! {
@@ -106,7 +105,7 @@ impl Copy {
 
     /// Whether no call is in it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lives.lock().iter().all(|life| life.in_flight() == 0)
+        self.lives.lock().iter().all(|life| !life.is_in_use())
     }
 
     /// Waits, for at most `wait`, until no call of a closed life is in it.
@@ -203,9 +202,9 @@ impl Copy {
 
     /// Begins a life.
     pub(crate) fn live(self: &Arc<Self>) -> Arc<Life> {
-        let life = Arc::new(Life { copy: Arc::clone(self), state: AtomicUsize::new(0) });
+        let life = Arc::new(Life { copy: Arc::clone(self), closed: AtomicBool::new(false) });
         let mut lives = self.lives.lock();
-        lives.retain(|l| !l.is_closed() || l.in_flight() > 0);
+        lives.retain(|l| !l.is_closed() || l.is_in_use());
         lives.push(Arc::clone(&life));
         life
     }
@@ -213,40 +212,46 @@ impl Copy {
 
 impl Life {
     /// Lets a call in.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&self) -> Result<Call<'_>, Rv> {
         if !self.copy.is_ours() {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
-        let before = self.state.fetch_add(1, Ordering::AcqRel);
-        let entered = Call { life: self, turn: None };
-        if before & CLOSED != 0 {
+        let stay = presence::enter(self.address());
+        if self.is_closed() {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
-        match &self.copy.turn {
-            None => Ok(entered),
-            Some(turn) => self.take_turn(entered, turn),
-        }
+        let turn = match &self.copy.turn {
+            None => None,
+            Some(turn) => Some(self.take_turn(turn)?),
+        };
+        Ok(Call { life: self, _stay: stay, _turn: turn })
     }
 
     #[inline(never)]
-    fn take_turn<'a>(&self, mut entered: Call<'a>, turn: &'a Mutex<()>) -> Result<Call<'a>, Rv> {
-        entered.turn = Some(turn.lock().unwrap_or_else(PoisonError::into_inner));
+    fn take_turn<'a>(&self, turn: &'a Mutex<()>) -> Result<MutexGuard<'a, ()>, Rv> {
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have been closed while this call waited.
-        if self.is_closed() { Err(Rv::CRYPTOKI_NOT_INITIALIZED) } else { Ok(entered) }
+        if self.is_closed() { Err(Rv::CRYPTOKI_NOT_INITIALIZED) } else { Ok(turn) }
     }
 
     /// Lets no further call in.
     pub(crate) fn close(&self) {
-        self.state.fetch_or(CLOSED, Ordering::AcqRel);
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     fn is_closed(&self) -> bool {
-        self.state.load(Ordering::Acquire) & CLOSED != 0
+        self.closed.load(Ordering::Acquire)
     }
 
-    fn in_flight(&self) -> usize {
-        self.state.load(Ordering::Acquire) & !CLOSED
+    /// Whether a call may be in it, of a life that is closed.
+    fn is_in_use(&self) -> bool {
+        presence::count(self.address()) != Some(0)
+    }
+
+    /// What calls in it are known by.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
     }
 }
 
@@ -254,12 +259,6 @@ impl std::ops::Deref for Call<'_> {
     type Target = Functions;
     fn deref(&self) -> &Functions {
         &self.life.copy.functions
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        self.life.state.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

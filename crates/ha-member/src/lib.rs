@@ -3,6 +3,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `fork` | noticing a fork; locks that a forked child can still take |
+//! | `presence` | who is in what: calls in flight |
 //! | `environment` | showing a module its environment without `setenv` |
 //! | `loader` | files to function lists, private copies, refusing ourselves |
 //! | `instance` | one loaded copy: initialise, finalise, calls in flight |
@@ -24,6 +25,7 @@ mod instance;
 mod loader;
 mod messages;
 mod operations;
+pub mod presence;
 mod search;
 mod token;
 

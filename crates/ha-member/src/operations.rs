@@ -18,17 +18,16 @@ pub(crate) fn with_mechanism<T>(
     mechanism: &mut Mechanism,
     call: impl FnOnce(*mut ck::CK_MECHANISM) -> Result<T>,
 ) -> Result<T> {
-    if matches!(mechanism.params, Params::None) {
-        let mut plain = ck::CK_MECHANISM {
-            mechanism: mechanism.kind,
-            pParameter: std::ptr::null_mut(),
-            ulParameterLen: 0,
-        };
-        return call(&mut plain);
+    let mut plain =
+        ck::CK_MECHANISM { mechanism: mechanism.kind, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
+    let mut raw = match mechanism.params {
+        Params::None => None,
+        _ => Some(RawMechanism::new(mechanism)?),
+    };
+    let answer = call(raw.as_mut().map_or(&raw mut plain, RawMechanism::as_mut_ptr))?;
+    if let Some(raw) = &raw {
+        raw.update(mechanism);
     }
-    let mut raw = RawMechanism::new(mechanism)?;
-    let answer = call(raw.as_mut_ptr())?;
-    raw.update(mechanism);
     Ok(answer)
 }
 
@@ -61,7 +60,7 @@ pub(crate) fn make(
 }
 
 /// `C_XxxInit`; a NULL mechanism cancels.
-#[inline(always)]
+#[inline(always)] // a frame less on the way back from the token
 pub(crate) fn init(
     call: &Call<'_>,
     session: SessionHandle,
@@ -82,7 +81,7 @@ pub(crate) fn init(
 }
 
 /// The one-shot function, for the kinds that have an output.
-#[inline]
+#[inline(always)]
 pub(crate) fn one_shot(call: &Call<'_>, kind: OpKind) -> Transform {
     match kind {
         OpKind::Encrypt => call.C_Encrypt,

@@ -40,6 +40,7 @@ impl RealToken {
         RealToken { life, slot, messages: Mutex::default(), message_count: AtomicUsize::new(0) }
     }
 
+    #[inline(always)]
     fn enter(&self) -> Result<Call<'_>> {
         self.life.enter()
     }
@@ -62,6 +63,7 @@ impl RealToken {
     }
 
     /// `C_Encrypt` or one like it.
+    #[inline(always)]
     fn transform(
         function: operations::Transform,
         session: SessionHandle,
@@ -299,13 +301,11 @@ impl Token for RealToken {
         key: ObjectHandle,
     ) -> Result<()> {
         let call = self.enter()?;
-        match mechanism {
-            Some(m) => with_mechanism(m, |raw| operations::init(&call, session, kind, raw, key)),
-            None => {
-                Self::cancels(&call)?;
-                operations::init(&call, session, kind, std::ptr::null_mut(), key)
-            }
-        }
+        let Some(mechanism) = mechanism else {
+            Self::cancels(&call)?;
+            return operations::init(&call, session, kind, std::ptr::null_mut(), key);
+        };
+        with_mechanism(mechanism, |raw| operations::init(&call, session, kind, raw, key))
     }
 
     fn op_one_shot(
@@ -316,6 +316,20 @@ impl Token for RealToken {
         out: &mut Output<'_>,
     ) -> Result<()> {
         let call = self.enter()?;
+        Self::transform(operations::one_shot(&call, kind), session, data, out)
+    }
+
+    fn op_at_once(
+        &self,
+        session: SessionHandle,
+        kind: OpKind,
+        mechanism: &mut Mechanism,
+        key: ObjectHandle,
+        data: &[u8],
+        out: &mut Output<'_>,
+    ) -> Result<()> {
+        let call = self.enter()?;
+        with_mechanism(mechanism, |raw| operations::init(&call, session, kind, raw, key))?;
         Self::transform(operations::one_shot(&call, kind), session, data, out)
     }
 

@@ -32,12 +32,28 @@ impl Tokens {
         Tokens::labelled(&labels.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// As [`new`](Self::new), in memory where there is a place for that: for tests that make very many objects.
+    ///
+    /// # Panics
+    /// When SoftHSM cannot be had.
+    pub fn in_memory(count: usize) -> Self {
+        let labels: Vec<String> = (0..count).map(|i| format!("member-{}", name(i))).collect();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        match tempfile::tempdir_in("/dev/shm") {
+            Ok(dir) => Tokens::labelled_in(dir, &labels),
+            Err(_) => Tokens::labelled(&labels),
+        }
+    }
+
     /// Makes tokens with these labels.
     ///
     /// # Panics
     /// When SoftHSM cannot be had.
     pub fn labelled(labels: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Tokens::labelled_in(tempfile::tempdir().unwrap(), labels)
+    }
+
+    fn labelled_in(dir: TempDir, labels: &[&str]) -> Self {
         let make = |(i, label): (usize, &&str)| {
             let store = Store::named(dir.path(), &name(i));
             store.add(label);

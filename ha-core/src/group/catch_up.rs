@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use ha_token::{Function, Result, Rv};
 
+use super::copies::{Copy, Trouble};
 use super::identify::place;
-use super::{Group, Lease, Link, Member, Origin, Traits, Trust};
+use super::{Group, Lease, Link, Member, Trust};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
+use crate::replica::ledger::{Ledger, ObjectRow};
 use crate::replica::proof::Outcome;
 
 /// What catching up did, or would do.
@@ -24,23 +25,9 @@ pub struct CaughtUp {
     pub left: Vec<String>,
 }
 
-/// Why a member could not be brought up to date.
-enum Trouble {
-    Member(Rv),
-    Ledger(LedgerError),
-}
-
-impl From<Rv> for Trouble {
-    fn from(rv: Rv) -> Self {
-        Trouble::Member(rv)
-    }
-}
-
-impl From<LedgerError> for Trouble {
-    fn from(error: LedgerError) -> Self {
-        Trouble::Ledger(error)
-    }
-}
+/// What stands for an answer where a member's object may or may not be the one that is meant.
+const UNCLEAR: Rv = Rv::KEY_FUNCTION_NOT_PERMITTED;
+const CANNOT_TELL: &str = ", and what is there cannot be proven to be it or another";
 
 impl Group {
     /// After a login: what every member that is up may have missed.
@@ -54,11 +41,17 @@ impl Group {
         }
     }
 
-    /// Brings a connection up to date. The user is logged in on it.
+    /// Brings a connection up to date, once for each login: by one thread of one process of this host at a time, so that
+    /// nothing is given twice. The user is logged in on it.
     ///
     /// # Errors
     /// The member's answers that say that it cannot be used.
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
+        let epoch = self.login.epoch();
+        let _one = member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if link.is_caught_up(epoch) {
+            return Ok(());
+        }
         let lease = Lease::new(member, Arc::clone(link))?;
         self.recall_group_keys(&lease)?;
         if self.by_hand.load(Ordering::Acquire) {
@@ -72,7 +65,32 @@ impl Group {
             tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
         }
         self.take_stock(&lease)?;
+        link.set_caught_up(epoch);
         Ok(())
+    }
+
+    /// A member lacks what the others have, or what became of it there is not known: its keeper sees to it.
+    pub(crate) fn falls_behind(&self, member: &Member) {
+        if let Some(link) = member.link() {
+            link.set_behind();
+        }
+        member.behind.store(true, Ordering::Release);
+        member.wake.set();
+    }
+
+    /// Brings a member that is up and has fallen behind up to date. One that cannot be is connected anew: SoftHSM goes on
+    /// refusing to write after the cause is gone.
+    pub(super) fn catch_up_again(&self, member: &Arc<Member>) {
+        if !member.behind.swap(false, Ordering::AcqRel) || self.login.who() != super::Who::User {
+            return;
+        }
+        let Some(link) = member.link() else { return };
+        let answer = self.catch_up(member, &link);
+        if let Err(rv) = answer {
+            self.blame(member, Function::CreateObject, rv);
+        } else if member.refuses_writes.swap(false, Ordering::AcqRel) {
+            self.health_event(member, crate::policy::health::Event::ProbeFailed);
+        }
     }
 
     /// Whether the token holds more than the ledger says: only then do searches have to ask it too when another member
@@ -96,6 +114,13 @@ impl Group {
     pub(crate) fn bring_up_to_date(&self, lease: &Lease, dry: bool) -> Result<CaughtUp> {
         let mut done = CaughtUp::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
+        let _host = match ledger.member_lock(lease.member.name(), &*self.world) {
+            Ok(lock) => lock,
+            Err(error) => {
+                done.left.push(format!("another process does it: {error}"));
+                return Ok(done);
+            }
+        };
         match self.work_through(ledger, lease, dry, &mut done) {
             Ok(()) => Ok(done),
             Err(Trouble::Member(rv)) => Err(rv),
@@ -122,7 +147,10 @@ impl Group {
                 }
                 Err(rv) => match classify(Function::CreateObject, rv) {
                     Class::Member | Class::Session | Class::Login => Err(rv),
-                    Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => {
+                    class @ (Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous) => {
+                        if class == Class::Ambiguous {
+                            lease.member.refuses_writes.store(true, Ordering::Release);
+                        }
                         left.push(format!("{what}: {rv}"));
                         Ok(false)
                     }
@@ -133,12 +161,23 @@ impl Group {
         for row in ledger.tombstones_for(name)? {
             if dry {
                 *destroyed += 1;
-            } else if note(
-                self.bury(lease, &row),
-                destroyed,
-                format!("{} is to be destroyed", describe(&row)),
-            )? {
-                ledger.acknowledge(row.id, name)?;
+                continue;
+            }
+            let what = format!("{} is to be destroyed", describe(&row));
+            match self.find_copy(ledger, lease, &row)? {
+                Copy::At(handle) => {
+                    if note(
+                        lease.token().destroy_object(lease.session, handle).map(|()| true),
+                        destroyed,
+                        what,
+                    )? {
+                        lease.link.unbind(handle);
+                        ledger.acknowledge(row.id, name)?;
+                    }
+                }
+                Copy::Absent => ledger.acknowledge(row.id, name)?,
+                // It stays hidden, and is looked at again.
+                Copy::Unclear => _ = note(Err(UNCLEAR), destroyed, what + CANNOT_TELL)?,
             }
         }
         for pending in ledger.pending_for(name)? {
@@ -147,15 +186,17 @@ impl Group {
                 *changed += 1;
                 continue;
             }
-            let answer =
-                self.find_copy(lease, &row, Some(&pending.template)).and_then(|handle| match handle {
-                    Some(handle) => {
-                        lease.token().set_attributes(lease.session, handle, &pending.template).map(|()| true)
+            let what = format!("{} is to be changed", describe(&row));
+            match self.find_copy(ledger, lease, &row)? {
+                Copy::At(handle) => {
+                    let answer = lease.token().set_attributes(lease.session, handle, &pending.template);
+                    if note(answer.map(|()| true), changed, what)? {
+                        ledger.done(&[pending.number])?;
                     }
-                    None => Ok(false),
-                });
-            if note(answer, changed, format!("{} is to be changed", describe(&row)))? {
-                ledger.done(&[pending.number])?;
+                }
+                // It is given below, as it is by now.
+                Copy::Absent => ledger.acknowledge(row.id, name)?,
+                Copy::Unclear => _ = note(Err(UNCLEAR), changed, what + CANNOT_TELL)?,
             }
         }
         for row in ledger.missing_on(name)? {
@@ -163,67 +204,31 @@ impl Group {
             if dry {
                 let answer = if row.is_copyable() { Ok(true) } else { Err(Rv::KEY_NOT_WRAPPABLE) };
                 _ = note(answer, copied, what)?;
-            } else if note(self.give(lease, &row), copied, what)? {
+            } else if note(self.give(ledger, lease, &row)?, copied, what)? {
                 ledger.add_copy(row.id, name)?;
             }
         }
         Ok(())
     }
 
-    /// Destroys what a member still holds of a destroyed object: only what answers as that object.
-    fn bury(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
-        match self.find_copy(lease, row, None)? {
-            Some(handle) => {
-                lease.token().destroy_object(lease.session, handle)?;
-                lease.link.unbind(handle);
-                Ok(true)
-            }
-            None => Ok(false),
-        }
-    }
-
-    /// A member's copy of an object, proven. `changes` may have been made to it already.
-    fn find_copy(
+    /// Gives a member an object that it lacks, proven.
+    fn give(
         &self,
+        ledger: &Ledger,
         lease: &Lease,
         row: &ObjectRow,
-        changes: Option<&ha_token::Template>,
-    ) -> Result<Option<ha_token::ObjectHandle>> {
-        let _ = changes;
-        if let Some(place) =
-            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
-            && place.trust == Trust::Proven
-        {
-            return Ok(Some(place.handle));
-        }
-        let Some(verifier) = row.verifier() else { return Ok(None) };
-        // An id or label that was changed elsewhere is still the old one here: class and proof decide.
-        let class = vec![
-            ha_token::Attribute::ulong(ha_token::ck::CKA_CLASS, row.class),
-            ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true),
-        ];
-        let mut candidates = self.with_traits(lease, &traits(row))?;
-        if candidates.is_empty() {
-            candidates = crate::replica::find_all(lease.on(), &class, 256)?;
-        }
-        for handle in candidates {
-            let bound = lease.link.virtual_of(handle).filter(|v| *v != 0);
-            let other = bound
-                .and_then(|v| self.objects.get(ha_token::ObjectHandle(v)).ok())
-                .is_some_and(|o| o.origin != Origin::Ledger(row.id));
-            if !other && self.prove(lease, handle, row.class, &verifier)? == Outcome::Same {
-                return Ok(Some(handle));
+    ) -> std::result::Result<Result<bool>, Trouble> {
+        Ok(match self.find_copy(ledger, lease, row)? {
+            Copy::At(handle) => {
+                self.seen(lease, row, handle);
+                Ok(false)
             }
-        }
-        Ok(None)
+            Copy::Absent => self.make_copy(lease, row),
+            Copy::Unclear => Err(UNCLEAR),
+        })
     }
 
-    /// Gives a member an object that it lacks, proven.
-    fn give(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
-        if let Some(handle) = self.find_copy(lease, row, None)? {
-            self.seen(lease, row, handle);
-            return Ok(false);
-        }
+    fn make_copy(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
         let secret = crate::replica::is_secret(row.class);
         let handle = match &row.blob {
             Some(blob) => self.unwrap_blob(lease, blob, &kept(row))?,
@@ -248,15 +253,6 @@ impl Group {
             object.put(place(lease, handle, Trust::Proven));
             lease.link.bind(handle, object.handle.0);
         }
-    }
-}
-
-fn traits(row: &ObjectRow) -> Traits {
-    Traits {
-        class: row.class,
-        key_type: row.key_type,
-        id: row.ckaid.clone().into(),
-        label: row.label.clone().into(),
     }
 }
 

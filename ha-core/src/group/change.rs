@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
-use super::{Group, Member, Object, Origin, Traits};
+use super::copies::{Copy, Trouble};
+use super::{Group, Lease, Member, Object, Origin, Traits, Who};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::Found;
+use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow};
+
+/// How often a change is tried when other processes change the same object at the same time.
+const TRIES: u32 = 5;
 
 impl Group {
     /// Destroys a token object on every member that is up. With the first that did, the destruction is final: members
@@ -15,67 +19,130 @@ impl Group {
     /// # Errors
     /// The members' answers when none destroyed it: it is then as it was.
     pub(crate) fn destroy_everywhere(&self, object: &Arc<Object>) -> Result<()> {
-        let id = match object.origin {
-            Origin::Ledger(id) => Some(id),
-            Origin::Foreign | Origin::Session(_) => None,
-        };
         let ledger = self.ledger()?;
-        if let Some(id) = id {
-            ledger.destroy_begin(id).map_err(|e| self.ledger_failed(e))?;
-        }
-        let mut first = None;
-        let mut refused = None;
-        for member in self.up() {
-            if id.is_none() && !object.lives_on(member.index) {
+        let Origin::Ledger(id) = object.origin else { return self.destroy_foreign(object) };
+        let everybody: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
+        let row = ledger.destroy_begin(id, &everybody).map_err(|e| self.ledger_failed(e))?;
+        let holds = |member: &Member| row.copies.iter().any(|c| c == member.name());
+        // Who has it first: what another one lacks is no answer to the application.
+        let (holders, others): (Vec<_>, Vec<_>) = self.up().partition(|m| holds(m));
+        let (mut is_final, mut refused) = (false, Rv::DEVICE_ERROR);
+        let mut uncertain = Vec::new();
+        for member in holders.into_iter().chain(others) {
+            if !is_final && !holds(member) {
                 continue;
             }
-            let answer = self.lease(member).and_then(|lease| {
-                let handle =
-                    if id.is_some() { self.backing(&lease, object) } else { self.handle_of(&lease, object) };
-                let answer = handle.and_then(|h| lease.token().destroy_object(lease.session, h));
-                match answer {
-                    Err(rv) => match self.failed(member, &lease.link, Function::DestroyObject, rv) {
-                        // There, and not proven to be this object: it stays.
-                        Class::Object if self.is_doubtful(&lease, object) => {
-                            Err(Rv::KEY_FUNCTION_NOT_PERMITTED)
-                        }
-                        // Not there is as good as destroyed, on a member that is sound.
-                        Class::Object => self
-                            .looks_alive(&lease.link)
-                            .inspect_err(|rv| self.blame(member, Function::DestroyObject, *rv)),
-                        _ => Err(rv),
-                    },
-                    Ok(()) => Ok(()),
-                }
-            });
-            match answer {
+            match self.destroy_on(ledger, member, object, &row) {
                 Ok(()) => {
-                    if let Some(id) = id {
-                        if first.is_none() {
-                            ledger.destroy_final(id).map_err(|e| self.ledger_failed(e))?;
-                        }
-                        ledger.acknowledge(id, member.name()).map_err(|e| self.ledger_failed(e))?;
+                    if !std::mem::replace(&mut is_final, true) {
+                        ledger.destroy_final(id).map_err(|e| self.ledger_failed(e))?;
                     }
-                    first.get_or_insert(member.index);
+                    ledger.acknowledge(id, member.name()).map_err(|e| self.ledger_failed(e))?;
                 }
-                Err(rv) => refused = Some(rv),
+                Err(rv) => {
+                    refused = rv;
+                    if classify(Function::DestroyObject, rv) != Class::Caller {
+                        uncertain.push(member);
+                    }
+                }
             }
         }
-        match (first, refused) {
-            (Some(_), _) => Ok(()),
-            (None, refused) => {
-                if let Some(id) = id {
-                    ledger.destroy_rollback(id).map_err(|e| self.ledger_failed(e))?;
-                }
-                Err(refused.unwrap_or(Rv::DEVICE_ERROR))
-            }
+        if is_final {
+            uncertain.iter().for_each(|member| self.falls_behind(member));
+            return Ok(());
         }
+        // A member whose answer says nothing may have destroyed its copy: it is looked for, and given again if need be.
+        let copies: Vec<&str> = row
+            .copies
+            .iter()
+            .map(String::as_str)
+            .filter(|c| !uncertain.iter().any(|m| m.name() == *c))
+            .collect();
+        ledger.destroy_rollback(id, &copies).map_err(|e| self.ledger_failed(e))?;
+        for member in uncertain {
+            object.forget(member.index);
+            self.falls_behind(member);
+        }
+        Err(refused)
     }
 
-    fn is_doubtful(&self, lease: &super::Lease, object: &Object) -> bool {
-        object
-            .place(lease.member.index, lease.link.generation)
-            .is_some_and(|p| p.trust == super::Trust::Conflict)
+    /// Destroys a member's copy, if it has one. Where that is not known it is an error.
+    fn destroy_on(
+        &self,
+        ledger: &Ledger,
+        member: &Arc<Member>,
+        object: &Object,
+        row: &ObjectRow,
+    ) -> Result<()> {
+        self.write_on(member, Function::DestroyObject, object, &mut |lease| {
+            let found = self.find_copy(ledger, lease, row).map_err(|trouble| match trouble {
+                Trouble::Member(rv) => rv,
+                Trouble::Ledger(error) => self.ledger_failed(error),
+            })?;
+            match found {
+                Copy::At(handle) => {
+                    lease.token().destroy_object(lease.session, handle)?;
+                    lease.link.unbind(handle);
+                    Ok(())
+                }
+                // Not there is as good as destroyed, on a member that is sound.
+                Copy::Absent => self.looks_alive(&lease.link).map_err(|_| Rv::DEVICE_REMOVED),
+                // There, and not proven to be this object: it stays.
+                Copy::Unclear => Err(Rv::KEY_FUNCTION_NOT_PERMITTED),
+            }
+        })
+    }
+
+    /// Destroys an object that the ledger does not know, where it is.
+    fn destroy_foreign(&self, object: &Arc<Object>) -> Result<()> {
+        let (mut done, mut refused) = (false, Rv::DEVICE_ERROR);
+        for member in self.up().filter(|m| object.lives_on(m.index)) {
+            let answer = self.write_on(member, Function::DestroyObject, object, &mut |lease| {
+                let handle = self.backing(lease, object)?;
+                lease.token().destroy_object(lease.session, handle)
+            });
+            match answer {
+                Ok(()) => done = true,
+                Err(rv) => refused = rv,
+            }
+        }
+        if done { Ok(()) } else { Err(refused) }
+    }
+
+    /// Makes a change of an object on one member. A backing session, a login or a handle that is gone is no fault of the
+    /// application's, nor of the member's: each is made again, once.
+    ///
+    /// # Errors
+    /// The member's answer; its health knows of it.
+    pub(crate) fn write_on<T>(
+        &self,
+        member: &Arc<Member>,
+        function: Function,
+        object: &Object,
+        f: &mut dyn FnMut(&Lease) -> Result<T>,
+    ) -> Result<T> {
+        let (mut session, mut login, mut stale) = (false, false, false);
+        loop {
+            let mut lease = self.lease(member)?;
+            let rv = match f(&lease) {
+                Ok(value) => return Ok(value),
+                Err(rv) => rv,
+            };
+            match self.failed(member, &lease.link, function, rv) {
+                Class::Session if !std::mem::replace(&mut session, true) => lease.set_busy(true),
+                Class::Login if self.login.who() != Who::Nobody && !std::mem::replace(&mut login, true) => {
+                    lease.set_busy(true);
+                    lease.link.doubt_login();
+                }
+                Class::Object if !std::mem::replace(&mut stale, true) => object.forget_stale(&lease),
+                // The virtual session and login are sound: these are no answers for the application.
+                Class::Session | Class::Login if self.login.who() != Who::Nobody => {
+                    self.blame(member, function, rv);
+                    return Err(Rv::DEVICE_ERROR);
+                }
+                _ => return Err(rv),
+            }
+        }
     }
 
     /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.
@@ -84,6 +151,10 @@ impl Group {
     /// # Errors
     /// The first member's refusal: nothing was changed then.
     pub(crate) fn set_everywhere(&self, object: &Arc<Object>, template: &Template) -> Result<()> {
+        self.set_within(object, template, TRIES)
+    }
+
+    fn set_within(&self, object: &Arc<Object>, template: &Template, tries: u32) -> Result<()> {
         let ledger = self.ledger()?;
         let row = match object.origin {
             Origin::Ledger(id) => ledger.object(id).map_err(|e| self.ledger_failed(e))?,
@@ -108,20 +179,31 @@ impl Group {
         }
         let names: Vec<&str> = holders.iter().map(|m| m.name()).collect();
         let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept };
-        let pending =
-            ledger.change_begin(row.id, &names, template, &after).map_err(|e| self.ledger_failed(e))?;
+        let pending = match ledger.change_begin(&row, &names, template, &after) {
+            Ok(pending) => pending,
+            // Changed by another process in between: what it did is built upon.
+            Err(LedgerError::Conflict) if tries > 1 => return self.set_within(object, template, tries - 1),
+            Err(error) => return Err(self.ledger_failed(error)),
+        };
         match self.set_on(&holders, object, template) {
             Ok(made) => {
-                let done: Vec<i64> = pending.iter().zip(made).filter(|(_, m)| *m).map(|(n, _)| *n).collect();
+                let done: Vec<i64> =
+                    pending.iter().zip(&made).filter(|(_, m)| **m).map(|(n, _)| *n).collect();
                 if let Err(error) = ledger.done(&done) {
                     tracing::warn!(group = %self.config.label, %error, "a change was made, and the ledger could not note that it was: it is made again when the members are next brought up to date");
                 }
                 object.set_traits(traits);
+                for (member, _) in holders.iter().zip(made).filter(|(m, made)| !made && m.is_up()) {
+                    self.falls_behind(member);
+                }
                 Ok(())
             }
             Err(rv) => {
-                let before = Found { ckaid: &row.ckaid, label: &row.label, template: &row.template };
-                ledger.change_rollback(row.id, &pending, &before).map_err(|e| self.ledger_failed(e))?;
+                match ledger.change_rollback(&row, &pending) {
+                    // Somebody else has changed it since, and with it what this would undo.
+                    Ok(()) | Err(LedgerError::Conflict) => {}
+                    Err(error) => return Err(self.ledger_failed(error)),
+                }
                 Err(rv)
             }
         }
@@ -137,11 +219,9 @@ impl Group {
         let mut changed = false;
         for (member, made) in holders.iter().zip(&mut made) {
             let answer = if member.is_up() {
-                self.lease(member).and_then(|lease| {
-                    let handle = self.backing(&lease, object)?;
-                    lease.token().set_attributes(lease.session, handle, template).inspect_err(|rv| {
-                        self.failed(member, &lease.link, Function::SetAttributeValue, *rv);
-                    })
+                self.write_on(member, Function::SetAttributeValue, object, &mut |lease| {
+                    let handle = self.backing(lease, object)?;
+                    lease.token().set_attributes(lease.session, handle, template)
                 })
             } else {
                 Err(Rv::DEVICE_ERROR)

@@ -73,7 +73,7 @@ impl Group {
         let ledger = self.ledger()?;
         for row in ledger.objects().map_err(|e| self.ledger_failed(e))? {
             if row.is_committed() {
-                let destroyed = ledger.destroy_begin(row.id).and_then(|()| ledger.destroy_final(row.id));
+                let destroyed = ledger.destroy_begin(row.id, &[]).and_then(|_| ledger.destroy_final(row.id));
                 destroyed.map_err(|e| self.ledger_failed(e))?;
             }
         }

@@ -68,6 +68,9 @@ impl Group {
             };
             match due {
                 (State::Suspect, _) => self.probe(member),
+                (State::Up, _) if member.behind.load(std::sync::atomic::Ordering::Acquire) => {
+                    self.catch_up_again(member);
+                }
                 (State::Down, Some(at)) if self.config.recovery.mode == RecoveryMode::Auto => {
                     if at <= now {
                         self.connect(member);

@@ -1,10 +1,11 @@
 //! One connection to a member's token: its pooled backing sessions, its login, its handles.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
-use crate::map::{Map, map};
+use crate::map::RandomState;
 use crossbeam::queue::ArrayQueue;
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
@@ -14,6 +15,9 @@ use crate::seam::World;
 
 /// Idle backing sessions kept open for each connection; more are closed when they come back.
 const POOL: usize = 128;
+
+/// No login's epoch.
+const NEVER: u64 = u64::MAX;
 
 /// One connection: from one initialisation of the member's module to the next.
 pub struct Link {
@@ -34,8 +38,10 @@ pub struct Link {
     /// The group's login epoch that this connection has followed to.
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
+    /// The login epoch that it was last brought up to date in; [`NEVER`] when it has to be again.
+    caught_up: AtomicU64,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
-    handles: Map<Ulong, Ulong>,
+    handles: RwLock<HashMap<Ulong, Ulong, RandomState>>,
     /// This connection's handles of the group keys, once found or made.
     group_keys: Mutex<Option<Arc<GroupKeys>>>,
     /// What can be wrapped here, once tried.
@@ -68,7 +74,8 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
-            handles: map(),
+            caught_up: AtomicU64::new(NEVER),
+            handles: RwLock::default(),
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
         })
@@ -134,6 +141,21 @@ impl Link {
         self.login_epoch.store(u64::MAX, Ordering::Release);
     }
 
+    /// Whether it was brought up to date since this login.
+    pub(super) fn is_caught_up(&self, epoch: u64) -> bool {
+        self.caught_up.load(Ordering::Acquire) == epoch
+    }
+
+    /// It was brought up to date in this login.
+    pub(super) fn set_caught_up(&self, epoch: u64) {
+        self.caught_up.store(epoch, Ordering::Release);
+    }
+
+    /// It has to be brought up to date again.
+    pub(super) fn set_behind(&self) {
+        self.caught_up.store(NEVER, Ordering::Release);
+    }
+
     /// Runs `change` unless this connection follows `epoch` already; one thread at a time.
     pub(super) fn follow(&self, epoch: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
         let _turn = self.login_turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,22 +169,26 @@ impl Link {
 
     /// The virtual handle that a backing handle was given; `Some(0)` for an object of our own.
     pub fn virtual_of(&self, backing: ObjectHandle) -> Option<Ulong> {
-        self.handles.pin().get(&backing.0).copied()
+        self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&backing.0).copied()
+    }
+
+    fn handles(&self) -> RwLockWriteGuard<'_, HashMap<Ulong, Ulong, RandomState>> {
+        self.handles.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers what a backing handle stands for; 0 hides it.
     pub fn bind(&self, backing: ObjectHandle, virtual_handle: Ulong) {
-        self.handles.pin().insert(backing.0, virtual_handle);
+        self.handles().insert(backing.0, virtual_handle);
     }
 
     /// Forgets a backing handle: tokens may use a number again.
     pub fn unbind(&self, backing: ObjectHandle) {
-        self.handles.pin().remove(&backing.0);
+        self.handles().remove(&backing.0);
     }
 
     /// Forgets every backing handle that `f` picks by its virtual one.
     pub fn unbind_where(&self, f: impl Fn(Ulong) -> bool) {
-        self.handles.pin().retain(|_, v| !f(*v));
+        self.handles().retain(|_, v| !f(*v));
     }
 
     /// The group keys here, made or found by `make` the first time.

@@ -42,6 +42,12 @@ pub struct Member {
     pub(super) alone: AtomicU32,
     /// Whether the token holds objects that the ledger does not know.
     pub(super) foreign: AtomicBool,
+    /// Held while it is brought up to date: by one thread at a time.
+    pub(super) catching_up: Mutex<()>,
+    /// Whether it lacks what other members were given while it was up.
+    pub(super) behind: AtomicBool,
+    /// Whether it refused to write what others wrote, in words that say nothing of the cause.
+    pub(super) refuses_writes: AtomicBool,
     /// Wakes the member's keeper.
     pub(super) wake: Arc<dyn Event>,
 }
@@ -79,6 +85,9 @@ impl Member {
             work: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             connecting: Mutex::default(),
+            catching_up: Mutex::default(),
+            behind: AtomicBool::new(false),
+            refuses_writes: AtomicBool::new(false),
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),

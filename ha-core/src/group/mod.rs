@@ -7,6 +7,7 @@ mod authenticate;
 mod catch_up;
 mod change;
 mod check;
+mod copies;
 mod enrol;
 mod identify;
 mod initialise;

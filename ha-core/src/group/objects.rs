@@ -1,11 +1,15 @@
 //! Virtual objects: one for all copies of a key, with a handle that is never used again.
 
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::map::{Map, map};
+use crate::map::{Map, RandomState, map};
 use ha_token::{ObjectHandle, Rv, SessionHandle, Ulong};
+use hashbrown::HashTable;
+use smallvec::SmallVec;
 
+use super::Lease;
 use crate::replica::ledger::ObjectId;
 
 /// What a virtual object stands for.
@@ -64,57 +68,126 @@ pub struct Object {
     pub origin: Origin,
     /// Whether `CKA_PRIVATE` is true: invisible without the user's login.
     pub private: bool,
-    traits: Mutex<Arc<Traits>>,
-    places: Mutex<Vec<Place>>,
     flags: AtomicU8,
+    known: Mutex<Known>,
+}
+
+/// What is known of an object, in as few bytes as can be: there may be many objects.
+struct Known {
+    class: Ulong,
+    key_type: Ulong,
+    /// `CKA_ID`, and `CKA_LABEL` after it.
+    names: Box<[u8]>,
+    id_len: u32,
+    /// Most objects are on two members.
+    places: SmallVec<[PackedPlace; 2]>,
+}
+
+/// A [`Place`].
+#[derive(Clone, Copy)]
+struct PackedPlace {
+    handle: ObjectHandle,
+    generation: u32,
+    member: u8,
+    trust: Trust,
 }
 
 const CONFLICTED: u8 = 1;
 const GONE: u8 = 2;
 const SEALED: u8 = 4;
 
+impl Known {
+    fn new(traits: &Traits) -> Self {
+        Known {
+            class: traits.class,
+            key_type: traits.key_type,
+            names: [&*traits.id, &*traits.label].concat().into(),
+            id_len: u32::try_from(traits.id.len()).unwrap_or(u32::MAX),
+            places: SmallVec::new(),
+        }
+    }
+
+    fn traits(&self) -> Traits {
+        let (id, label) = self.names.split_at_checked(self.id_len as usize).unwrap_or((&self.names, &[]));
+        Traits { class: self.class, key_type: self.key_type, id: id.into(), label: label.into() }
+    }
+}
+
+impl PackedPlace {
+    /// A group has at most 32 members, and a number of connections that 32 bits can count.
+    fn new(place: Place) -> Self {
+        PackedPlace {
+            handle: place.handle,
+            generation: place.generation as u32,
+            member: place.member as u8,
+            trust: place.trust,
+        }
+    }
+
+    fn is_on(&self, member: usize) -> bool {
+        usize::from(self.member) == member
+    }
+}
+
 impl Object {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Its identifying attributes now.
     pub fn traits(&self) -> Arc<Traits> {
-        Arc::clone(&self.traits.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::new(self.known().traits())
     }
 
     /// After `C_SetAttributeValue` changed id or label.
     pub fn set_traits(&self, traits: Traits) {
-        *self.traits.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(traits);
+        let mut known = self.known();
+        let places = std::mem::take(&mut known.places);
+        *known = Known { places, ..Known::new(&traits) };
     }
 
     /// The copy on a member in this connection of it, if it is known.
     pub fn place(&self, member: usize, generation: u64) -> Option<Place> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.iter().find(|p| p.member == member && p.generation == generation).copied()
+        let known = self.known();
+        let place = known.places.iter().find(|p| p.is_on(member) && p.generation == generation as u32)?;
+        Some(Place { member, generation, handle: place.handle, trust: place.trust })
     }
 
     /// Whether a member is known to have held a copy, in any connection.
     pub fn lives_on(&self, member: usize) -> bool {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|p| p.member == member)
+        self.known().places.iter().any(|p| p.is_on(member))
     }
 
     /// The members known to hold a copy.
     pub fn members(&self) -> Vec<usize> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|p| p.member).collect()
+        self.known().places.iter().map(|p| usize::from(p.member)).collect()
     }
 
     /// Records the copy on a member, in place of an older one there.
     pub fn put(&self, place: Place) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        match places.iter_mut().find(|p| p.member == place.member) {
-            Some(p) => *p = place,
-            None => {
-                places.reserve_exact(1);
-                places.push(place);
-            }
+        let mut known = self.known();
+        match known.places.iter_mut().find(|p| p.is_on(place.member)) {
+            Some(p) => *p = PackedPlace::new(place),
+            None => known.places.push(PackedPlace::new(place)),
         }
     }
 
     /// Forgets the copy on a member.
     pub fn forget(&self, member: usize) {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| p.member != member);
+        self.known().places.retain(|p| !p.is_on(member));
+    }
+
+    /// Forgets a handle that the member no longer knows, so that it is looked up again. A copy that failed its proof
+    /// stays remembered as such.
+    pub(crate) fn forget_stale(&self, lease: &Lease) {
+        if let Some(place) = self.place(lease.member.index, lease.link.generation)
+            && place.trust != Trust::Conflict
+        {
+            lease.link.unbind(place.handle);
+            if !matches!(self.origin, Origin::Session(_)) {
+                self.forget(lease.member.index);
+            }
+        }
     }
 
     /// Whether an object of the same class, label and id that is another key stands beside it: neither is served.
@@ -148,41 +221,68 @@ impl Object {
 pub struct Objects {
     next: AtomicU64,
     by_handle: Map<Ulong, Arc<Object>>,
-    by_id: Map<ObjectId, Ulong>,
+    /// The handles of ledger objects, found by their identities, which are kept in the objects alone. Asked when a
+    /// member's object is seen for the first time, and not on the way of other calls.
+    by_id: Mutex<HashTable<Ulong>>,
+    hasher: RandomState,
 }
 
 impl Objects {
     /// An empty table. Handles start at 1: 0 is `CK_INVALID_HANDLE`.
     pub fn new() -> Self {
-        Objects { next: AtomicU64::new(1), by_handle: map(), by_id: map() }
+        Objects {
+            next: AtomicU64::new(1),
+            by_handle: map(),
+            by_id: Mutex::default(),
+            hasher: RandomState::default(),
+        }
     }
 
     /// Adds an object under a new handle; for a ledger object already there, answers that one.
     pub fn add(&self, origin: Origin, traits: Traits, private: bool, place: Option<Place>) -> Arc<Object> {
         let handle = self.next.fetch_add(1, Ordering::Relaxed) as Ulong;
+        let mut known = Known::new(&traits);
+        known.places.extend(place.map(PackedPlace::new));
         let object = Arc::new(Object {
             handle: ObjectHandle(handle),
             origin,
             private,
-            traits: Mutex::new(Arc::new(traits)),
-            places: Mutex::new(place.into_iter().collect()),
             flags: AtomicU8::new(0),
+            known: Mutex::new(known),
         });
-        self.by_handle.pin().insert(handle, Arc::clone(&object));
-        if let Origin::Ledger(id) = origin {
-            let ids = self.by_id.pin();
-            let first = *ids.get_or_insert(id, handle);
-            if first != handle {
-                self.by_handle.pin().remove(&handle);
-                if let Some(there) = self.by_handle.pin().get(&first) {
-                    if let Some(place) = place {
-                        there.put(place);
-                    }
-                    return Arc::clone(there);
-                }
+        let Origin::Ledger(id) = origin else {
+            self.by_handle.pin().insert(handle, Arc::clone(&object));
+            return object;
+        };
+        let mut ids = self.ids();
+        if let Some(there) = self.named(&ids, id) {
+            if let Some(place) = place {
+                there.put(place);
             }
+            return there;
         }
+        // Into the map first, and out of it last: the table looks identities up there.
+        self.by_handle.pin().insert(handle, Arc::clone(&object));
+        ids.insert_unique(self.hasher.hash_one(id), handle, |h| self.hash(*h));
         object
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashTable<Ulong>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hash of the identity of a ledger object.
+    fn hash(&self, handle: Ulong) -> u64 {
+        match self.by_handle.pin().get(&handle).map(|o| o.origin) {
+            Some(Origin::Ledger(id)) => self.hasher.hash_one(id),
+            _ => 0,
+        }
+    }
+
+    fn named(&self, ids: &HashTable<Ulong>, id: ObjectId) -> Option<Arc<Object>> {
+        let objects = self.by_handle.pin();
+        let is_it = |h: &Ulong| objects.get(h).is_some_and(|o| o.origin == Origin::Ledger(id));
+        objects.get(ids.find(self.hasher.hash_one(id), is_it)?).cloned()
     }
 
     /// The object of a handle that the application gave.
@@ -195,20 +295,18 @@ impl Objects {
 
     /// The object of a ledger identity, if it has been seen.
     pub fn by_id(&self, id: ObjectId) -> Option<Arc<Object>> {
-        let handle = *self.by_id.pin().get(&id)?;
-        self.by_handle.pin().get(&handle).cloned()
+        self.named(&self.ids(), id)
     }
 
     /// Takes an object out: its handle is invalid from now on and never given again.
     pub fn remove(&self, object: &Object) {
         object.flags.fetch_or(GONE, Ordering::Relaxed);
-        self.by_handle.pin().remove(&object.handle.0);
-        if let Origin::Ledger(id) = object.origin {
-            let ids = self.by_id.pin();
-            if ids.get(&id) == Some(&object.handle.0) {
-                ids.remove(&id);
-            }
+        if let Origin::Ledger(id) = object.origin
+            && let Ok(entry) = self.ids().find_entry(self.hasher.hash_one(id), |h| *h == object.handle.0)
+        {
+            entry.remove();
         }
+        self.by_handle.pin().remove(&object.handle.0);
     }
 
     /// The session objects that a virtual session owns.

@@ -49,7 +49,7 @@ impl Iterator for Plan {
 
 /// Operations that stay where the one before them was, if the balance allows it, until a new plan is made: a member's
 /// code and data stay in the processor's caches, and a plan costs more than a look.
-pub const STAYS: u8 = 31;
+pub const STAYS: u8 = 127;
 
 /// Whether the next operation may stay with member `mine`, where the one before it was, without a new plan: no other
 /// one has less to do, or is to be preferred. Asked at most [`STAYS`] times in a row, so that ties still go round.

@@ -25,6 +25,8 @@ pub(super) enum Runs {
     OnKept,
     /// In one of its own, because another operation had the kept one.
     On(Lease),
+    /// Nowhere yet: its first call starts it.
+    NotYet,
     /// Nowhere any more: its member failed.
     Nowhere,
 }
@@ -54,6 +56,12 @@ impl Keep {
         }
         kept.lease.resume();
         self.in_use()
+    }
+
+    /// Whether the last operation here was of the same mechanism and use, and none is under way.
+    #[inline]
+    pub(super) fn has_just_done(&self, what: (Ulong, Ulong)) -> bool {
+        self.0.as_ref().is_some_and(|k| !k.in_use && k.fits == what)
     }
 
     /// The backing session that [`take_up`](Self::take_up) or [`settle`](Self::settle) has put to use.

@@ -23,10 +23,11 @@ use ha_token::{
     Ulong, UserType, Version, ck,
 };
 
-use crate::group::{Group, Need, Who};
+use crate::group::{Group, Lease, Need, Who};
 use crate::provider::LIBRARY_VERSION;
 use kept::Runs;
 use run::Call;
+use session::SessionState;
 use table::Sessions;
 
 /// The HA Virtual Card Slot of one group.
@@ -79,19 +80,19 @@ impl VirtualSlot {
     }
 
     /// A call without objects or mechanism that any member answers.
+    #[inline(always)]
     fn anywhere<T>(
         &self,
         session: SessionHandle,
         function: Function,
-        f: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<T>,
+        mut f: impl FnMut(&dyn Token, SessionHandle) -> Result<T>,
     ) -> Result<T> {
         let session = self.session(session)?;
-        let call = Call { function, need: Need::default(), skip: None };
         // Random numbers may be drawn while another thread is busy in the session.
         let mut state = session.state_if_free();
         let mut tried = None;
         if let Some(state) = &mut state
-            && let Some(lease) = state.kept.take_up(&self.group, &call.need)
+            && let Some(lease) = state.kept.take_up(&self.group, &Need::default())
         {
             match f(lease.token(), lease.session) {
                 Ok(value) => {
@@ -102,8 +103,20 @@ impl VirtualSlot {
                 Err(rv) => tried = state.kept.give_up().map(|lease| (lease, rv)),
             }
         }
+        self.anywhere_else(state.as_deref_mut(), function, tried, &mut f)
+    }
+
+    #[inline(never)]
+    fn anywhere_else<T>(
+        &self,
+        state: Option<&mut SessionState>,
+        function: Function,
+        tried: Option<(Lease, Rv)>,
+        f: &mut dyn FnMut(&dyn Token, SessionHandle) -> Result<T>,
+    ) -> Result<T> {
+        let call = Call { function, need: Need::default(), skip: None };
         let (value, lease) = self.run_from(tried, &call, &mut |l| f(l.token(), l.session))?;
-        if let Some(state) = &mut state
+        if let Some(state) = state
             && let Runs::OnKept = state.kept.settle(lease, (0, 0))
         {
             state.kept.rest();
@@ -238,7 +251,7 @@ impl Token for VirtualSlot {
     }
 
     fn session_validation_flags(&self, session: SessionHandle, kind: Ulong) -> Result<Ulong> {
-        self.anywhere(session, Function::GetSessionValidationFlags, &mut |t, s| {
+        self.anywhere(session, Function::GetSessionValidationFlags, |t, s| {
             t.session_validation_flags(s, kind)
         })
     }
@@ -322,6 +335,7 @@ impl Token for VirtualSlot {
         self.end_search(session)
     }
 
+    #[inline(never)]
     fn op_init(
         &self,
         session: SessionHandle,
@@ -332,6 +346,7 @@ impl Token for VirtualSlot {
         self.begin(session, kind, mechanism, key, &[])
     }
 
+    #[inline(never)]
     fn op_one_shot(
         &self,
         session: SessionHandle,
@@ -589,8 +604,9 @@ impl Token for VirtualSlot {
         self.seed(session, seed)
     }
 
+    #[inline(never)]
     fn generate_random(&self, session: SessionHandle, output: &mut [u8]) -> Result<()> {
-        self.anywhere(session, Function::GenerateRandom, &mut |t, s| t.generate_random(s, output))
+        self.anywhere(session, Function::GenerateRandom, |t, s| t.generate_random(s, output))
     }
 }
 

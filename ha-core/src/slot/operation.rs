@@ -65,7 +65,7 @@ impl Operation {
     pub(super) fn own_member(&self) -> Option<usize> {
         match &self.runs {
             Runs::On(lease) => Some(lease.member.index),
-            Runs::OnKept | Runs::Nowhere => None,
+            Runs::OnKept | Runs::NotYet | Runs::Nowhere => None,
         }
     }
 
@@ -104,7 +104,7 @@ impl Running<'_> {
         match &mut self.op.runs {
             Runs::OnKept => self.kept.in_use(),
             Runs::On(lease) => Some(lease),
-            Runs::Nowhere => None,
+            Runs::NotYet | Runs::Nowhere => None,
         }
     }
 
@@ -113,7 +113,7 @@ impl Running<'_> {
         let lease = match std::mem::replace(&mut self.op.runs, Runs::Nowhere) {
             Runs::OnKept => self.kept.give_up(),
             Runs::On(lease) => Some(lease),
-            Runs::Nowhere => None,
+            Runs::NotYet | Runs::Nowhere => None,
         };
         if let Some(mut lease) = lease {
             lease.set_busy(true);
@@ -153,8 +153,16 @@ impl VirtualSlot {
             _ => Some(self.more(mechanism, signature)?),
         };
         let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
+        let mut op =
+            Operation { kind, pinned: false, mechanism: mechanism.kind, key, more, runs: Runs::Nowhere };
+        // Nothing but the token can refuse to start what it has just done: a digest without a parameter. It is started
+        // with its first call, in one go.
+        if kind == OpKind::Digest && op.more.is_none() && state.kept.has_just_done(op.mechanism_and_flag()) {
+            op.runs = Runs::NotYet;
+            state.add(op);
+            return Ok(());
+        }
         let home = state.home();
-        let op = Operation { kind, pinned: false, mechanism: mechanism.kind, key, more, runs: Runs::Nowhere };
         // Started in its place: what it is made of is not moved.
         state.add(op);
         let Running { op, kept } = state.operation(kind)?;
@@ -303,6 +311,9 @@ impl VirtualSlot {
         output: &mut Output<'_>,
         call: &mut impl FnMut(&Lease, &mut Output<'_>) -> Result<()>,
     ) -> Result<()> {
+        if let Runs::NotYet = running.op.runs {
+            self.start_late(running);
+        }
         let failed = match running.lease() {
             None => None,
             Some(lease) => match call(lease, output) {
@@ -314,6 +325,24 @@ impl VirtualSlot {
             },
         };
         self.go_on(running, function, output, failed, call)
+    }
+
+    /// Starts an operation that was left for its first call, where its session's last one was. If that fails, it is
+    /// started elsewhere ([`go_on`](Self::go_on)).
+    #[inline(never)]
+    fn start_late(&self, running: &mut Running<'_>) {
+        let op = &mut *running.op;
+        op.runs = Runs::Nowhere;
+        let Some(lease) = running.kept.take_up(&self.group, &op.need(None)) else { return };
+        match self.start(lease, op) {
+            Ok(_) => op.runs = Runs::OnKept,
+            Err(rv) => {
+                tracing::debug!(group = %self.group.config.label, %rv, "a digest is started elsewhere");
+                if let Some(mut lease) = running.kept.give_up() {
+                    lease.set_busy(true);
+                }
+            }
+        }
     }
 
     /// What a failed call of an operation leads to: its error, or the same call on another member.
@@ -437,11 +466,43 @@ impl VirtualSlot {
         output: &mut Output<'_>,
     ) -> Result<()> {
         self.with_operation(session, kind, |running| {
-            let answer = self.advance(running, kind.one_shot(), output, &mut |l, out| {
-                l.token().op_one_shot(l.session, kind, input, out)
-            });
+            let step =
+                &mut |l: &Lease, out: &mut Output<'_>| l.token().op_one_shot(l.session, kind, input, out);
+            let answer = match running.op.runs {
+                Runs::NotYet => self.at_once(running, input, output, step),
+                _ => self.advance(running, kind.one_shot(), output, step),
+            };
             (answer, stays(answer, output))
         })
+    }
+
+    /// Starts an operation that was left for its first call, and makes that call, where its session's last one was.
+    #[inline]
+    fn at_once(
+        &self,
+        running: &mut Running<'_>,
+        input: &[u8],
+        output: &mut Output<'_>,
+        step: StepCall<'_>,
+    ) -> Result<()> {
+        let op = &mut *running.op;
+        let (kind, mut mechanism) = (op.kind, Mechanism::plain(op.mechanism));
+        op.runs = Runs::Nowhere;
+        let failed = match running.kept.take_up(&self.group, &op.need(None)) {
+            None => None,
+            Some(lease) => {
+                op.runs = Runs::OnKept;
+                let (token, session) = (lease.token(), lease.session);
+                match token.op_at_once(session, kind, &mut mechanism, ObjectHandle(0), input, output) {
+                    Ok(()) => {
+                        self.group.succeeded();
+                        return Ok(());
+                    }
+                    Err(rv) => Some(rv),
+                }
+            }
+        };
+        self.go_on(running, kind.one_shot(), output, failed, step)
     }
 
     /// `C_XxxUpdate`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
-use crate::group::{Lease, Member, Need, Object, Trust, Who};
+use crate::group::{Lease, Member, Need, Object, Who};
 use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
@@ -149,7 +149,7 @@ impl VirtualSlot {
                 Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
                 Class::Object if !std::mem::replace(&mut object, true) => {
                     for o in call.need.objects() {
-                        forget_stale(o, &lease);
+                        o.forget_stale(&lease);
                     }
                 }
                 Class::Login => {
@@ -187,18 +187,5 @@ impl VirtualSlot {
             return Err(Rv::OBJECT_HANDLE_INVALID);
         }
         Ok(object)
-    }
-}
-
-/// Forgets a handle that the member no longer knows, so that it is looked up again. A copy that failed its proof stays
-/// remembered as such.
-fn forget_stale(object: &Object, lease: &Lease) {
-    if let Some(place) = object.place(lease.member.index, lease.link.generation)
-        && place.trust != Trust::Conflict
-    {
-        lease.link.unbind(place.handle);
-        if !matches!(object.origin, crate::group::Origin::Session(_)) {
-            object.forget(lease.member.index);
-        }
     }
 }

@@ -162,6 +162,8 @@ pub struct ObjectRow {
     pub blob: Option<Blob>,
     /// The members that hold it; of a destroyed object those that have not said that they destroyed it.
     pub copies: Vec<String>,
+    /// Counts its changes.
+    version: i64,
     verifier: Option<Vec<u8>>,
 }
 

@@ -8,7 +8,7 @@ use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Sta
 type Result<T> = std::result::Result<T, LedgerError>;
 
 const COLUMNS: &str = "o.id, o.state, o.class, o.key_type, o.ckaid, o.label, o.private, o.verifier, o.template, b.format, b.extractable, b.bytes,
-    (SELECT group_concat(c.member, char(10)) FROM copy c WHERE c.object = o.id)";
+    (SELECT group_concat(c.member, char(10)) FROM copy c WHERE c.object = o.id), o.version";
 const FROM: &str = "object o LEFT JOIN blob b ON b.object = o.id";
 
 /// `CK_ULONG`s are stored as SQLite's signed integers, bit for bit.
@@ -43,6 +43,7 @@ fn row(r: &Row<'_>) -> rusqlite::Result<ObjectRow> {
         template: codec::decode(&template).unwrap_or_default(),
         blob,
         copies: copies.map(|c| c.split('\n').map(str::to_owned).collect()).unwrap_or_default(),
+        version: r.get(13)?,
     })
 }
 
@@ -126,12 +127,22 @@ impl Ledger {
         Ok(transaction.commit()?)
     }
 
-    /// Announces a destruction, before the first member is touched.
+    /// Announces a destruction, before the first member is touched. Every one of `members` is to say that it has no copy,
+    /// also those that are not known to have one: a copy may have been made whose making failed in name only. Answers the
+    /// object as it was.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when another process destroyed it.
-    pub fn destroy_begin(&self, id: ObjectId) -> Result<()> {
-        change(&*self.writable()?, id, &[State::Committed], State::Destroying)
+    pub fn destroy_begin(&self, id: ObjectId, members: &[&str]) -> Result<ObjectRow> {
+        let before = self.object(id)?.ok_or(LedgerError::Conflict)?;
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        change(&transaction, id, &[State::Committed], State::Destroying)?;
+        for member in members {
+            transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+        }
+        transaction.commit()?;
+        Ok(before)
     }
 
     /// The first member has destroyed it: it never comes back.
@@ -143,19 +154,26 @@ impl Ledger {
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Destroying], State::Destroyed)?;
         transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
-        transaction.execute("DELETE FROM pending WHERE object = ?1", [id.0])?;
         Ok(transaction.commit()?)
     }
 
-    /// No member destroyed it: it is as it was.
+    /// No member destroyed it: it is as it was, on the members in `copies`.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn destroy_rollback(&self, id: ObjectId) -> Result<()> {
-        change(&*self.writable()?, id, &[State::Destroying], State::Committed)
+    pub fn destroy_rollback(&self, id: ObjectId, copies: &[&str]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        change(&transaction, id, &[State::Destroying], State::Committed)?;
+        transaction.execute("DELETE FROM copy WHERE object = ?1", [id.0])?;
+        for member in copies {
+            transaction.execute("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+        }
+        Ok(transaction.commit()?)
     }
 
-    /// A member no longer holds a destroyed object. Once every one has said so it is forgotten.
+    /// A member no longer holds an object, nor has anything to change in it. Once every one has said so of a destroyed
+    /// object it is forgotten.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -163,6 +181,8 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
+        transaction
+            .execute("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         forget_if_gone(&transaction, id)?;
         Ok(transaction.commit()?)
     }
@@ -200,21 +220,21 @@ impl Ledger {
     /// changes, in the order of the members.
     ///
     /// # Errors
-    /// [`LedgerError::Conflict`] when another process destroyed the object; else [`LedgerError`].
+    /// [`LedgerError::Conflict`] when the object was changed or destroyed since `before` was read; else [`LedgerError`].
     pub fn change_begin(
         &self,
-        id: ObjectId,
+        before: &ObjectRow,
         members: &[&str],
         change: &Template,
         after: &Found<'_>,
     ) -> Result<Vec<i64>> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        found_as(&transaction, id, after)?;
+        found_as(&transaction, before.id, before.version, after)?;
         let mut numbers = Vec::new();
         for member in members {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![member, id.0, codec::encode(change)])?;
+            transaction.execute(sql, params![member, before.id.0, codec::encode(change)])?;
             numbers.push(transaction.last_insert_rowid());
         }
         transaction.commit()?;
@@ -225,10 +245,11 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::change_begin`].
-    pub fn change_rollback(&self, id: ObjectId, numbers: &[i64], before: &Found<'_>) -> Result<()> {
+    pub fn change_rollback(&self, before: &ObjectRow, numbers: &[i64]) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        found_as(&transaction, id, before)?;
+        let found = Found { ckaid: &before.ckaid, label: &before.label, template: &before.template };
+        found_as(&transaction, before.id, before.version + 1, &found)?;
         made(&transaction, numbers)?;
         Ok(transaction.commit()?)
     }
@@ -240,7 +261,8 @@ impl Ledger {
     pub fn pending_for(&self, member: &str) -> Result<Vec<Pending>> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT number, object, template FROM pending WHERE member = ?1 ORDER BY number",
+            "SELECT p.number, p.object, p.template FROM pending p JOIN object o ON o.id = p.object
+             WHERE p.member = ?1 AND o.state = 2 ORDER BY p.number",
         )?;
         let rows = statement.query_map([member], |r| {
             let id: Vec<u8> = r.get(1)?;
@@ -252,6 +274,19 @@ impl Ledger {
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The changes that a member has yet to make to one object, destroyed or not.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn pending_of(&self, id: ObjectId, member: &str) -> Result<Vec<Template>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT template FROM pending WHERE object = ?1 AND member = ?2 ORDER BY number",
+        )?;
+        let rows = statement.query_map(params![id.0, member], |r| r.get::<_, Vec<u8>>(0))?;
+        rows.map(|r| Ok(codec::decode(&r?).unwrap_or_default())).collect()
     }
 
     /// Pending changes were made.
@@ -321,9 +356,10 @@ pub struct Found<'a> {
     pub template: &'a Template,
 }
 
-fn found_as(connection: &Connection, id: ObjectId, found: &Found<'_>) -> Result<()> {
-    let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1 WHERE id = ?1 AND state = 2";
-    let values = params![id.0, found.ckaid, found.label, codec::encode(found.template)];
+fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {
+    let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1
+               WHERE id = ?1 AND state = 2 AND version = ?5";
+    let values = params![id.0, found.ckaid, found.label, codec::encode(found.template), version];
     if connection.execute(sql, values)? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
 }
 

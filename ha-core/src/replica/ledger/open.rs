@@ -1,6 +1,6 @@
 //! Opening the ledger: the folder, the file, its format, its identity.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::{Identity, Ledger, LedgerError};
+use crate::seam::World;
 
 /// The format that this version writes.
 const FORMAT: i64 = 1;
@@ -182,9 +183,22 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Place`] when another process does not let go in time.
-    pub fn bootstrap_lock(&self, world: &dyn crate::seam::World) -> Result<std::fs::File, LedgerError> {
+    pub fn bootstrap_lock(&self, world: &dyn World) -> Result<File, LedgerError> {
+        self.host_lock("lock", "has been making group keys for too long", world)
+    }
+
+    /// Held by the one process of this host that brings a member up to date; let go when dropped.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] when another process does not let go in time.
+    pub fn member_lock(&self, member: &str, world: &dyn World) -> Result<File, LedgerError> {
+        let extension = format!("{}.lock", short_digest(member));
+        self.host_lock(&extension, "has been bringing the member up to date for too long", world)
+    }
+
+    fn host_lock(&self, extension: &str, why: &str, world: &dyn World) -> Result<File, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
-        let path = self.path.with_extension("lock");
+        let path = self.path.with_extension(extension);
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -196,7 +210,7 @@ impl Ledger {
         let pause = world.event();
         while file.try_lock().is_err() {
             if world.now() >= until {
-                return Err(place("another process has been making group keys for too long".into()));
+                return Err(place(format!("another process {why}")));
             }
             pause.wait(Some(Duration::from_millis(10)));
         }
@@ -233,7 +247,10 @@ fn file_name(group: &str) -> String {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
         .collect();
-    let digest: [u8; 32] = Sha256::digest(group.as_bytes()).into();
-    let digest: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
-    format!("{plain}-{digest}.ledger")
+    format!("{plain}-{}.ledger", short_digest(group))
+}
+
+fn short_digest(text: &str) -> String {
+    let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    digest.iter().take(4).map(|b| format!("{b:02x}")).collect()
 }

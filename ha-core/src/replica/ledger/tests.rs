@@ -31,7 +31,8 @@ fn staged(label: &[u8]) -> Staged {
 /// A change that waits for a member.
 fn pend(ledger: &Ledger, id: ObjectId, member: &str, change: &Template) -> Vec<i64> {
     let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template };
-    ledger.change_begin(id, &[member], change, &found).unwrap()
+    let before = ledger.object(id).unwrap().unwrap();
+    ledger.change_begin(&before, &[member], change, &found).unwrap()
 }
 
 fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
@@ -89,10 +90,12 @@ fn of_two_processes_one_destroys() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
     let id = committed(&one, 1, &["a"]);
-    one.destroy_begin(id).unwrap();
-    assert!(matches!(two.destroy_begin(id), Err(LedgerError::Conflict)));
-    one.destroy_rollback(id).unwrap();
-    two.destroy_begin(id).unwrap();
+    assert_eq!(one.destroy_begin(id, &["a", "b"]).unwrap().copies, ["a"]);
+    assert!(matches!(two.destroy_begin(id, &[]), Err(LedgerError::Conflict)));
+    assert_eq!(two.object(id).unwrap().unwrap().copies, ["a", "b"], "everybody is to say that it has none");
+    one.destroy_rollback(id, &["a"]).unwrap();
+    assert_eq!(two.object(id).unwrap().unwrap().copies, ["a"]);
+    two.destroy_begin(id, &[]).unwrap();
     two.destroy_final(id).unwrap();
     assert!(one.object(id).unwrap().unwrap().is_destroyed());
 }
@@ -103,9 +106,10 @@ fn a_tombstone_stays_until_every_member_has_acknowledged() {
     let ledger = open_in(dir.path()).unwrap();
     let id = committed(&ledger, 1, &["a", "b"]);
     pend(&ledger, id, "b", &vec![Attribute::bytes(ck::CKA_LABEL, *b"new")]);
-    ledger.destroy_begin(id).unwrap();
+    ledger.destroy_begin(id, &[]).unwrap();
     ledger.destroy_final(id).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty(), "nothing dead is changed");
+    assert_eq!(ledger.pending_of(id, "b").unwrap().len(), 1, "it is called as before there");
     ledger.acknowledge(id, "a").unwrap();
     assert_eq!(ledger.tombstones_for("b").unwrap().len(), 1);
     assert!(ledger.tombstones_for("a").unwrap().is_empty());
@@ -140,14 +144,17 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     assert_eq!(ledger.object(id).unwrap().unwrap().label, b"new");
     ledger.done(&numbers).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
-    let numbers = pend(&ledger, id, "b", &change);
-    let before = staged(b"k");
-    let found = Found { ckaid: &before.ckaid, label: &before.label, template: &before.template };
-    ledger.change_rollback(id, &numbers, &found).unwrap();
+    let before = ledger.object(id).unwrap().unwrap();
+    let found = Found { ckaid: b"1", label: b"newer", template: &staged(b"newer").template };
+    let numbers = ledger.change_begin(&before, &["b"], &change, &found).unwrap();
+    assert!(matches!(ledger.change_begin(&before, &["b"], &change, &found), Err(LedgerError::Conflict)));
+    assert_eq!(ledger.object(id).unwrap().unwrap().label, b"newer");
+    ledger.change_rollback(&before, &numbers).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
-    assert_eq!(ledger.object(id).unwrap().unwrap().label, b"k");
-    ledger.destroy_begin(id).unwrap();
-    assert!(matches!(ledger.change_begin(id, &["b"], &change, &found), Err(LedgerError::Conflict)));
+    let row = ledger.object(id).unwrap().unwrap();
+    assert_eq!((row.label.as_slice(), &row.template), (b"new".as_slice(), &before.template));
+    ledger.destroy_begin(id, &[]).unwrap();
+    assert!(matches!(ledger.change_begin(&row, &["b"], &change, &found), Err(LedgerError::Conflict)));
 }
 
 #[test]

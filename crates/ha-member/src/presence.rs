@@ -1,0 +1,263 @@
+//! Who is in what: calls in flight, told without an atomic read-modify-write on their way.
+//!
+//! A call notes what it is about to use, by a plain store into a seat of its thread, and then looks whether that is
+//! still open. Who closes a thing marks it closed first, then makes every thread's stores visible, and then looks into
+//! all seats. So either the call sees the mark, or the closer sees the call. The barrier between the call's store and
+//! its look costs nothing: the closer makes the other threads run one by `membarrier`(2). Where the kernel has none,
+//! both sides use fences.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence, fence};
+
+use crate::fork::fork_generation;
+
+/// Things that one thread may be in at once without taking a second seat.
+const CELLS: usize = 6;
+
+/// What one thread is in. Seats are never freed, and used again.
+#[repr(align(128))] // of one thread's own: no other's stores slow it down
+struct Seat {
+    cells: [AtomicUsize; CELLS],
+    taken: AtomicBool,
+    next: AtomicPtr<Seat>,
+}
+
+/// Every seat there is.
+static SEATS: AtomicPtr<Seat> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether the kernel runs barriers on other threads for us.
+static BY_KERNEL: AtomicBool = AtomicBool::new(false);
+
+/// This thread's seat, given back when the thread ends.
+struct Mine(Cell<Option<&'static Seat>>);
+
+thread_local! {
+    static MINE: Mine = const { Mine(Cell::new(None)) };
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0.take() {
+            seat.taken.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// This thread is in something, until this is dropped.
+#[derive(Debug)]
+pub struct Stay {
+    cell: &'static AtomicUsize,
+    /// A seat that was taken for this stay alone.
+    seat: Option<&'static AtomicBool>,
+    /// Seats are a thread's own.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Stay {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.cell.store(0, Ordering::Release);
+        if let Some(seat) = self.seat {
+            seat.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Notes that this thread is in `what`: an address that is not used for anything else, and not 0. Whether that is still
+/// open has to be looked at after this.
+#[inline(always)]
+pub fn enter(what: usize) -> Stay {
+    match MINE.try_with(|m| m.0.get()).ok().flatten().and_then(Seat::free) {
+        Some(cell) => Stay::new(cell, None, what),
+        None => enter_first(what),
+    }
+}
+
+/// The first time in a thread; and where its seat is full, or its thread's storage gone.
+#[cold]
+#[inline(never)]
+fn enter_first(what: usize) -> Stay {
+    let seat = Seat::take();
+    let [cell, ..] = &seat.cells;
+    let kept = MINE.try_with(|m| m.0.get().is_none() && m.0.replace(Some(seat)).is_none()) == Ok(true);
+    Stay::new(cell, (!kept).then_some(&seat.taken), what)
+}
+
+impl Stay {
+    #[inline(always)]
+    fn new(cell: &'static AtomicUsize, seat: Option<&'static AtomicBool>, what: usize) -> Stay {
+        cell.store(what, Ordering::Relaxed);
+        if BY_KERNEL.load(Ordering::Relaxed) {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        Stay { cell, seat, not_send: PhantomData }
+    }
+}
+
+/// How many are in `what`, which the caller has marked as closed before: none of them, and none but them, has found it
+/// open. `None` when that cannot be told.
+pub fn count(what: usize) -> Option<usize> {
+    fence(Ordering::SeqCst);
+    if BY_KERNEL.load(Ordering::Relaxed) && !kernel::barrier() {
+        return None;
+    }
+    let cells = seats().flat_map(|s| &s.cells);
+    Some(cells.filter(|c| c.load(Ordering::Acquire) == what).count())
+}
+
+/// In a child of `fork`: the parent's other threads are in nothing here. Stores to atomics only.
+pub(crate) fn forget_other_threads() {
+    let mine = MINE.try_with(|m| m.0.get()).ok().flatten();
+    for seat in seats().filter(|s| !mine.is_some_and(|m| ptr::eq(m, *s))) {
+        seat.cells.iter().for_each(|c| c.store(0, Ordering::Relaxed));
+        seat.taken.store(false, Ordering::Relaxed);
+    }
+}
+
+fn seats() -> impl Iterator<Item = &'static Seat> {
+    let follow = |from: &AtomicPtr<Seat>| {
+        // SAFETY: a seat is put into the list whole, and never freed.
+        unsafe { from.load(Ordering::Acquire).as_ref() }
+    };
+    std::iter::successors(follow(&SEATS), move |seat: &&'static Seat| follow(&seat.next))
+}
+
+impl Seat {
+    #[inline(always)]
+    fn free(&'static self) -> Option<&'static AtomicUsize> {
+        self.cells.iter().find(|c| c.load(Ordering::Relaxed) == 0)
+    }
+
+    /// One that nobody has, or a new one.
+    fn take() -> &'static Seat {
+        static PREPARED: Once = Once::new();
+        PREPARED.call_once(|| {
+            // Seats have to be told of forks.
+            fork_generation();
+            BY_KERNEL.store(kernel::register(), Ordering::Relaxed);
+        });
+        let free = |s: &&Seat| !s.taken.swap(true, Ordering::AcqRel);
+        if let Some(seat) = seats().find(free) {
+            return seat;
+        }
+        let seat: &'static Seat = Box::leak(Box::new(Seat {
+            cells: Default::default(),
+            taken: AtomicBool::new(true),
+            next: AtomicPtr::default(),
+        }));
+        let put = |first| {
+            seat.next.store(first, Ordering::Relaxed);
+            Some(ptr::from_ref(seat).cast_mut())
+        };
+        // Never refused: `put` always has an answer.
+        _ = SEATS.fetch_update(Ordering::AcqRel, Ordering::Acquire, put);
+        seat
+    }
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+mod kernel {
+    fn membarrier(command: libc::c_int) -> bool {
+        // SAFETY: the call takes numbers, and touches no memory.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    }
+
+    /// Asks for barriers; false where there are none.
+    pub(super) fn register() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+    }
+
+    /// A barrier on every running thread of this process; false if that could not be done.
+    pub(super) fn barrier() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+            || (register() && membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+            || membarrier(libc::MEMBARRIER_CMD_GLOBAL)
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod kernel {
+    pub(super) fn register() -> bool {
+        false
+    }
+
+    pub(super) fn barrier() -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_are_counted_by_what_they_are_in() {
+        let (a, b) = (Box::new(0u8), Box::new(0u8));
+        let (a, b) = (ptr::from_ref(&*a) as usize, ptr::from_ref(&*b) as usize);
+        let first = enter(a);
+        let others: Vec<Stay> = (0..20).map(|_| enter(b)).collect();
+        assert_eq!((count(a), count(b)), (Some(1), Some(20)));
+        drop(first);
+        assert_eq!((count(a), count(b)), (Some(0), Some(20)));
+        drop(others);
+        assert_eq!(count(b), Some(0));
+    }
+
+    /// Closers and callers race: a caller that found the thing open is always seen, and what it did is too.
+    #[test]
+    fn nobody_is_in_what_was_closed_and_is_empty() {
+        const ROUNDS: usize = 300;
+        struct Thing {
+            closed: AtomicBool,
+            inside: AtomicUsize,
+        }
+        for _ in 0..ROUNDS {
+            let thing = Thing { closed: AtomicBool::new(false), inside: AtomicUsize::new(0) };
+            let what = ptr::from_ref(&thing) as usize;
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        loop {
+                            let stay = enter(what);
+                            if thing.closed.load(Ordering::Acquire) {
+                                break;
+                            }
+                            thing.inside.store(1, Ordering::Relaxed);
+                            std::hint::spin_loop();
+                            drop(stay);
+                        }
+                    });
+                }
+                scope.spawn(|| {
+                    std::thread::yield_now();
+                    thing.closed.store(true, Ordering::SeqCst);
+                    while count(what) != Some(0) {
+                        std::thread::yield_now();
+                    }
+                    thing.inside.store(0, Ordering::Relaxed);
+                    for _ in 0..100 {
+                        assert_eq!(thing.inside.load(Ordering::Relaxed), 0, "somebody is still in it");
+                        std::hint::spin_loop();
+                    }
+                });
+            });
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ended_gives_its_seat_back() {
+        let what = ptr::from_ref(&CELLS) as usize;
+        for _ in 0..50 {
+            std::thread::spawn(move || drop(enter(what))).join().unwrap();
+        }
+        let all = seats().count();
+        // Other tests' threads have some too.
+        assert!(all < 50, "{all} seats");
+        assert_eq!(count(what), Some(0));
+    }
+}

@@ -1,0 +1,173 @@
+//! A member's copy of an object that the ledger knows: found by what it is called, believed when it is proven.
+
+use std::sync::Arc;
+
+use ha_token::{Attribute, ObjectHandle, Result, Template, TemplateExt, ck};
+
+use super::{Group, Lease, Object, Origin, Traits, Trust};
+use crate::replica::find_all;
+use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
+use crate::replica::proof::Outcome;
+
+/// What a member has of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Copy {
+    /// It has it, here, proven.
+    At(ObjectHandle),
+    /// It has nothing that could be it.
+    Absent,
+    /// It has something that may be it, and neither could be shown.
+    Unclear,
+}
+
+/// Why a copy could not be looked for.
+pub(super) enum Trouble {
+    /// The member's answer.
+    Member(ha_token::Rv),
+    /// The ledger's.
+    Ledger(LedgerError),
+}
+
+impl From<ha_token::Rv> for Trouble {
+    fn from(rv: ha_token::Rv) -> Self {
+        Trouble::Member(rv)
+    }
+}
+
+impl From<LedgerError> for Trouble {
+    fn from(error: LedgerError) -> Self {
+        Trouble::Ledger(error)
+    }
+}
+
+impl Group {
+    /// Looks for a member's copy of an object.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub(super) fn find_copy(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        row: &ObjectRow,
+    ) -> std::result::Result<Copy, Trouble> {
+        if let Some(place) =
+            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
+            && place.trust == Trust::Proven
+        {
+            return Ok(Copy::At(place.handle));
+        }
+        let name = lease.member.name();
+        let called_so = self.with_traits(lease, &row_traits(row))?;
+        let (same, mut unclear) = self.prove_each(lease, row, &called_so)?;
+        // Copies of one key may have one name: of those that cannot be told apart each live object has its own.
+        let twins = match same.as_slice() {
+            [] => 0,
+            _ => ledger
+                .find(row.class, row.key_type, &row.ckaid, &row.label)?
+                .iter()
+                .filter(|other| {
+                    other.id != row.id
+                        && other.is_committed()
+                        && other.copies.iter().any(|c| c == name)
+                        && other.verifier() == row.verifier()
+                        && !self.has_handle(lease, other)
+                })
+                .count(),
+        };
+        if let Some(handle) = same.get(twins) {
+            return Ok(Copy::At(*handle));
+        }
+        // A change that this member has yet to make may have been of the names: here it is called as before.
+        if ledger.pending_of(row.id, name)?.iter().any(changes_names) {
+            let class =
+                vec![Attribute::ulong(ck::CKA_CLASS, row.class), Attribute::bool(ck::CKA_TOKEN, true)];
+            let mut candidates = Vec::new();
+            for handle in find_all(lease.on(), &class, 256)? {
+                if !called_so.contains(&handle) && !self.is_anothers(ledger, lease, row, handle)? {
+                    candidates.push(handle);
+                }
+            }
+            let (same, others) = self.prove_each(lease, row, &candidates)?;
+            if let Some(handle) = same.first() {
+                return Ok(Copy::At(*handle));
+            }
+            unclear |= others;
+        }
+        Ok(if unclear { Copy::Unclear } else { Copy::Absent })
+    }
+
+    /// Whether another object's copy here is known: it is then no candidate anyway.
+    fn has_handle(&self, lease: &Lease, row: &ObjectRow) -> bool {
+        self.objects
+            .by_id(row.id)
+            .and_then(|o| o.place(lease.member.index, lease.link.generation))
+            .is_some_and(|p| p.trust == Trust::Proven)
+    }
+
+    /// Whether a member's object is called like another live object of the group, or known to be one.
+    fn is_anothers(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        row: &ObjectRow,
+        handle: ObjectHandle,
+    ) -> std::result::Result<bool, Trouble> {
+        if self.stands_for_another(lease, row, handle) {
+            return Ok(true);
+        }
+        let (traits, _, _) = self.read_traits(lease.on(), handle)?;
+        let like = ledger.find(traits.class, traits.key_type, &traits.id, &traits.label)?;
+        Ok(like.iter().any(|other| other.id != row.id && other.is_committed()))
+    }
+
+    fn stands_for_another(&self, lease: &Lease, row: &ObjectRow, handle: ObjectHandle) -> bool {
+        lease
+            .link
+            .virtual_of(handle)
+            .filter(|v| *v != 0)
+            .and_then(|v| self.objects.get(ObjectHandle(v)).ok())
+            .is_some_and(|o: Arc<Object>| {
+                o.origin != Origin::Ledger(row.id)
+                    && o.place(lease.member.index, lease.link.generation)
+                        .is_some_and(|p| p.trust == Trust::Proven)
+            })
+    }
+
+    /// Those that prove to be the object; and whether there are some of which neither could be shown.
+    fn prove_each(
+        &self,
+        lease: &Lease,
+        row: &ObjectRow,
+        candidates: &[ObjectHandle],
+    ) -> Result<(Vec<ObjectHandle>, bool)> {
+        let (mut same, mut unclear) = (Vec::new(), false);
+        let verifier = row.verifier();
+        for handle in candidates.iter().copied().filter(|h| !self.stands_for_another(lease, row, *h)) {
+            let outcome = match &verifier {
+                Some(verifier) => self.prove(lease, handle, row.class, verifier)?,
+                None => Outcome::Unproven("the ledger holds no verifier".into()),
+            };
+            match outcome {
+                Outcome::Same => same.push(handle),
+                Outcome::Different => {}
+                Outcome::Unproven(_) => unclear = true,
+            }
+        }
+        Ok((same, unclear))
+    }
+}
+
+fn changes_names(template: &Template) -> bool {
+    [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_APPLICATION].iter().any(|kind| template.get(*kind).is_some())
+}
+
+/// What an object of the ledger is found by.
+pub(super) fn row_traits(row: &ObjectRow) -> Traits {
+    Traits {
+        class: row.class,
+        key_type: row.key_type,
+        id: row.ckaid.clone().into(),
+        label: row.label.clone().into(),
+    }
+}

@@ -1,0 +1,185 @@
+//! A member that was away: what was destroyed, renamed and made meanwhile, and nothing else (guarantees G1 and G2).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod open_group;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ha_core::group::Word;
+use ha_core::policy::health::State;
+use ha_rig::Tokens;
+use ha_token::{Attribute, ObjectHandle, Rv, Template, ck};
+use open_group::{Open, private};
+
+fn data(label: &[u8], value: &[u8]) -> Template {
+    vec![
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bytes(ck::CKA_LABEL, label),
+        Attribute::bytes(ck::CKA_VALUE, value),
+    ]
+}
+
+fn named(label: &[u8]) -> Template {
+    vec![Attribute::bytes(ck::CKA_LABEL, label)]
+}
+
+fn destroy(open: &Open, label: &[u8]) {
+    for object in open.find(&named(label)) {
+        open.slot.destroy_object(open.s, object).unwrap();
+    }
+}
+
+fn member_is(open: &Open, member: usize, state: State) {
+    open.wait(&format!("member {member} is {state}"), |g| g.members[member].state() == state);
+}
+
+/// Takes member b's token away, while nobody has it open.
+fn without_b(tokens: &Tokens, f: impl FnOnce(&Open)) {
+    tokens.hide(1);
+    let open = Open::new(tokens, "min_copies = 1");
+    f(&open);
+    drop(open);
+    tokens.restore(1);
+}
+
+/// How many objects of a bare token pkcs11-tool lists under this label.
+fn count(tokens: &Tokens, member: usize, label: &str) -> usize {
+    let list = tokens.bare(member, &["--list-objects"]);
+    let labels = list.lines().filter_map(|l| l.trim().strip_prefix("label:"));
+    labels.filter(|l| l.trim().trim_matches('\'') == label).count()
+}
+
+#[test]
+fn of_objects_with_one_content_only_the_destroyed_one_goes() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    for label in [b"first", b"other"] {
+        open.slot.create_object(open.s, &data(label, b"the same")).unwrap();
+    }
+    drop(open);
+    without_b(&tokens, |open| destroy(open, b"first"));
+    // Back, and seen by a process that has not looked at the objects yet: the first one's tombstone is applied.
+    drop(Open::new(&tokens, ""));
+    // Once more, as if the process had ended before it could say that it was: there is no first one any more.
+    without_b(&tokens, |open| {
+        open.slot.create_object(open.s, &data(b"first", b"the same")).unwrap();
+        destroy(open, b"first");
+    });
+    let open = Open::new(&tokens, "");
+    for member in [0, 1] {
+        assert_eq!((count(&tokens, member, "first"), count(&tokens, member, "other")), (0, 1), "{member}");
+    }
+    assert_eq!(open.words(true), [Word::Same]);
+}
+
+#[test]
+fn of_twins_one_goes() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    for _ in 0..2 {
+        open.slot.create_object(open.s, &data(b"twin", b"the same")).unwrap();
+    }
+    assert_eq!(open.find(&named(b"twin")).len(), 2);
+    drop(open);
+    without_b(&tokens, |open| {
+        let twin = open.find(&named(b"twin"))[0];
+        open.slot.destroy_object(open.s, twin).unwrap();
+    });
+    for _ in 0..2 {
+        let open = Open::new(&tokens, "");
+        assert_eq!(open.find(&named(b"twin")).len(), 1);
+        assert_eq!((count(&tokens, 0, "twin"), count(&tokens, 1, "twin")), (1, 1));
+    }
+}
+
+#[test]
+fn what_was_renamed_and_then_destroyed_is_found_under_its_old_name() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    open.ec_pair(1).unwrap();
+    open.ec_pair(2).unwrap();
+    drop(open);
+    without_b(&tokens, |open| {
+        for object in open.find(&vec![Attribute::bytes(ck::CKA_ID, [1])]) {
+            open.slot.set_attributes(open.s, object, &named(b"renamed")).unwrap();
+        }
+        destroy(open, b"renamed");
+        assert!(open.find(&private(1)).is_empty());
+    });
+    let open = Open::new(&tokens, "");
+    assert!(open.find(&private(1)).is_empty());
+    assert_eq!(open.words(true), [Word::Same; 2]);
+    for member in [0, 1] {
+        let list = tokens.bare(member, &["--list-objects"]);
+        assert_eq!(list.matches("ID:         01").count(), 0, "{list}");
+        assert_eq!(list.matches("ID:         02").count(), 2, "{list}");
+    }
+}
+
+#[test]
+fn what_another_process_renamed_is_destroyed_on_every_member() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "balance = \"primary\"");
+    open.ec_pair(1).unwrap();
+    drop(open);
+    // Seen on the first member only: on the other one nothing is known of it yet.
+    let one = Open::new(&tokens, "balance = \"primary\"");
+    let keys: Vec<ObjectHandle> = one.find(&vec![Attribute::bytes(ck::CKA_ID, [1])]);
+    assert_eq!(keys.len(), 2);
+    let two = Open::new(&tokens, "");
+    for object in two.find(&vec![Attribute::bytes(ck::CKA_ID, [1])]) {
+        two.slot.set_attributes(two.s, object, &named(b"renamed")).unwrap();
+    }
+    drop(two);
+    for key in keys {
+        one.slot.destroy_object(one.s, key).unwrap();
+    }
+    for member in [0, 1] {
+        assert_eq!(count(&tokens, member, "renamed"), 0);
+    }
+}
+
+#[test]
+fn a_key_is_given_once_however_many_threads_use_the_member_that_returns() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "min_copies = 1");
+    open.ec_pair(1).unwrap();
+    tokens.hide(1);
+    // Found out by whoever uses it next.
+    while open.provider.groups()[0].members[1].state() == State::Up {
+        let key = open.find(&private(1))[0];
+        open.sign(key).unwrap();
+    }
+    open.ec_pair(2).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let s = open.slot.open_session(false).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    open.slot.generate_random(s, &mut [0; 8]).unwrap();
+                }
+            });
+        }
+        tokens.restore(1);
+        member_is(&open, 1, State::Up);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(open.words(true), [Word::Same; 4]);
+    for member in [0, 1] {
+        assert_eq!(count(&tokens, member, "key"), 4);
+    }
+}
+
+#[test]
+fn what_may_not_be_destroyed_stays_whole() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let mut template = data(b"stays", b"value");
+    template.push(Attribute::bool(ck::CKA_DESTROYABLE, false));
+    let object = open.slot.create_object(open.s, &template).unwrap();
+    assert_eq!(open.slot.destroy_object(open.s, object), Err(Rv::ACTION_PROHIBITED));
+    assert_eq!(open.find(&named(b"stays")), [object]);
+    assert_eq!(open.words(true), [Word::Same]);
+}
