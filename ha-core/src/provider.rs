@@ -132,7 +132,9 @@ impl Provider {
                 .map(|m| (m.name.clone(), Arc::new(connector(m))))
                 .collect()
         };
-        Self::assemble(config, options, world, connectors, bare)
+        let provider = Self::assemble(config, options, world, connectors, bare)?;
+        provider.groups.iter().for_each(ha_member::before_exit);
+        Ok(provider)
     }
 
     /// Starts the groups of a configuration over members and a world given from outside: for simulations.

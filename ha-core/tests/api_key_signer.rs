@@ -1,12 +1,8 @@
 //! What the API has beside cryptoki's, on SoftHSM: keys found by attributes, a signer for many threads, several
 //! instances in one process, shutting down.
 
-#[allow(dead_code)]
-mod api_support;
-
 use std::time::Duration;
 
-use api_support::{Tokens, USER_PIN};
 use ha_core::api::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use ha_core::api::error::{Error, RvError};
 use ha_core::api::mechanism::Mechanism;
@@ -16,6 +12,7 @@ use ha_core::api::slot::Slot;
 use ha_core::api::types::AuthPin;
 use ha_core::api::{Key, KeyError, Signer};
 use ha_core::config::Config;
+use ha_rig::{PIN, Tokens};
 
 /// Makes sure of what the documentation promises of a type; a promise broken does not compile.
 fn is_send<T: Send>() {}
@@ -30,7 +27,7 @@ fn what_may_cross_threads() {
 }
 
 fn start(tokens: &Tokens) -> (Pkcs11, Slot) {
-    let config = Config::from_file(&tokens.ha_toml_of(&["a", "b"])).expect("the configuration");
+    let config = Config::parse(&tokens.config_of(false, "")).expect("the configuration");
     let pkcs11 = Pkcs11::from_config(config).expect("an instance");
     pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("initialize");
     let slot = pkcs11.get_slots_with_token().expect("slots")[0];
@@ -39,7 +36,7 @@ fn start(tokens: &Tokens) -> (Pkcs11, Slot) {
 
 fn log_in(pkcs11: &Pkcs11, slot: Slot) -> Session {
     let session = pkcs11.open_rw_session(slot).expect("a session");
-    session.login(UserType::User, Some(&AuthPin::new(USER_PIN.into()))).expect("login");
+    session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).expect("login");
     session
 }
 
@@ -59,7 +56,7 @@ fn hmac_key(session: &Session, label: &str, byte: u8) {
 
 #[test]
 fn a_key_that_is_not_the_only_one_is_not_taken() {
-    let tokens = Tokens::new(&["a", "b"]);
+    let tokens = Tokens::new(2);
     let (pkcs11, slot) = start(&tokens);
     let session = log_in(&pkcs11, slot);
     hmac_key(&session, "twice", 1);
@@ -80,7 +77,7 @@ fn a_key_that_is_not_the_only_one_is_not_taken() {
 
 #[test]
 fn a_signer_signs_the_same_in_every_thread_and_keeps_the_login() {
-    let tokens = Tokens::new(&["a", "b"]);
+    let tokens = Tokens::new(2);
     let (pkcs11, slot) = start(&tokens);
     let session = log_in(&pkcs11, slot);
     hmac_key(&session, "mac", 7);
@@ -106,7 +103,7 @@ fn a_signer_signs_the_same_in_every_thread_and_keeps_the_login() {
 
 #[test]
 fn a_signer_finds_its_key_again_after_logout_and_login() {
-    let tokens = Tokens::new(&["a", "b"]);
+    let tokens = Tokens::new(2);
     let (pkcs11, slot) = start(&tokens);
     let session = log_in(&pkcs11, slot);
     hmac_key(&session, "again", 9);
@@ -115,13 +112,13 @@ fn a_signer_finds_its_key_again_after_logout_and_login() {
     let before = signer.sign(b"data").expect("a MAC");
     session.logout().expect("logout");
     assert!(signer.sign(b"data").is_err());
-    session.login(UserType::User, Some(&AuthPin::new(USER_PIN.into()))).expect("login");
+    session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).expect("login");
     assert_eq!(signer.sign(b"data").expect("a MAC"), before);
 }
 
 #[test]
 fn a_signer_lives_on_through_another_start() {
-    let tokens = Tokens::new(&["a", "b"]);
+    let tokens = Tokens::new(2);
     let (pkcs11, slot) = start(&tokens);
     let session = log_in(&pkcs11, slot);
     hmac_key(&session, "other", 3);
@@ -140,7 +137,7 @@ fn a_signer_lives_on_through_another_start() {
 
 #[test]
 fn instances_in_one_process_know_nothing_of_each_other() {
-    let (first, second) = (Tokens::new(&["a", "b"]), Tokens::new(&["a", "b"]));
+    let (first, second) = (Tokens::new(2), Tokens::new(2));
     let ((one, slot_one), (two, slot_two)) = (start(&first), start(&second));
     let (session_one, session_two) = (log_in(&one, slot_one), log_in(&two, slot_two));
     hmac_key(&session_one, "mine", 1);
@@ -156,7 +153,7 @@ fn instances_in_one_process_know_nothing_of_each_other() {
 
 #[test]
 fn a_session_of_before_is_not_one_of_after() {
-    let tokens = Tokens::new(&["a", "b"]);
+    let tokens = Tokens::new(2);
     let (pkcs11, slot) = start(&tokens);
     let old = log_in(&pkcs11, slot);
     pkcs11.clone().finalize().expect("finalize");

@@ -1,13 +1,10 @@
 //! One source file that calls every public method of cryptoki, compiled against cryptoki and against this library, and
 //! run on a bare token and on a group: the same code, the same answers.
 
-#[allow(dead_code)]
-mod api_support;
-
 use std::path::Path;
 use std::process::Command;
 
-use api_support::{SOFTHSM, Tokens, USER_PIN};
+use ha_rig::{PIN, Store, Tokens, softhsm};
 
 mod theirs {
     use cryptoki as lib;
@@ -32,12 +29,12 @@ macro_rules! side {
         use $lib::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
         use $lib::session::UserType;
         let path = child_path(OPENS);
-        let mut answers = $side::context(&path, USER_PIN).0;
+        let mut answers = $side::context(&path, PIN).0;
         let pkcs11 = Pkcs11::new(&path).expect("the library");
         pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("initialize");
         let slot = pkcs11.get_slots_with_initialized_token().expect("slots")[0];
         let session = pkcs11.open_rw_session(slot).expect("session");
-        session.login(UserType::User, Some(&$lib::types::AuthPin::new(USER_PIN.into()))).expect("login");
+        session.login(UserType::User, Some(&$lib::types::AuthPin::new(PIN.into()))).expect("login");
         answers.extend($side::session(&session).0);
         std::fs::write(child_path(ANSWERS), answers.join("\n")).expect("answers written");
     }};
@@ -90,12 +87,11 @@ fn better(theirs: &str, ours: &str) -> bool {
 
 #[test]
 fn same_answers() {
-    let tokens = Tokens::new(&["bare", "member-a", "member-b"]);
+    let (bare, members) = (Store::with(&["bare"]), Tokens::new(2));
     let dir = tempfile::tempdir().expect("a folder");
-    let bare = tokens.softhsm_conf("bare");
-    let theirs = run("side_theirs", Path::new(SOFTHSM), &dir.path().join("theirs"), Some(&bare));
-    let ours =
-        run("side_ours", &tokens.ha_toml_of(&["member-a", "member-b"]), &dir.path().join("ours"), None);
+    let theirs = run("side_theirs", &softhsm(), &dir.path().join("theirs"), Some(bare.conf()));
+    let config = members.write_config(&members.config_of(false, ""));
+    let ours = run("side_ours", &config, &dir.path().join("ours"), None);
     assert!(theirs.len() > 60, "only {} answers: {theirs:#?}", theirs.len());
     assert_eq!(theirs.len(), ours.len());
     let different: Vec<_> = theirs.iter().zip(&ours).filter(|(t, o)| t != o && !better(t, o)).collect();

@@ -57,3 +57,37 @@ fn an_exit_handler_is_served() {
     assert_eq!(unsafe { libc::atexit(clean_up) }, 0);
     std::process::exit(0);
 }
+
+/// Programs that never finalise are many. Members that are away are being connected then, again and again, and their
+/// modules' destructors run.
+#[test]
+fn an_exit_while_members_are_connected_crashes_nothing() {
+    const NAME: &str = "an_exit_while_members_are_connected_crashes_nothing";
+    const CONFIG: &str = "PKCS11_HA_CONF";
+    if std::env::var_os(INNER).is_some_and(|inner| inner == NAME) {
+        call!(C_Initialize(null_mut())).unwrap();
+        // Each ends at another moment of the keepers' work.
+        let turns: u32 = std::env::var("TURNS").unwrap().parse().unwrap();
+        for _ in 0..turns {
+            let mut session = 0;
+            call!(C_OpenSession(0, CKF_SERIAL_SESSION, null_mut(), None, &raw mut session)).unwrap();
+            let mut random = [0; 32];
+            call!(C_GenerateRandom(session, random.as_mut_ptr(), 32)).unwrap();
+            call!(C_CloseSession(session)).unwrap();
+        }
+        std::process::exit(SERVED);
+    }
+    let tokens = Tokens::new(3);
+    let config = "[group.recovery]\ninterval = \"1ms\"\nmax_interval = \"1ms\"\n";
+    let conf = tokens.write_config(&tokens.config(false, config));
+    tokens.hide(1);
+    tokens.hide(2);
+    for turn in 0..40 {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([NAME, "--exact", "--nocapture", "--test-threads=1"]);
+        command.env(INNER, NAME).env(CONFIG, &conf).env("TURNS", (turn * 25).to_string());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(SERVED), "turn {turn}: {:?}\n{said}", output.status);
+    }
+}

@@ -16,15 +16,6 @@ use cryptoki_sys::*;
 use ha_core::provider::Provider;
 use ha_token::Rv;
 
-/// Variables that could lead to a configuration of the machine that the tests run on.
-const CONFIGURATION: [&str; 3] = ["PKCS11_HA_CONF", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
-
-/// Runs the test `name` in a process whose home is empty.
-fn without_configuration(name: &str) -> bool {
-    let home = tempfile::tempdir().unwrap();
-    alone(name, &[("HOME", home.path().as_os_str())], &CONFIGURATION)
-}
-
 fn empty() -> Provider {
     Provider::from_slots(Vec::new())
 }
@@ -54,7 +45,7 @@ fn initialize(mut args: CK_C_INITIALIZE_ARGS) -> Result<(), Rv> {
 
 #[test]
 fn without_configuration_there_are_no_slots() {
-    if !without_configuration("without_configuration_there_are_no_slots") {
+    if !alone("without_configuration_there_are_no_slots", &[]) {
         return;
     }
     assert_eq!(call!(C_Initialize(null_mut())), Ok(()));
@@ -76,7 +67,7 @@ fn without_configuration_there_are_no_slots() {
 
 #[test]
 fn the_arguments_of_initialize() {
-    if !without_configuration("the_arguments_of_initialize") {
+    if !alone("the_arguments_of_initialize", &[]) {
         return;
     }
     let mut reserved = arguments(false, CKF_OS_LOCKING_OK);
@@ -169,7 +160,7 @@ fn sessions_do_not_survive_the_end() {
 
 #[test]
 fn a_forked_child_starts_anew_and_the_parent_goes_on() {
-    if !without_configuration("a_forked_child_starts_anew_and_the_parent_goes_on") {
+    if !alone("a_forked_child_starts_anew_and_the_parent_goes_on", &[]) {
         return;
     }
     let fixture = fixture();
@@ -218,7 +209,7 @@ fn the_shared_object_exports_three_functions() {
 
 #[test]
 fn the_shared_object_can_be_loaded_used_and_closed_again_and_again() {
-    if !without_configuration("the_shared_object_can_be_loaded_used_and_closed_again_and_again") {
+    if !alone("the_shared_object_can_be_loaded_used_and_closed_again_and_again", &[]) {
         return;
     }
     let path = CString::new(shared_object().into_os_string().into_encoded_bytes()).unwrap();
@@ -259,7 +250,7 @@ fn another_library_with_the_same_names_changes_nothing() {
     let other = folder.path().join("other.so");
     std::fs::copy(shared_object(), &other).unwrap();
     // In the global scope, where symbols are looked for first.
-    if !alone(name, &[("LD_PRELOAD", other.as_os_str())], &CONFIGURATION) {
+    if !alone(name, &[("LD_PRELOAD", other.as_os_str())]) {
         return;
     }
     // SAFETY: only looks a name up.

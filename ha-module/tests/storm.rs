@@ -205,7 +205,7 @@ fn bad_calls_from_many_threads_hurt_nothing() {
     if let (Some(tokens), Some(conf)) = (&tokens, &conf) {
         std::fs::write(conf, tokens.config(false, "")).unwrap();
     }
-    if !alone(NAME, &[(CONFIG, conf.as_deref().map_or(OsStr::new(""), |c| c.as_os_str()))], &[]) {
+    if !alone(NAME, &[(CONFIG, conf.as_deref().map_or(OsStr::new(""), |c| c.as_os_str()))]) {
         let text = std::fs::read_to_string(conf.unwrap()).unwrap();
         let provider = Provider::from_config(Config::parse(&text).unwrap()).unwrap();
         let slot = provider.slot(0).unwrap();

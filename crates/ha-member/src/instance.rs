@@ -25,6 +25,8 @@ pub(crate) struct Copy {
     pub(crate) gate: Gate,
     /// Whether `C_Initialize` succeeded here, rather than in the host's hands.
     initialised: AtomicBool,
+    /// Whether the end of the process is told before its destructors run.
+    armed: AtomicBool,
     /// Every life that may still have a call in the module.
     lives: ForkLock<Vec<Arc<Life>>>,
     generation: u64,
@@ -56,6 +58,11 @@ thread_local! {
 /// loads every configured module) and must answer at once, without connecting anything.
 pub fn inside_member() -> bool {
     INSIDE.with(Cell::get)
+}
+
+/// As [`inside_member`], also when the thread's storage is gone.
+pub(crate) fn is_inside() -> bool {
+    INSIDE.try_with(Cell::get).unwrap_or(false)
 }
 
 /// Marks this thread as being inside a member, until dropped.
@@ -92,6 +99,7 @@ impl Copy {
             functions,
             gate: Gate::new(),
             initialised: AtomicBool::new(false),
+            armed: AtomicBool::new(false),
             lives: ForkLock::new(Vec::new()),
             generation: fork_generation(),
             turn: one_at_a_time(path).then(Mutex::default),
@@ -154,6 +162,7 @@ impl Copy {
         };
         // SAFETY: the arguments live through the call; the gate keeps every other initialisation out.
         let rv = unsafe { initialise((&raw mut args).cast()) };
+        crate::exit::tell_before(&self.armed);
         let intact = shown.intact();
         drop(shown);
         match Rv::check(rv) {
@@ -172,6 +181,8 @@ impl Copy {
                 }
                 Ok(()) // whoever did it finalises it
             }
+            // What it answers for another one's variables says nothing about it.
+            Err(_) if !intact => Err(failed(Rv::CANT_LOCK)),
             Err(rv) => Err(failed(rv)),
         }
     }

@@ -3,6 +3,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `fork` | noticing a fork; locks that a forked child can still take |
+//! | `exit` | telling those with threads in modules that the process ends |
 //! | `presence` | who is in what: calls in flight |
 //! | `environment` | showing a module its environment without `setenv` |
 //! | `loader` | files to function lists, private copies, refusing ourselves |
@@ -20,6 +21,7 @@
 mod calls;
 mod connector;
 mod environment;
+mod exit;
 mod fork;
 mod instance;
 mod loader;
@@ -30,5 +32,6 @@ mod search;
 mod token;
 
 pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
+pub use exit::{Ending, before_exit};
 pub use fork::fork_generation;
 pub use instance::inside_member;

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ha_token::{Attribute, Mechanism, OpKind, Output, ck};
-use support::{Store, connect, login};
+use support::{Store, connect, connector, login};
 
 struct Counting;
 
@@ -46,7 +46,7 @@ fn counted(f: impl FnOnce()) -> usize {
 #[test]
 fn signing_and_random_allocate_nothing() {
     let store = Store::with(&["lean"]);
-    let connector = store.connector("lean");
+    let connector = connector(&store, "lean");
     let token = connect(&connector);
     let session = login(&*token);
     let template = vec![

@@ -6,14 +6,14 @@ use ha_token::{
     Attribute, Fetched, Field, FieldValue, Mechanism, MessageKind, ObjectHandle, OpKind, Output, Params, Rv,
     StructParams, Value, ck,
 };
-use support::{Store, aes_key, connect, find, login, token_label};
+use support::{Store, aes_key, connect, connector, find, login, token_label};
 
 const P256: [u8; 10] = [0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
 
 #[test]
 fn generate_find_wrap_unwrap_and_the_keys_are_one() {
     let store = Store::with(&["calls"]);
-    let token = connect(&store.connector("calls"));
+    let token = connect(&connector(&store, "calls"));
     assert_eq!(token_label(&*token), "calls");
     assert!(token.mechanism_list().expect("mechanisms").contains(&ck::CKM_AES_KEY_WRAP));
     let session = login(&*token);
@@ -64,7 +64,7 @@ fn generate_find_wrap_unwrap_and_the_keys_are_one() {
 #[test]
 fn sign_in_one_and_in_parts_verify_and_refuse() {
     let store = Store::with(&["sign"]);
-    let token = connect(&store.connector("sign"));
+    let token = connect(&connector(&store, "sign"));
     let session = login(&*token);
     let public = vec![Attribute::bytes(ck::CKA_EC_PARAMS, P256), Attribute::bool(ck::CKA_VERIFY, true)];
     let private = vec![Attribute::bool(ck::CKA_SIGN, true), Attribute::bool(ck::CKA_TOKEN, false)];
@@ -106,7 +106,7 @@ fn sign_in_one_and_in_parts_verify_and_refuse() {
 #[test]
 fn empty_slices_and_absent_functions_are_answered_not_crashed_on() {
     let store = Store::with(&["empty"]);
-    let token = connect(&store.connector("empty"));
+    let token = connect(&connector(&store, "empty"));
     let session = login(&*token);
     let mut sha = Mechanism::plain(ck::CKM_SHA256);
     token.op_init(session, OpKind::Digest, Some(&mut sha), ObjectHandle(0)).expect("init");
@@ -133,7 +133,7 @@ fn empty_slices_and_absent_functions_are_answered_not_crashed_on() {
 #[test]
 fn data_objects_come_back_byte_for_byte() {
     let store = Store::with(&["data"]);
-    let token = connect(&store.connector("data"));
+    let token = connect(&connector(&store, "data"));
     let session = login(&*token);
     let value: Vec<u8> = (0..=255).collect();
     let template = vec![
@@ -150,7 +150,7 @@ fn data_objects_come_back_byte_for_byte() {
 #[test]
 fn parameters_with_pointers_and_nested_templates_reach_the_token() {
     let store = Store::with(&["deep"]);
-    let token = connect(&store.connector("deep"));
+    let token = connect(&connector(&store, "deep"));
     let session = login(&*token);
     let pair = || {
         let public = vec![Attribute::bytes(ck::CKA_EC_PARAMS, P256)];

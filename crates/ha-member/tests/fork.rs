@@ -5,7 +5,7 @@ mod support;
 
 use ha_member::fork_generation;
 use ha_token::{Connector, Rv};
-use support::{Store, connect, login, token_label};
+use support::{Store, connect, connector, login, token_label};
 
 /// Runs `child` in a forked process and gives its exit status.
 fn in_child(child: impl FnOnce() -> i32) -> i32 {
@@ -30,7 +30,7 @@ fn in_child(child: impl FnOnce() -> i32) -> i32 {
 #[test]
 fn a_child_is_not_initialised_and_can_connect_for_itself() {
     let store = Store::with(&["fork"]);
-    let connector = store.connector("fork");
+    let connector = connector(&store, "fork");
     let token = connect(&connector);
     let session = login(&*token);
     let generation = fork_generation();

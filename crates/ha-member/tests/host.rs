@@ -4,7 +4,7 @@ mod support;
 
 use ha_member::{Instance, ModuleConnector};
 use ha_token::{Connector, Rv, ck};
-use support::{SOFTHSM, Store, by_label, connect, login, token_label};
+use support::{Store, by_label, config, connect, connector, login, softhsm, token_label};
 
 /// The labels that the host sees through the module it loaded.
 fn hosts_labels(module: &ck::Pkcs11) -> Vec<String> {
@@ -28,11 +28,11 @@ fn the_hosts_instance_stays_the_hosts() {
     // SAFETY: the only test of this process, before anything else reads the environment.
     unsafe { std::env::set_var("SOFTHSM2_CONF", host.conf()) };
     // SAFETY: SoftHSM's own constructors.
-    let module = unsafe { ck::Pkcs11::new(SOFTHSM) }.expect("loads");
+    let module = unsafe { ck::Pkcs11::new(softhsm()) }.expect("loads");
     // SAFETY: no arguments.
     assert_eq!(unsafe { module.C_Initialize(std::ptr::null_mut()) }, ck::CKR_OK);
 
-    let private = member.connector("member");
+    let private = connector(&member, "member");
     assert_eq!(token_label(&*connect(&private)), "member");
     assert_eq!(hosts_labels(&module), ["host"]);
     assert_eq!(std::env::var_os("SOFTHSM2_CONF"), Some(host.conf().into()));
@@ -40,7 +40,7 @@ fn the_hosts_instance_stays_the_hosts() {
     assert_eq!(hosts_labels(&module), ["host"]);
 
     // A shared member uses the host's instance, and never finalises it.
-    let mut config = host.config(by_label("host"));
+    let mut config = config(&host, by_label("host"));
     config.instance = Instance::Shared;
     let (one, two) = (ModuleConnector::new(config.clone()), ModuleConnector::new(config));
     assert!(!one.reinitialises());

@@ -6,12 +6,14 @@ use std::sync::mpsc;
 
 use ha_member::{Instance, ModuleConnector, tokens};
 use ha_token::{ConnectError, Connector, Rv, Selector, ck};
-use support::{Server, Store, aes_key, by_label, connect, find, login, token_label};
+use support::{
+    Signal, Store, aes_key, by_label, config, connect, connector, find, login, remote, serve, token_label,
+};
 
 #[test]
 fn two_private_instances_are_independent() {
     let (one, two) = (Store::with(&["same"]), Store::with(&["same"]));
-    let (a, b) = (one.connector("same"), two.connector("same"));
+    let (a, b) = (connector(&one, "same"), connector(&two, "same"));
     let (ta, tb) = (connect(&a), connect(&b));
     assert_ne!(ta.token_info().expect("a").serial, tb.token_info().expect("b").serial);
     let (_, sb) = (login(&*ta), login(&*tb));
@@ -27,11 +29,11 @@ fn two_private_instances_are_independent() {
 #[test]
 fn a_token_directory_that_went_away_and_came_back_needs_connecting_again() {
     let store = Store::with(&["lost"]);
-    let connector = store.connector("lost");
+    let connector = connector(&store, "lost");
     let token = connect(&connector);
     let session = login(&*token);
     aes_key(&*token, session, true, "kept");
-    let away = store.dir.path().join("away");
+    let away = store.dir().join("away");
     std::fs::rename(store.tokens(), &away).expect("moved");
     assert!(token.token_info().is_err());
     assert!(connector.connect().is_err());
@@ -45,9 +47,9 @@ fn a_token_directory_that_went_away_and_came_back_needs_connecting_again() {
 #[test]
 fn selectors_find_or_say_why_not() {
     let store = Store::with(&["one", "two", "two"]);
-    let with = |selector| ModuleConnector::new(store.config(selector)).connect();
+    let with = |selector| ModuleConnector::new(config(&store, selector)).connect();
     let error = |selector| with(selector).map(|_| ()).expect_err("no match");
-    let seen = tokens(&store.config(Selector::default())).expect("tokens");
+    let seen = tokens(&config(&store, Selector::default())).expect("tokens");
     assert_eq!(seen.len(), 4, "three, and SoftHSM's free slot");
     let all: Vec<_> = seen.iter().filter_map(|(slot, _, t)| Some((*slot, t.clone()?))).collect();
     let (_, one) = all.iter().find(|(_, t)| t.label == "one").expect("one");
@@ -73,7 +75,7 @@ fn selectors_find_or_say_why_not() {
 #[test]
 fn files_that_are_no_modules_are_refused() {
     let store = Store::with(&[]);
-    let mut config = store.config(by_label("x"));
+    let mut config = config(&store, by_label("x"));
     for path in ["/nowhere/module.so", "/etc/passwd"] {
         for instance in [Instance::Private, Instance::Shared, Instance::Auto] {
             (config.path, config.instance) = (path.into(), instance);
@@ -89,9 +91,9 @@ fn files_that_are_no_modules_are_refused() {
 #[test]
 fn two_servers_and_one_that_dies_and_returns() {
     let (one, two) = (Store::with(&["remote-1"]), Store::with(&["remote-2"]));
-    let (first, second) = (Server::start(&one, "remote-1"), Server::start(&two, "remote-2"));
-    let a = ModuleConnector::new(first.config("remote-1"));
-    let b = ModuleConnector::new(second.config("remote-2"));
+    let (first, second) = (serve(&one, "remote-1"), serve(&two, "remote-2"));
+    let a = ModuleConnector::new(remote(&first, "remote-1"));
+    let b = ModuleConnector::new(remote(&second, "remote-2"));
     let (ta, tb) = (connect(&a), connect(&b));
     assert_eq!((token_label(&*ta), token_label(&*tb)), ("remote-1".into(), "remote-2".into()));
     let session = login(&*ta);
@@ -99,7 +101,7 @@ fn two_servers_and_one_that_dies_and_returns() {
     drop(first);
     assert_eq!(ta.session_info(session), Err(Rv::DEVICE_ERROR));
     assert!(matches!(a.connect().map(|_| ()), Err(ConnectError::NoToken { .. } | ConnectError::Call { .. })));
-    let _again = Server::start(&one, "remote-1");
+    let _again = serve(&one, "remote-1");
     let ta = connect(&a);
     let session = login(&*ta);
     assert_eq!(find(&*ta, session, "survives").len(), 1);
@@ -109,14 +111,14 @@ fn two_servers_and_one_that_dies_and_returns() {
 #[test]
 fn a_stopped_server_is_had_back_when_it_goes_on() {
     let store = Store::with(&["stopped"]);
-    let server = Server::start(&store, "stopped");
-    let connector = ModuleConnector::new(server.config("stopped"));
+    let server = serve(&store, "stopped");
+    let connector = ModuleConnector::new(remote(&server, "stopped"));
     let token = connect(&connector);
-    server.signal(libc::SIGSTOP);
+    server.signal(Signal::STOP);
     std::thread::scope(|scope| {
         let hung = scope.spawn(|| token.token_info());
         let tries: Vec<_> = (0..2).map(|_| scope.spawn(|| connector.connect().map(|_| ()))).collect();
-        server.signal(libc::SIGCONT);
+        server.signal(Signal::CONT);
         let _late = hung.join().expect("no crash");
         for one in tries {
             let _overtaken = one.join().expect("no crash");
@@ -129,7 +131,7 @@ fn a_stopped_server_is_had_back_when_it_goes_on() {
 #[test]
 fn calls_in_flight_end_before_the_instance_does() {
     let store = Store::with(&["busy"]);
-    let connector = store.connector("busy");
+    let connector = connector(&store, "busy");
     for _ in 0..5 {
         let token = connect(&connector);
         let (first, wait) = mpsc::channel();
@@ -156,7 +158,7 @@ fn many_members_connect_at_once() {
     std::thread::scope(|scope| {
         for store in &stores {
             scope.spawn(|| {
-                let connector = store.connector("crowd");
+                let connector = connector(store, "crowd");
                 let serial = connect(&connector).token_info().expect("information").serial;
                 for _ in 0..10 {
                     assert_eq!(connect(&connector).token_info().expect("information").serial, serial);
@@ -168,7 +170,7 @@ fn many_members_connect_at_once() {
 
 #[test]
 fn nothing_secret_is_shown() {
-    let mut config = Store::with(&[]).config(by_label("x"));
+    let mut config = config(&Store::with(&[]), by_label("x"));
     config.env.push(("TOKEN_PIN".into(), "hunter2".into()));
     let connector = ModuleConnector::new(config.clone());
     let shown = format!("{config:?} {connector:?}");

@@ -10,10 +10,10 @@ use ha_token::{
     ConnectError, Connector, Function, Mechanism, MessageKind, ObjectHandle, OpKind, Output, Rv,
     SessionHandle, ck,
 };
-use support::{SOFTHSM, Store, await_file, build, by_label, connect, shim, token_label};
+use support::{Store, await_file, build, by_label, config, connect, connector, shim, softhsm, token_label};
 
-fn connector(store: &Store, module: &Path, label: &str, instance: Instance) -> ModuleConnector {
-    let mut config = store.config(by_label(label));
+fn shimmed(store: &Store, module: &Path, label: &str, instance: Instance) -> ModuleConnector {
+    let mut config = config(store, by_label(label));
     (config.path, config.instance) = (module.into(), instance);
     ModuleConnector::new(config)
 }
@@ -28,8 +28,8 @@ fn an_error_from_c_get_interface_falls_back_to_the_old_list() {
     for body in ["return 5;", "*i = 0; return 0;"] {
         let extra =
             format!("unsigned long C_GetInterface(void *n, void *v, void **i, unsigned long f) {{ {body} }}");
-        let module = shim(store.dir.path(), &extra, &[]);
-        let connector = connector(&store, &module, "shim", Instance::Private);
+        let module = shim(store.dir(), &extra, &[]);
+        let connector = shimmed(&store, &module, "shim", Instance::Private);
         assert_eq!(token_label(&*connect(&connector)), "shim");
         connector.disconnect();
     }
@@ -38,12 +38,12 @@ fn an_error_from_c_get_interface_falls_back_to_the_old_list() {
 #[test]
 fn a_dependencys_symbol_is_not_the_modules() {
     let store = Store::with(&[]);
-    let (c, so) = (store.dir.path().join("empty.c"), store.dir.path().join("empty.so"));
+    let (c, so) = (store.dir().join("empty.c"), store.dir().join("empty.so"));
     std::fs::write(&c, "int nothing;").expect("source");
-    let softhsm = std::fs::canonicalize(SOFTHSM).expect("softhsm");
+    let softhsm = std::fs::canonicalize(softhsm()).expect("softhsm");
     build(&[&c, &softhsm], &so, &["-Wl,--no-as-needed"]);
     for instance in [Instance::Private, Instance::Shared] {
-        let error = refused(&connector(&store, &so, "x", instance));
+        let error = refused(&shimmed(&store, &so, "x", instance));
         assert!(matches!(error, ConnectError::Load { .. }), "{error}");
     }
 }
@@ -65,8 +65,8 @@ fn a_module_that_shows_our_slots_is_refused() {
          static void change(void **list) { list[7] = f; }",
     ];
     for extra in overridden {
-        let module = shim(store.dir.path(), extra, &[]);
-        let error = refused(&connector(&store, &module, "mirror", Instance::Private));
+        let module = shim(store.dir(), extra, &[]);
+        let error = refused(&shimmed(&store, &module, "mirror", Instance::Private));
         assert!(matches!(error, ConnectError::Itself { .. }), "{error}");
     }
 }
@@ -74,15 +74,15 @@ fn a_module_that_shows_our_slots_is_refused() {
 #[test]
 fn where_no_copy_can_be_loaded_auto_shares_and_private_refuses() {
     let store = Store::with(&["origin"]);
-    let dir = store.dir.path();
+    let dir = store.dir();
     std::fs::write(dir.join("beside.c"), "int beside(void) { return 0; }").expect("source");
     build(&[&dir.join("beside.c")], &dir.join("libbeside.so"), &[]);
     let search = format!("-L{}", dir.display());
     let flags = [search.as_str(), "-Wl,--no-as-needed", "-lbeside", "-Wl,-rpath,$ORIGIN"];
     let module = shim(dir, "", &flags);
-    let error = refused(&connector(&store, &module, "origin", Instance::Private));
+    let error = refused(&shimmed(&store, &module, "origin", Instance::Private));
     assert!(matches!(error, ConnectError::Load { .. }), "{error}");
-    let auto = connector(&store, &module, "origin", Instance::Auto);
+    let auto = shimmed(&store, &module, "origin", Instance::Auto);
     assert!(auto.reinitialises());
     assert_eq!(token_label(&*connect(&auto)), "origin");
     assert!(!auto.reinitialises());
@@ -93,14 +93,14 @@ fn where_no_copy_can_be_loaded_auto_shares_and_private_refuses() {
 #[test]
 fn a_hung_call_costs_its_copy_and_not_the_member() {
     let store = Store::with(&["hangs"]);
-    let (hang, inside) = (store.dir.path().join("hang"), store.dir.path().join("inside"));
+    let (hang, inside) = (store.dir().join("hang"), store.dir().join("inside"));
     let extra = "static unsigned long session_info(unsigned long s, void *i) {
              wait_while(DIR \"/hang\");
              return ((unsigned long (*)(unsigned long, void *))original[16])(s, i);
          }
          static void change(void **list) { list[16] = session_info; }";
-    let module = shim(store.dir.path(), extra, &[]);
-    let connector = connector(&store, &module, "hangs", Instance::Private);
+    let module = shim(store.dir(), extra, &[]);
+    let connector = shimmed(&store, &module, "hangs", Instance::Private);
     let token = connect(&connector);
     let session = token.open_session(false).expect("a session");
     token.session_info(session).expect("does not hang yet");
@@ -126,11 +126,11 @@ fn who_hangs_in_initialising_loses_its_variables_to_the_next() {
          }
          static void change(void **list) { list[1] = initialise; }";
     let (slow, quick) = (Store::with(&["slow"]), Store::with(&["quick"]));
-    let (hang, inside) = (slow.dir.path().join("hang"), slow.dir.path().join("inside"));
+    let (hang, inside) = (slow.dir().join("hang"), slow.dir().join("inside"));
     std::fs::write(&hang, "").expect("hang");
-    let module = shim(slow.dir.path(), extra, &[]);
-    let slow_one = Arc::new(connector(&slow, &module, "slow", Instance::Private));
-    let quick_one = quick.connector("quick");
+    let module = shim(slow.dir(), extra, &[]);
+    let slow_one = Arc::new(shimmed(&slow, &module, "slow", Instance::Private));
+    let quick_one = connector(&quick, "quick");
     std::thread::scope(|scope| {
         let hung = scope.spawn(|| slow_one.connect().map(|_| ()));
         await_file(&inside);
@@ -174,8 +174,8 @@ unsigned long C_GetInterface(char *name, unsigned char *version, void **answer, 
     *answer = &interface;
     return 0;
 }"#;
-    let module = shim(store.dir.path(), extra, &[]);
-    let token = connect(&connector(&store, &module, "three", Instance::Private));
+    let module = shim(store.dir(), extra, &[]);
+    let token = connect(&shimmed(&store, &module, "three", Instance::Private));
     let session = token.open_session(false).expect("a session");
     assert_eq!(token.session_cancel(session, 5), Err(Rv(0x8000_0005)));
     let mut mechanism = Mechanism::plain(ck::CKM_AES_GCM);
@@ -209,8 +209,8 @@ fn strange_lengths_and_missing_functions_do_no_harm() {
              *len = *len == 21 ? 22 : ~0UL; return 0; /* claims more than there is room for */
          }
          static void change(void **list) { list[39] = digest; list[65] = 0; }";
-    let module = shim(store.dir.path(), extra, &[]);
-    let token = connect(&connector(&store, &module, "strange", Instance::Private));
+    let module = shim(store.dir(), extra, &[]);
+    let token = connect(&shimmed(&store, &module, "strange", Instance::Private));
     let session = token.open_session(false).expect("a session");
     let digest = |room: usize| {
         let mut space = vec![0; room];

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::load::{Figures, Running};
-use crate::served::{Server, client, softhsm};
+use ha_rig::{Server, p11_kit_client, softhsm};
 
 /// Signatures that must be made in each phase of the load.
 const ENOUGH: u64 = 500;
@@ -115,10 +115,10 @@ impl Demo {
         let mut servers = Vec::new();
         for member in ["a", "b"] {
             let socket = self.dir.join(format!("{member}.sock"));
-            servers.push(Server::start(&socket, &self.conf(member)?, &format!("member-{member}"))?);
+            servers.push(Server::start(&self.conf(member)?, &format!("member-{member}"), &socket)?);
             text.push_str(&format!(
                 "[[group.member]]\nname = \"{member}\"\nmodule = {:?}\ntoken = \"member-{member}\"\nenv = {{ P11_KIT_SERVER_ADDRESS = \"unix:path={}\" }}\n",
-                client()?,
+                p11_kit_client(),
                 socket.display()
             ));
         }
@@ -129,7 +129,7 @@ impl Demo {
         victim.kill();
         println!("  member a killed after {} signatures", load.figures.done);
         load.signs(ENOUGH)?;
-        *victim = Server::start(&self.dir.join("a.sock"), &self.conf("a")?, "member-a")?;
+        *victim = Server::start(&self.conf("a")?, "member-a", &self.dir.join("a.sock"))?;
         println!("  member a back after {} signatures", load.figures.done);
         load.signs(ENOUGH * 2)?;
         // Only member a is left then: signatures go on because it is in use again.
@@ -174,7 +174,7 @@ impl Demo {
 
     fn bare(&self, member: &str, pin: &str) -> Result<String> {
         let mut command = Command::new("pkcs11-tool");
-        command.arg("--module").arg(softhsm()?).args(["--login", "--pin", "env:DEMO_PIN", "-O"]);
+        command.arg("--module").arg(softhsm()).args(["--login", "--pin", "env:DEMO_PIN", "-O"]);
         output_of(command.env("DEMO_PIN", pin).env("SOFTHSM2_CONF", self.conf(member)?))
     }
 

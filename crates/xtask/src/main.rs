@@ -2,7 +2,6 @@
 
 mod demo;
 mod load;
-mod served;
 mod setup;
 
 use std::process::{Command, ExitCode};

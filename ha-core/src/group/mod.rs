@@ -47,6 +47,9 @@ use crate::policy::health::{self, Health, State};
 use crate::replica::ledger::Ledger;
 use crate::seam::{Thread, World};
 
+/// How long the end of the process waits for keepers that are in a member.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Several member tokens behind one virtual slot. All methods may be called from any thread.
 pub struct Group {
     /// What the configuration file says.
@@ -351,9 +354,29 @@ impl Group {
         hung
     }
 
+    /// Lets no keeper into a member any more, and waits for those that are in one.
+    pub(crate) fn rest(&self, patience: Duration) {
+        self.stopping.store(true, Ordering::Release);
+        for member in &self.members {
+            member.wake.set();
+        }
+        let Ok(keepers) = self.keepers.try_lock() else { return };
+        let until = self.world.now() + patience;
+        let pause = self.world.event();
+        while keepers.iter().any(|k| !k.is_finished()) && self.world.now() < until {
+            pause.wait(Some(Duration::from_millis(1)));
+        }
+    }
+
     /// Members that are up now.
     pub fn up(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter().filter(|m| m.state() == State::Up)
+    }
+}
+
+impl ha_member::Ending for Group {
+    fn ending(&self) {
+        self.rest(ENDING_PATIENCE);
     }
 }
 

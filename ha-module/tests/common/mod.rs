@@ -96,24 +96,10 @@ pub fn plain(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
 }
 
 /// Runs the body of the test `name` in a process of its own, started from its first line; answers whether this is it.
-pub fn alone(name: &str, environment: &[(&str, &std::ffi::OsStr)], removed: &[&str]) -> bool {
-    const INNER: &str = "PKCS11_HA_TEST_INNER";
-    if std::env::var_os(INNER).is_some_and(|inner| inner == name) {
-        return true;
+pub fn alone(name: &str, environment: &[(&str, &std::ffi::OsStr)]) -> bool {
+    ha_rig::is_alone(name) || {
+        let alone = ha_rig::Alone::new(name);
+        environment.iter().fold(alone, |alone, (name, value)| alone.env(name, value)).run();
+        false
     }
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(INNER, name);
-    command.envs(environment.iter().copied());
-    for name in removed {
-        command.env_remove(name);
-    }
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{:?}\n{said}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    false
 }

@@ -167,7 +167,9 @@ impl Both {
         {
             command.env_remove(name);
         }
-        command.env("HOME", &side.dir).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        // Where Debian has servers and their tools, which is on root's path only.
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+        command.env("PATH", path).env("HOME", &side.dir).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         for (name, value) in &self.environment {
             command.env(name, value.replace("{module}", module).replace("{dir}", dir));
         }

@@ -1,131 +1,47 @@
-//! SoftHSM tokens and p11-kit servers of a test's own.
-#![allow(dead_code, unreachable_pub)] // each test file uses a part of it
+//! The rig's tokens and servers as this crate's connectors see them, and modules that forward to SoftHSM.
+#![allow(dead_code, unused_imports, unreachable_pub)] // each test file uses a part of it
 
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
+pub use ha_rig::{Server, Signal, Store, await_file, p11_kit_client, softhsm};
 use ha_token::{Attribute, Connector, Mechanism, ObjectHandle, Selector, SessionHandle, Token, UserType, ck};
 
-pub const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
-pub const PIN: &[u8] = b"1234";
+pub const PIN: &[u8] = ha_rig::PIN.as_bytes();
 
-/// A SoftHSM directory with its configuration.
-pub struct Store {
-    pub dir: tempfile::TempDir,
+pub fn config(store: &Store, selector: Selector) -> ModuleConfig {
+    ModuleConfig {
+        path: softhsm(),
+        instance: Instance::Private,
+        env: vec![("SOFTHSM2_CONF".into(), store.conf().display().to_string())],
+        selector,
+    }
 }
 
-impl Store {
-    /// With one initialised token for each label.
-    pub fn with(labels: &[&str]) -> Store {
-        let dir = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir(dir.path().join("tokens")).expect("tokens");
-        let conf =
-            format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display());
-        std::fs::write(dir.path().join("a.conf"), conf).expect("configuration");
-        let store = Store { dir };
-        for label in labels {
-            store.add(label);
-        }
-        store
-    }
-
-    pub fn add(&self, label: &str) {
-        let out = Command::new("softhsm2-util")
-            .env("SOFTHSM2_CONF", self.conf())
-            .args(["--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", "1234"])
-            .output()
-            .expect("softhsm2-util");
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    }
-
-    pub fn conf(&self) -> PathBuf {
-        self.dir.path().join("a.conf")
-    }
-
-    pub fn tokens(&self) -> PathBuf {
-        self.dir.path().join("tokens")
-    }
-
-    pub fn config(&self, selector: Selector) -> ModuleConfig {
-        ModuleConfig {
-            path: SOFTHSM.into(),
-            instance: Instance::Private,
-            env: vec![("SOFTHSM2_CONF".into(), self.conf().display().to_string())],
-            selector,
-        }
-    }
-
-    pub fn connector(&self, label: &str) -> ModuleConnector {
-        ModuleConnector::new(self.config(by_label(label)))
-    }
+pub fn connector(store: &Store, label: &str) -> ModuleConnector {
+    ModuleConnector::new(config(store, by_label(label)))
 }
 
 pub fn by_label(label: &str) -> Selector {
     Selector { label: Some(label.into()), ..Selector::default() }
 }
 
-/// A p11-kit server for a store's token, in a process group of its own.
-pub struct Server {
-    child: Child,
-    socket: PathBuf,
+/// Serves a store's token.
+pub fn serve(store: &Store, label: &str) -> Server {
+    Server::start(store.conf(), label, &store.dir().join("p11.sock")).expect("p11-kit server")
 }
 
-impl Server {
-    pub fn start(store: &Store, label: &str) -> Server {
-        let socket = store.dir.path().join("p11.sock");
-        let _ = std::fs::remove_file(&socket);
-        let child = Command::new("p11-kit")
-            .env("SOFTHSM2_CONF", store.conf())
-            .args(["server", "-f", "-n"])
-            .arg(&socket)
-            .args(["--provider", SOFTHSM, &format!("pkcs11:token={label}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("p11-kit server");
-        let server = Server { child, socket };
-        while UnixStream::connect(&server.socket).is_err() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        server
+/// The way to a token that is served.
+pub fn remote(server: &Server, label: &str) -> ModuleConfig {
+    ModuleConfig {
+        path: p11_kit_client(),
+        instance: Instance::Private,
+        env: vec![("P11_KIT_SERVER_ADDRESS".into(), server.address())],
+        selector: by_label(label),
     }
-
-    pub fn config(&self, label: &str) -> ModuleConfig {
-        ModuleConfig {
-            path: client(),
-            instance: Instance::Private,
-            env: vec![("P11_KIT_SERVER_ADDRESS".into(), format!("unix:path={}", self.socket.display()))],
-            selector: by_label(label),
-        }
-    }
-
-    pub fn signal(&self, signal: i32) {
-        let group = -i32::try_from(self.child.id()).expect("a process id");
-        // SAFETY: signals the process group that this test started.
-        unsafe { libc::kill(group, signal) };
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.signal(libc::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
-
-pub fn client() -> PathBuf {
-    let known = [
-        "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
-        "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
-        "/usr/lib/pkcs11/p11-kit-client.so",
-    ];
-    known.iter().map(PathBuf::from).find(|p| p.exists()).expect("p11-kit-client.so")
 }
 
 pub fn login(token: &dyn Token) -> SessionHandle {
@@ -175,7 +91,7 @@ pub fn shim(dir: &Path, extra: &str, flags: &[&str]) -> PathBuf {
     let number = BUILT.fetch_add(1, Ordering::Relaxed);
     let file = |name: &str| dir.join(format!("{number}-{name}"));
     let (c, so, own) = (file("shim.c"), file("shim.so"), file("softhsm.so"));
-    std::fs::copy(SOFTHSM, &own).expect("a copy");
+    std::fs::copy(softhsm(), &own).expect("a copy");
     let change = if extra.contains("change(") { "" } else { "static void change(void **list) {}" };
     let source = format!(
         r#"
@@ -224,11 +140,4 @@ pub fn build(sources: &[&Path], so: &Path, flags: &[&str]) {
         .output()
         .expect("cc");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// Waits for a file to be there.
-pub fn await_file(path: &Path) {
-    while !path.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
 }

@@ -120,15 +120,8 @@ impl Made {
 
     /// Takes a member's token away, or brings it back.
     pub(crate) fn hide(&self, name: &str, hidden: bool) {
-        let (there, away) =
-            (self.dir().join(format!("member-{name}")), self.dir().join(format!("away-{name}")));
-        if hidden {
-            std::fs::rename(&there, &away).expect("moved");
-            std::fs::create_dir(&there).expect("an empty folder");
-        } else {
-            std::fs::remove_dir_all(&there).expect("removed");
-            std::fs::rename(&away, &there).expect("moved");
-        }
+        let tokens = self.dir().join(format!("member-{name}"));
+        if hidden { ha_rig::hide(&tokens) } else { ha_rig::restore(&tokens) }
     }
 }
 

@@ -1,0 +1,185 @@
+//! The tokens of a group.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+use crate::{PIN, Server, Store, p11_kit_client, server, set_mode, softhsm, store};
+
+/// N tokens, `member-a`, `member-b`, … if not labelled otherwise, and what serves them.
+pub struct Tokens {
+    /// Before the folder: they end before it is removed.
+    servers: Vec<Mutex<Option<Server>>>,
+    stores: Vec<Store>,
+    labels: Vec<String>,
+    dir: TempDir,
+}
+
+/// The name of the member at this place: `a`, `b`, …
+pub fn name(i: usize) -> String {
+    char::from(b'a' + i as u8).to_string()
+}
+
+impl Tokens {
+    /// Makes that many tokens, each with a configuration and a folder of its own.
+    ///
+    /// # Panics
+    /// When SoftHSM cannot be had.
+    pub fn new(count: usize) -> Self {
+        let labels: Vec<String> = (0..count).map(|i| format!("member-{}", name(i))).collect();
+        Tokens::labelled(&labels.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// As [`new`](Self::new), in memory where there is a place for that: for tests that make very many objects.
+    ///
+    /// # Panics
+    /// When SoftHSM cannot be had.
+    pub fn in_memory(count: usize) -> Self {
+        let labels: Vec<String> = (0..count).map(|i| format!("member-{}", name(i))).collect();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        match tempfile::tempdir_in("/dev/shm") {
+            Ok(dir) => Tokens::labelled_in(dir, &labels),
+            Err(_) => Tokens::labelled(&labels),
+        }
+    }
+
+    /// Makes tokens with these labels.
+    ///
+    /// # Panics
+    /// When SoftHSM cannot be had.
+    pub fn labelled(labels: &[&str]) -> Self {
+        Tokens::labelled_in(tempfile::tempdir().unwrap(), labels)
+    }
+
+    fn labelled_in(dir: TempDir, labels: &[&str]) -> Self {
+        let make = |(i, label): (usize, &&str)| {
+            let store = Store::named(dir.path(), &name(i));
+            store.add(label);
+            store
+        };
+        Tokens {
+            stores: labels.iter().enumerate().map(make).collect(),
+            servers: labels.iter().map(|_| Mutex::new(None)).collect(),
+            labels: labels.iter().map(|l| (*l).to_owned()).collect(),
+            dir,
+        }
+    }
+
+    /// The SoftHSM configuration of a token.
+    pub fn conf(&self, i: usize) -> PathBuf {
+        self.stores[i].conf().to_owned()
+    }
+
+    /// The folder that holds a token.
+    pub fn store(&self, i: usize) -> PathBuf {
+        self.stores[i].tokens().to_owned()
+    }
+
+    /// Takes a token away: whoever looks for it from here on finds an empty folder in its place.
+    ///
+    /// # Panics
+    /// When it is away already.
+    pub fn hide(&self, i: usize) {
+        store::hide(&self.store(i));
+    }
+
+    /// Brings a hidden token back.
+    ///
+    /// # Panics
+    /// When it is not hidden.
+    pub fn restore(&self, i: usize) {
+        store::restore(&self.store(i));
+    }
+
+    fn socket(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.sock", name(i)))
+    }
+
+    /// Starts the p11-kit server of a token and waits until it takes connections.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn serve(&self, i: usize) {
+        let server = Server::start(self.stores[i].conf(), &self.labels[i], &self.socket(i)).unwrap();
+        *self.servers[i].lock().unwrap() = Some(server);
+    }
+
+    /// Kills the server with all the children it has for its connections.
+    ///
+    /// # Panics
+    /// When another thread panicked while it used the same server.
+    pub fn kill(&self, i: usize) {
+        drop(self.servers[i].lock().unwrap().take());
+    }
+
+    /// The configuration, with lines of its own for the group.
+    pub fn config(&self, served: bool, group: &str) -> String {
+        let recovery =
+            if group.contains("recovery") { "" } else { "[group.recovery]\ninterval = \"100ms\"\n" };
+        self.config_of(served, &format!("deadline = \"off\"\n{group}\n{recovery}"))
+    }
+
+    /// The configuration, with nothing in it but these lines for the group and the members.
+    pub fn config_of(&self, served: bool, group: &str) -> String {
+        let mut text = format!("state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\n{group}\n", self.state());
+        for (i, label) in self.labels.iter().enumerate() {
+            let n = name(i);
+            let (module, env) = if served {
+                let address = server::address(&self.socket(i));
+                (p11_kit_client(), format!("P11_KIT_SERVER_ADDRESS = {address:?}"))
+            } else {
+                (softhsm(), format!("SOFTHSM2_CONF = {:?}", self.conf(i)))
+            };
+            text.push_str(&format!("[[group.member]]\nname = \"{n}\"\nmodule = {module:?}\ntoken = {label:?}\nenv = {{ {env} }}\n"));
+        }
+        text
+    }
+
+    /// Writes a configuration, so that nobody else may write it, whatever the umask here.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_config(&self, text: &str) -> PathBuf {
+        let path = self.path().join("ha.toml");
+        std::fs::write(&path, text).unwrap();
+        set_mode(&path, 0o600);
+        path
+    }
+
+    /// What `pkcs11-tool`, logged in, says of the bare token.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub fn bare(&self, i: usize, arguments: &[&str]) -> String {
+        let output = Command::new("pkcs11-tool")
+            .arg("--module")
+            .arg(softhsm())
+            .args(["--login", "--pin", PIN])
+            .args(arguments)
+            .env("SOFTHSM2_CONF", self.conf(i))
+            .output()
+            .expect("pkcs11-tool runs: install the Debian package opensc");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// The folder of the ledger.
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The ledger's file, once there is one.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn ledger(&self) -> PathBuf {
+        let mut entries = std::fs::read_dir(self.state()).unwrap().map(|e| e.unwrap().path());
+        entries.find(|p| p.extension().is_some_and(|e| e == "ledger")).expect("a ledger")
+    }
+
+    /// The folder of everything.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
