@@ -6,6 +6,9 @@ use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
 use super::{Group, Object, Origin};
 use crate::policy::failure::Class;
+use crate::replica::is_secret;
+use crate::replica::ledger::ObjectRow;
+use crate::replica::proof::{self, Outcome};
 
 impl Group {
     /// Destroys a token object on every member that is up. With the first that did, the destruction is final: members
@@ -77,6 +80,31 @@ impl Group {
             .is_some_and(|p| p.trust == super::Trust::Conflict)
     }
 
+    /// Refuses a change that takes away every way to prove a key: it would not be used again after a restart.
+    fn stays_provable(&self, object: &Object, row: &ObjectRow, template: &Template) -> Result<()> {
+        if !is_secret(row.class) || !template.iter().any(|a| proof::DECIDING.contains(&a.kind)) {
+            return Ok(());
+        }
+        let Some(verifier) = row.verifier() else { return Ok(()) };
+        for member in self.up().filter(|m| row.copies.iter().any(|c| c == m.name())) {
+            let outcome = self.lease(member).and_then(|lease| {
+                let handle = self.backing(&lease, object)?;
+                self.challenge(&lease, |challenge| {
+                    proof::prove_as_if(challenge, handle, row.class, &verifier, template)
+                })
+            });
+            match outcome {
+                Ok(Outcome::Unproven(reason)) => {
+                    return Err(self.unprovable(Function::SetAttributeValue, &reason));
+                }
+                Ok(Outcome::Same | Outcome::Different) => return Ok(()),
+                // Another member is asked; the change itself tells what is wrong here.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.
     ///
     /// # Errors
@@ -91,6 +119,9 @@ impl Group {
             Some(id) => ledger.object(id).map_err(|e| self.ledger_failed(e))?,
             None => None,
         };
+        if let Some(row) = &row {
+            self.stays_provable(object, row, template)?;
+        }
         let holders: Vec<&str> = row.iter().flat_map(|r| &r.copies).map(String::as_str).collect();
         let mut changed = false;
         let mut refused = None;

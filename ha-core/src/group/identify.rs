@@ -323,7 +323,11 @@ impl Group {
         self.challenge(lease, |challenge| proof::make_verifier(challenge, handle, class, known))
     }
 
-    fn challenge<T>(&self, lease: &Lease, f: impl FnOnce(Challenge<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn challenge<T>(
+        &self,
+        lease: &Lease,
+        f: impl FnOnce(Challenge<'_>) -> Result<T>,
+    ) -> Result<T> {
         let pin = self.login.pin();
         f(Challenge {
             on: lease.on(),

@@ -160,7 +160,7 @@ impl Group {
     }
 
     /// A key that could not be told from another one later, and would then not be used: it is not made at all.
-    fn unprovable(&self, function: Function, reason: &str) -> Rv {
+    pub(super) fn unprovable(&self, function: Function, reason: &str) -> Rv {
         let why = format!(
             "the copies of this key cannot be proven to be one key ({reason}); let it be used in a way that can be checked (CKA_SIGN, CKA_ENCRYPT, CKA_DECRYPT or CKA_DERIVE), or be copied (CKA_COPYABLE), or be extracted (CKA_EXTRACTABLE)"
         );

@@ -85,6 +85,40 @@ fn a_key_on_one_member_is_proven_or_refused_too() {
     }
 }
 
+#[test]
+fn the_last_way_to_prove_a_key_is_not_taken_away() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let (slot, s) = (&open.slot, open.s);
+    let public = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::ulong(ck::CKA_MODULUS_BITS, 1024)];
+    let mut private = vec![
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::bytes(ck::CKA_ID, [1]),
+        Attribute::bool(ck::CKA_SIGN, true),
+        Attribute::bool(ck::CKA_UNWRAP, true),
+        Attribute::bool(ck::CKA_DECRYPT, false),
+        Attribute::bool(ck::CKA_EXTRACTABLE, false),
+    ];
+    let mut generate = Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN);
+    let (_, key) = slot.generate_key_pair(s, &mut generate, &public, &private).unwrap();
+    let set = |key, kind, to| slot.set_attributes(s, key, &vec![Attribute::bool(kind, to)]);
+    // What may be copied may be proven by a copy that signs.
+    set(key, ck::CKA_SIGN, false).unwrap();
+    set(key, ck::CKA_UNWRAP, false).unwrap();
+    assert_eq!(set(key, ck::CKA_COPYABLE, false), Err(Rv::TEMPLATE_INCONSISTENT));
+    private.set(Attribute::bytes(ck::CKA_ID, [2]));
+    private.push(Attribute::bool(ck::CKA_COPYABLE, false));
+    let (_, key) = slot.generate_key_pair(s, &mut generate, &public, &private).unwrap();
+    set(key, ck::CKA_UNWRAP, false).unwrap();
+    assert_eq!(set(key, ck::CKA_SIGN, false), Err(Rv::TEMPLATE_INCONSISTENT));
+    assert_eq!(open.doubts(), []);
+    assert_eq!(open.left_behind(), 0);
+    drop(open);
+    let open = Open::new(&tokens, "");
+    let key = open.one(ck::CKO_PRIVATE_KEY, &[2]);
+    open.operate(ha_token::OpKind::Sign, ck::CKM_SHA256_RSA_PKCS, key, b"data").unwrap();
+}
+
 /// A DSA key says nothing of its public key, which may be there already.
 #[test]
 fn an_imported_dsa_key_is_proven_by_the_public_key_beside_it() {

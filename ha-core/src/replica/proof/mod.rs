@@ -76,7 +76,7 @@ const READ: [AttributeType; 20] = [
 ];
 
 /// What decides how a key can be challenged.
-const DECIDING: [AttributeType; 9] = [
+pub const DECIDING: [AttributeType; 9] = [
     ck::CKA_SIGN,
     ck::CKA_DECRYPT,
     ck::CKA_DERIVE,
@@ -222,6 +222,20 @@ pub fn prove(
     class: Ulong,
     verifier: &Verifier,
 ) -> Result<Outcome> {
+    prove_as_if(challenge, object, class, verifier, &Template::new())
+}
+
+/// As [`prove`], in the ways that would be left once these attributes were set.
+///
+/// # Errors
+/// As [`prove`].
+pub fn prove_as_if(
+    challenge: Challenge<'_>,
+    object: ObjectHandle,
+    class: Ulong,
+    verifier: &Verifier,
+    attributes: &Template,
+) -> Result<Outcome> {
     if class == ck::CKO_PUBLIC_KEY {
         return Ok(Outcome::of(match public_part(&challenge.on.read(object, &PUBLIC)?) {
             Some(there) => there == *verifier,
@@ -231,7 +245,7 @@ pub fn prove(
     if !is_secret(class) {
         return Ok(Outcome::of(content(challenge.on, object, class)? == *verifier));
     }
-    let subject = Subject::of(challenge, object, class)?;
+    let subject = Subject::of(challenge, object, class)?.allowed_by(attributes);
     let all = match verifier {
         Verifier::Several(all) => all.as_slice(),
         one => std::slice::from_ref(one),
