@@ -239,14 +239,24 @@ impl Group {
             None if secret => return Err(Rv::KEY_NOT_WRAPPABLE),
             None => lease.token().create_object(lease.session, &kept(row))?,
         };
-        let proven = match row.verifier() {
-            None => true,
-            Some(verifier) => self.prove(lease, handle, row.class, &verifier)? != Outcome::Different,
+        let outcome = match row.verifier() {
+            None => Ok(Outcome::Unproven("the ledger holds no verifier".into())),
+            Some(verifier) => self.prove(lease, handle, row.class, &verifier),
         };
-        if !proven {
+        if outcome != Ok(Outcome::Same) {
             lease.token().destroy_object(lease.session, handle)?;
-            self.reporter.conflict(lease.member.name(), &row.label);
-            return Err(Rv::ENCRYPTED_DATA_INVALID);
+        }
+        match outcome? {
+            Outcome::Same => {}
+            Outcome::Different => {
+                self.reporter.conflict(lease.member.name(), &row.label);
+                return Err(Rv::ENCRYPTED_DATA_INVALID);
+            }
+            Outcome::Unproven(reason) => {
+                tracing::warn!(group = %self.config.label, member = lease.member.name(), label = %String::from_utf8_lossy(&row.label), reason,
+                    "a copy cannot be proven: it is not kept");
+                return Err(Rv::KEY_FUNCTION_NOT_PERMITTED);
+            }
         }
         self.seen(lease, row, handle);
         Ok(true)

@@ -7,7 +7,9 @@ use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 use super::copies::{Copy, Trouble};
 use super::{Group, Lease, Member, Object, Origin, Traits, Who};
 use crate::policy::failure::{Class, classify};
+use crate::replica::is_secret;
 use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow};
+use crate::replica::proof::{self, Outcome};
 
 /// How often a change is tried when other processes change the same object at the same time.
 const TRIES: u32 = 5;
@@ -145,6 +147,31 @@ impl Group {
         }
     }
 
+    /// Refuses a change that takes away every way to prove a key: it would not be used again after a restart.
+    fn stays_provable(&self, object: &Object, row: &ObjectRow, template: &Template) -> Result<()> {
+        if !is_secret(row.class) || !template.iter().any(|a| proof::DECIDING.contains(&a.kind)) {
+            return Ok(());
+        }
+        let Some(verifier) = row.verifier() else { return Ok(()) };
+        for member in self.up().filter(|m| row.copies.iter().any(|c| c == m.name())) {
+            let outcome = self.lease(member).and_then(|lease| {
+                let handle = self.backing(&lease, object)?;
+                self.challenge(&lease, |challenge| {
+                    proof::prove_as_if(challenge, handle, row.class, &verifier, template)
+                })
+            });
+            match outcome {
+                Ok(Outcome::Unproven(reason)) => {
+                    return Err(self.unprovable(Function::SetAttributeValue, &reason));
+                }
+                Ok(Outcome::Same | Outcome::Different) => return Ok(()),
+                // Another member is asked; the change itself tells what is wrong here.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Changes attributes of a token object on every member that is up; the others change theirs when they come back.
     /// The change is durable before the first member makes it: from the first one that did it goes forward.
     ///
@@ -173,6 +200,7 @@ impl Group {
             object.set_traits(traits);
             return Ok(());
         };
+        self.stays_provable(object, &row, template)?;
         let mut kept = row.template.clone();
         for attribute in template {
             kept.set(attribute.clone());

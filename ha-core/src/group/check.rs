@@ -9,7 +9,7 @@ use super::identify::place;
 use super::{Group, Lease, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
 use crate::replica::find_all;
-use crate::replica::proof::{self, Outcome};
+use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 
 /// What a member has of an object.
@@ -181,10 +181,8 @@ impl Group {
                 Some(Trust::Unproven) | None => (Word::Unproven, None),
             });
         }
-        let pin = self.login.pin();
-        let pin = pin.as_ref().map(|p| p.as_slice());
         if verifier.is_none() {
-            *verifier = proof::make_verifier(lease.on(), handle, traits.class, &self.nonce()?, pin)?;
+            *verifier = self.make_verifier(lease, handle, traits.class, Known::default())?;
         }
         let Some(verifier) = verifier else {
             let alone = self.members.len() == 1;
@@ -193,8 +191,7 @@ impl Group {
                 Some("no challenge fits this object".into()),
             ));
         };
-        let outcome = proof::prove(lease.on(), handle, traits.class, verifier, &self.nonce()?, pin)?;
-        Ok(match outcome {
+        Ok(match self.prove(lease, handle, traits.class, verifier)? {
             Outcome::Same => {
                 object.put(place(lease, handle, Trust::Proven));
                 lease.link.bind(handle, object.handle.0);

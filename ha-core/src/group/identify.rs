@@ -10,7 +10,7 @@ use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, Ulo
 
 use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust, Who};
 use crate::replica::ledger::{ObjectId, ObjectRow};
-use crate::replica::proof::{self, Outcome};
+use crate::replica::proof::{self, Challenge, Known, Outcome};
 use crate::replica::verifier::Verifier;
 use crate::replica::{On, find_all, group_key};
 
@@ -136,7 +136,7 @@ impl Group {
                 {
                     continue;
                 }
-                match self.compare(lease.on(), backing, there.on(), other, &traits)? {
+                match self.compare(lease, backing, &there, other, traits.class)? {
                     Outcome::Same => {
                         if let Some(known) = known {
                             // The other one was here first: this is a copy of it.
@@ -205,19 +205,16 @@ impl Group {
     /// Whether two members' objects are the same.
     pub(crate) fn compare(
         &self,
-        a: On<'_>,
+        a: &Lease,
         in_a: ObjectHandle,
-        b: On<'_>,
+        b: &Lease,
         in_b: ObjectHandle,
-        traits: &Traits,
+        class: Ulong,
     ) -> Result<Outcome> {
-        let pin = self.login.pin();
-        let Some(verifier) =
-            proof::make_verifier(a, in_a, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))?
-        else {
-            return Ok(Outcome::Unproven("no challenge fits this key".into()));
-        };
-        proof::prove(b, in_b, traits.class, &verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
+        match self.make_verifier(a, in_a, class, Known::default())? {
+            Some(verifier) => self.prove(b, in_b, class, &verifier),
+            None => Ok(Outcome::Unproven("no challenge fits this key".into())),
+        }
     }
 
     /// A member's handle of an object, proven: what a call may use.
@@ -309,8 +306,35 @@ impl Group {
         class: Ulong,
         verifier: &Verifier,
     ) -> Result<Outcome> {
+        self.challenge(lease, |challenge| proof::prove(challenge, handle, class, verifier))
+    }
+
+    /// What copies of an object must answer, as it is on one member; `None` when nothing can be asked of it.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(crate) fn make_verifier(
+        &self,
+        lease: &Lease,
+        handle: ObjectHandle,
+        class: Ulong,
+        known: Known<'_>,
+    ) -> Result<Option<Verifier>> {
+        self.challenge(lease, |challenge| proof::make_verifier(challenge, handle, class, known))
+    }
+
+    pub(super) fn challenge<T>(
+        &self,
+        lease: &Lease,
+        f: impl FnOnce(Challenge<'_>) -> Result<T>,
+    ) -> Result<T> {
         let pin = self.login.pin();
-        proof::prove(lease.on(), handle, class, verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
+        f(Challenge {
+            on: lease.on(),
+            nonce: self.nonce()?,
+            pin: pin.as_ref().map(|p| p.as_slice()),
+            group_key: lease.link.group_keys().map(|k| k.extractable),
+        })
     }
 
     /// Whether a search has to ask this member too: it hosts objects that no other member has.

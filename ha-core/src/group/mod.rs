@@ -17,6 +17,7 @@ mod link;
 mod login;
 mod member;
 mod objects;
+mod put;
 mod replicate;
 mod report;
 mod status;

@@ -4,37 +4,23 @@ use std::sync::Arc;
 
 use ha_token::{Attribute, Function, Mechanism, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
-use super::identify::place;
-use super::{Group, Lease, Need, Object, Origin, Traits, Trust, Who};
+use super::put::{How, Item};
+use super::{Group, Lease, Need, Object, Origin, Who};
 use crate::config::{NonExtractable, Uncopyable};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::{Blob, Intent, LedgerError, ObjectId, Staged};
-use crate::replica::proof::{self, Outcome};
+use crate::replica::ledger::{Blob, Intent, LedgerError, ObjectId};
+use crate::replica::proof::{self, Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{is_secret, life, wrapping};
+use crate::replica::{life, wrapping};
 
-/// How a copy is made on a member.
-enum How {
-    /// Unwrapped from the blob, under a group key.
-    Unwrap(Blob),
-    /// Created from this template (which may hold a secret value: it is wiped, and never stored).
-    Create(Template),
-    /// Copied from another of the group's objects.
-    Copy(Arc<Object>, Template),
-    /// Copied from the session object that was made, on its own member only.
-    KeepOn(usize, ObjectHandle, Template),
-}
-
-/// One object to be put on the members.
-struct Item {
-    id: ObjectId,
-    traits: Traits,
+/// A key that is to be wrapped for its copies.
+pub(super) struct Copied<'a> {
+    pub(super) class: ha_token::Ulong,
     /// What every copy is.
-    kept: Template,
-    /// What is answered in place of the members.
-    remembered: Template,
-    verifier: Option<Verifier>,
-    how: How,
+    pub(super) kept: &'a Template,
+    /// `CKA_VALUE_LEN` of a secret key; 0 on some tokens for what was unwrapped.
+    pub(super) length: Option<ha_token::Ulong>,
+    pub(super) verifier: Option<&'a Verifier>,
 }
 
 /// How keys are made on one member: with a template of the session object that is wanted.
@@ -59,15 +45,19 @@ impl Group {
         let made = self.make_once(function, need, &writers, &mut |lease| make(lease, &life::as_made(asked)));
         let outcome = made.and_then(|(source, key)| {
             let item = self.item(id, source, key, class, asked, generated);
-            let item = match item {
-                Err(Rv::KEY_NOT_WRAPPABLE) => {
+            let (mut item, key) = match item {
+                Ok(item) => (item, key),
+                Err(rv) => {
                     source.on().discard(key);
-                    self.uncopyable(function, id, source, class, asked, generated, make)
+                    if rv != Rv::KEY_NOT_WRAPPABLE {
+                        return Err(rv);
+                    }
+                    self.uncopyable(function, id, source, class, asked, generated, make)?
                 }
-                other => other.map(|item| (item, key)),
             };
-            let (item, key) = item?;
-            let made = self.put(function, &writers, vec![item]);
+            let made = self
+                .add_verifier(source, key, &mut item, None)
+                .and_then(|()| self.put(function, &writers, vec![item]));
             source.on().discard(key);
             made
         });
@@ -140,8 +130,9 @@ impl Group {
         }
         let finished = second.and_then(|mut second| {
             let kept = life::public_as_kept(on, pair.0, public)?;
-            let verifier = proof::public_part(&kept);
-            second.verifier = verifier.clone().or(second.verifier);
+            let known = proof::public_part(&kept);
+            self.add_verifier(source, pair.1, &mut second, known.as_ref())?;
+            let verifier = self.make_verifier(source, pair.0, ck::CKO_PUBLIC_KEY, Known::default())?;
             let first = Item {
                 id: ids[0],
                 traits: self.read_traits(on, pair.0)?.0,
@@ -186,7 +177,7 @@ impl Group {
                         traits,
                         kept: template.clone(),
                         remembered: Template::new(),
-                        verifier: proof::make_verifier(on, made, class, &self.nonce()?, None)?,
+                        verifier: self.make_verifier(source, made, class, Known::default())?,
                         how: How::Create(template.clone()),
                     })
                 });
@@ -265,36 +256,53 @@ impl Group {
         let kept = life::as_kept(on, key, class, asked)?;
         let remembered = life::to_remember(on, key, generated)?;
         let extractable = life::may_be_extracted(asked);
-        if !extractable && self.config.non_extractable == NonExtractable::Local {
-            let how = How::KeepOn(source.member.index, key, kept.clone());
-            return Ok(Item {
-                id,
-                traits,
-                verifier: self.verifier_of(source, key, class)?,
-                kept,
-                remembered,
-                how,
-            });
-        }
-        let length = if class == ck::CKO_SECRET_KEY {
-            remembered.get_ulong(ck::CKA_VALUE_LEN).map(|l| l as usize)
-        } else {
-            None
+        let item = |verifier, how| Item {
+            id,
+            traits: traits.clone(),
+            kept: kept.clone(),
+            remembered: remembered.clone(),
+            verifier,
+            how,
         };
+        if !extractable && self.config.non_extractable == NonExtractable::Local {
+            return Ok(item(None, How::KeepOn(source.member.index, key, kept.clone())));
+        }
+        let length = remembered.get_ulong(ck::CKA_VALUE_LEN).filter(|_| class == ck::CKO_SECRET_KEY);
+        let verifier = match class {
+            ck::CKO_SECRET_KEY => {
+                self.make_verifier(source, key, class, Known { public: None, kept: Some(&kept) })?
+            }
+            _ => None,
+        };
+        let copied = Copied { class, kept: &kept, length, verifier: verifier.as_ref() };
+        let blob = self.wrap(source, key, extractable, &copied)?;
+        Ok(item(verifier, How::Unwrap(blob)))
+    }
+
+    /// Wraps a key under a group key by the first mechanism that carries it whole.
+    ///
+    /// # Errors
+    /// `CKR_KEY_NOT_WRAPPABLE` when none does; the member's answers.
+    pub(super) fn wrap(
+        &self,
+        source: &Lease,
+        key: ObjectHandle,
+        extractable: bool,
+        copied: &Copied<'_>,
+    ) -> Result<Blob> {
         let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
         let ability = self.ability(source)?;
-        for format in ability.formats(length) {
-            match wrapping::wrap(on, keys.for_key(extractable), key, format.mechanism) {
+        for format in ability.formats(copied.length.map(|l| l as usize)) {
+            match wrapping::wrap(source.on(), keys.for_key(extractable), key, format.mechanism) {
                 Ok(bytes) => {
-                    let how = How::Unwrap(Blob { format: format.mechanism, extractable, bytes });
-                    return Ok(Item {
-                        id,
-                        traits,
-                        verifier: self.verifier_of(source, key, class)?,
-                        kept,
-                        remembered,
-                        how,
-                    });
+                    let blob = Blob { format: format.mechanism, extractable, bytes };
+                    // Copies of wrapped keys do not say their length on SoftHSM: it may be one that is padded.
+                    let doubtful = copied.class == ck::CKO_SECRET_KEY
+                        && !format.exact
+                        && copied.length.is_none_or(|l| l == 0);
+                    if !doubtful || self.comes_back(source, &blob, copied)? {
+                        return Ok(blob);
+                    }
                 }
                 Err(rv) if matches!(classify(Function::WrapKey, rv), Class::Caller | Class::Ambiguous) => {}
                 Err(rv) => return Err(rv),
@@ -303,13 +311,31 @@ impl Group {
         Err(Rv::KEY_NOT_WRAPPABLE)
     }
 
-    fn verifier_of(
+    /// Whether a blob gives the key that was wrapped: it is tried.
+    fn comes_back(&self, source: &Lease, blob: &Blob, copied: &Copied<'_>) -> Result<bool> {
+        // Without a verifier the key is refused for that.
+        let Some(verifier) = copied.verifier else { return Ok(true) };
+        let mut template = copied.kept.clone();
+        template.set(Attribute::bool(ck::CKA_TOKEN, false));
+        let back = self.unwrap_blob(source, blob, &template)?;
+        let outcome = self.prove(source, back, copied.class, verifier);
+        source.on().discard(back);
+        Ok(outcome? == Outcome::Same)
+    }
+
+    /// Adds what the copies must answer, where the item has not got it yet.
+    fn add_verifier(
         &self,
         source: &Lease,
         key: ObjectHandle,
-        class: ha_token::Ulong,
-    ) -> Result<Option<Verifier>> {
-        proof::make_verifier(source.on(), key, class, &self.nonce()?, None)
+        item: &mut Item,
+        public: Option<&Verifier>,
+    ) -> Result<()> {
+        if item.verifier.is_none() {
+            let known = Known { public, kept: Some(&item.kept) };
+            item.verifier = self.make_verifier(source, key, item.traits.class, known)?;
+        }
+        Ok(())
     }
 
     /// A key that cannot be wrapped, by the group's `uncopyable` setting.
@@ -336,164 +362,27 @@ impl Group {
             Uncopyable::Local => {}
         }
         let key = make(source, &template)?;
-        let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
-        let kept = life::as_kept(on, key, class, asked)?;
-        let how = match self.config.uncopyable {
-            Uncopyable::HostMemory => How::Create(life::with_value(on, key, &kept)?),
-            Uncopyable::Local | Uncopyable::Refuse => How::KeepOn(source.member.index, key, kept.clone()),
-        };
-        let item = Item {
-            id,
-            traits: self.read_traits(on, key)?.0,
-            verifier: self.verifier_of(source, key, class)?,
-            remembered: life::to_remember(on, key, generated)?,
-            kept,
-            how,
-        };
-        Ok((item, key))
-    }
-
-    fn put(&self, function: Function, writers: &[Lease], items: Vec<Item>) -> Result<Vec<Arc<Object>>> {
-        self.put_with(function, writers, items, None)
-    }
-
-    /// Puts the items on every writer, proves each copy, and commits them together.
-    fn put_with(
-        &self,
-        function: Function,
-        writers: &[Lease],
-        items: Vec<Item>,
-        blob: Option<Blob>,
-    ) -> Result<Vec<Arc<Object>>> {
-        let ledger = self.ledger()?;
-        for item in &items {
-            let blob = match &item.how {
-                How::Unwrap(blob) => Some(blob.clone()),
-                _ => blob.clone(),
+        let item = || -> Result<Item> {
+            let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
+            let kept = life::as_kept(on, key, class, asked)?;
+            let how = match self.config.uncopyable {
+                Uncopyable::HostMemory => How::Create(life::with_value(on, key, &kept)?),
+                Uncopyable::Local | Uncopyable::Refuse => How::KeepOn(source.member.index, key, kept.clone()),
             };
-            let mut template: Template = item
-                .kept
-                .iter()
-                .filter(|a| !is_secret(item.traits.class) || a.kind != ck::CKA_VALUE)
-                .cloned()
-                .collect();
-            for attribute in &item.remembered {
-                template.set(attribute.clone());
-            }
-            let staged = Staged {
-                key_type: item.traits.key_type,
-                ckaid: item.traits.id.to_vec(),
-                label: item.traits.label.to_vec(),
-                private: item.kept.get_bool(ck::CKA_PRIVATE) == Some(true),
-                verifier: item.verifier.clone(),
-                template,
-                blob,
-            };
-            ledger.stage(item.id, &staged).map_err(|e| self.ledger_failed(e))?;
-        }
-        let mut done: Vec<(&Lease, Vec<ObjectHandle>)> = Vec::new();
-        let mut refused = None;
-        let local = items.iter().any(|i| matches!(i.how, How::KeepOn(..)));
-        for writer in writers {
-            if items.iter().any(|i| matches!(i.how, How::KeepOn(member, ..) if member != writer.member.index))
-            {
-                continue;
-            }
-            match self.put_on(writer, &items) {
-                Ok(handles) => done.push((writer, handles)),
-                Err(rv) => {
-                    let class = self.failed(&writer.member, &writer.link, function, rv);
-                    tracing::warn!(group = %self.config.label, member = writer.member.name(), function = %function, rv = %rv, "a new object could not be put on a member");
-                    if class == Class::Caller {
-                        refused = Some(rv);
-                    }
-                }
-            }
-        }
-        let wanted = if local { 1 } else { self.config.min_copies };
-        let outcome = if done.len() < wanted {
-            Err(refused.unwrap_or(Rv::DEVICE_ERROR))
-        } else {
-            let copies: Vec<String> = done.iter().map(|(w, _)| w.member.name().to_owned()).collect();
-            let committed: Vec<_> = items.iter().map(|i| (i.id, copies.clone())).collect();
-            ledger.commit(&committed).map_err(|e| self.ledger_failed(e))
+            Ok(Item {
+                id,
+                traits: self.read_traits(on, key)?.0,
+                verifier: None,
+                remembered: life::to_remember(on, key, generated)?,
+                kept,
+                how,
+            })
         };
-        if let Err(rv) = outcome {
-            for (writer, handles) in done {
-                for handle in handles {
-                    if let Err(rv) = writer.token().destroy_object(writer.session, handle) {
-                        tracing::error!(group = %self.config.label, member = writer.member.name(), rv = %rv, "a copy that was given up could not be destroyed");
-                    }
-                }
-            }
-            return Err(rv);
-        }
-        let mut objects = Vec::new();
-        for (n, item) in items.iter().enumerate() {
-            let private = item.kept.get_bool(ck::CKA_PRIVATE) == Some(true);
-            let object = self.objects.add(Origin::Ledger(item.id), item.traits.clone(), private, None);
-            for (writer, handles) in &done {
-                if let Some(handle) = handles.get(n) {
-                    object.put(place(writer, *handle, Trust::Proven));
-                    writer.link.bind(*handle, object.handle.0);
-                }
-            }
-            objects.push(object);
-        }
-        Ok(objects)
-    }
-
-    /// Puts the items on one member; what was made there goes again if one fails.
-    fn put_on(&self, writer: &Lease, items: &[Item]) -> Result<Vec<ObjectHandle>> {
-        let mut handles = Vec::new();
-        for item in items {
-            let made = self.put_one(writer, item).and_then(|handle| {
-                handles.push(handle);
-                let Some(verifier) = &item.verifier else { return Ok(()) };
-                match self.prove(writer, handle, item.traits.class, verifier)? {
-                    Outcome::Same => Ok(()),
-                    Outcome::Different => {
-                        self.reporter.conflict(writer.member.name(), &item.traits.label);
-                        Err(Rv::DEVICE_ERROR)
-                    }
-                    Outcome::Unproven(reason) => {
-                        // The wrapping has an integrity check of its own; `check` goes on saying `unproven`.
-                        tracing::warn!(group = %self.config.label, member = writer.member.name(), reason, "a new copy could not be challenged");
-                        Ok(())
-                    }
-                }
-            });
-            if let Err(rv) = made {
-                for handle in handles {
-                    _ = writer.token().destroy_object(writer.session, handle);
-                }
-                return Err(rv);
-            }
-        }
-        Ok(handles)
-    }
-
-    fn put_one(&self, writer: &Lease, item: &Item) -> Result<ObjectHandle> {
-        match &item.how {
-            How::Create(template) => writer.token().create_object(writer.session, template),
-            How::Unwrap(blob) => self.unwrap_blob(writer, blob, &item.kept),
-            How::Copy(source, template) => {
-                let mut template = template.clone();
-                template.set(Attribute::bool(ck::CKA_TOKEN, true));
-                writer.token().copy_object(writer.session, self.backing(writer, source)?, &template)
-            }
-            How::KeepOn(_, key, kept) => {
-                let allowed = [
-                    ck::CKA_TOKEN,
-                    ck::CKA_PRIVATE,
-                    ck::CKA_SENSITIVE,
-                    ck::CKA_EXTRACTABLE,
-                    ck::CKA_ID,
-                    ck::CKA_LABEL,
-                    ck::CKA_MODIFIABLE,
-                ];
-                let template: Template = kept.iter().filter(|a| allowed.contains(&a.kind)).cloned().collect();
-                writer.token().copy_object(writer.session, *key, &template)
+        match item() {
+            Ok(item) => Ok((item, key)),
+            Err(rv) => {
+                on.discard(key);
+                Err(rv)
             }
         }
     }

@@ -7,10 +7,13 @@ use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, Template
 
 use super::catch_up::describe;
 use super::identify::place;
+use super::replicate::Copied;
 use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::ledger::{Blob, Intent, ObjectId, ObjectRow, Staged};
-use crate::replica::{find_all, is_secret, life, proof, wrapping};
+use crate::replica::ledger::{Intent, ObjectId, ObjectRow, Staged};
+use crate::replica::proof::{Known, Outcome};
+use crate::replica::verifier::Verifier;
+use crate::replica::{find_all, is_secret, life};
 
 /// What one object's adoption came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +126,7 @@ impl Group {
                 Some(why) => Some(why),
                 None if dry => None,
                 None => match self.adopt_one(source, &writers, &object, handle) {
-                    Ok(()) => None,
+                    Ok(why_not) => why_not,
                     Err(rv)
                         if self.failed(&source.member, &source.link, Function::WrapKey, rv)
                             == Class::Member =>
@@ -169,29 +172,45 @@ impl Group {
         })
     }
 
+    /// Adopts one object, or says why it is not adopted.
     fn adopt_one(
         &self,
         source: &Lease,
         writers: &[Lease],
         object: &Arc<Object>,
         handle: ObjectHandle,
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
         let ledger = self.ledger()?;
         let on = source.on();
         let traits = (*object.traits()).clone();
-        let pin = self.login.pin();
-        let verifier = proof::make_verifier(
-            on,
-            handle,
-            traits.class,
-            &self.nonce()?,
-            pin.as_ref().map(|p| p.as_slice()),
-        )?;
+        let class = traits.class;
+        let Some(verifier) = self.make_verifier(source, handle, class, Known::default())? else {
+            return Ok(Some(
+                "no challenge fits the key: its copies could not be told from other keys".into(),
+            ));
+        };
+        // The one that is there must be found again by this, and so must those of other members.
+        for writer in writers {
+            if let Some(there) = object.place(writer.member.index, writer.link.generation)
+                && let Some(why) = self.doubt(writer, there.handle, class, &verifier)?
+            {
+                return Ok(Some(why));
+            }
+        }
         let asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
-        let (kept, blob) = match traits.class {
+        let (kept, blob) = match class {
             ck::CKO_PUBLIC_KEY => (life::public_as_kept(on, handle, &Template::new())?, None),
             class if is_secret(class) => {
-                (life::as_kept(on, handle, class, &asked)?, Some(self.wrap_foreign(source, handle)?))
+                let kept = life::as_kept(on, handle, class, &asked)?;
+                let length = on.read(handle, &[ck::CKA_VALUE_LEN])?.get_ulong(ck::CKA_VALUE_LEN);
+                let copied = Copied { class, kept: &kept, length, verifier: Some(&verifier) };
+                let blob = match self.wrap(source, handle, true, &copied) {
+                    Err(Rv::KEY_NOT_WRAPPABLE) => {
+                        return Ok(Some("no wrapping mechanism of this token carries the key whole".into()));
+                    }
+                    answer => answer?,
+                };
+                (kept, Some(blob))
             }
             _ => (life::readable_as_kept(source.on(), handle)?, None),
         };
@@ -201,17 +220,19 @@ impl Group {
         let mut template = kept.clone();
         remembered.into_iter().for_each(|a| template.set(a));
         let staged = Staged {
+            class,
             key_type: traits.key_type,
             ckaid: traits.id.to_vec(),
             label: traits.label.to_vec(),
             private: object.private,
-            verifier: verifier.clone(),
+            verifier: Some(verifier.clone()),
             template,
             blob: blob.clone(),
         };
         ledger.stage(id, &staged).map_err(|e| self.ledger_failed(e))?;
         let mut copies = Vec::new();
         let mut failed = None;
+        let mut why_not = None;
         for writer in writers {
             if let Some(there) = object.place(writer.member.index, writer.link.generation) {
                 copies.push((writer, there.handle, false));
@@ -221,12 +242,13 @@ impl Group {
                 Some(blob) => self.unwrap_blob(writer, blob, &kept),
                 None => writer.token().create_object(writer.session, &kept),
             }
-            .and_then(|made| match &verifier {
-                Some(v) if self.prove(writer, made, traits.class, v)? == proof::Outcome::Different => {
+            .and_then(|made| match self.doubt(writer, made, class, &verifier) {
+                Ok(None) => Ok(made),
+                doubtful => {
                     writer.token().destroy_object(writer.session, made)?;
+                    why_not = doubtful?;
                     Err(Rv::ENCRYPTED_DATA_INVALID)
                 }
-                _ => Ok(made),
             });
             match made {
                 Ok(made) => copies.push((writer, made, true)),
@@ -241,7 +263,10 @@ impl Group {
                 }
             }
             ledger.abandon(id, &[]).map_err(|e| self.ledger_failed(e))?;
-            return Err(failed.unwrap_or(Rv::DEVICE_ERROR));
+            return match why_not {
+                Some(why) => Ok(Some(why)),
+                None => Err(failed.unwrap_or(Rv::DEVICE_ERROR)),
+            };
         }
         ledger.commit(&[(id, names)]).map_err(|e| self.ledger_failed(e))?;
         self.objects.remove(object);
@@ -251,20 +276,24 @@ impl Group {
             own.put(place(writer, made, Trust::Proven));
             writer.link.bind(made, own.handle.0);
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn wrap_foreign(&self, source: &Lease, handle: ObjectHandle) -> Result<Blob> {
-        let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
-        let on = source.on();
-        let length = on.read(handle, &[ck::CKA_VALUE_LEN])?.get_ulong(ck::CKA_VALUE_LEN).map(|l| l as usize);
-        let mut last = Rv::KEY_NOT_WRAPPABLE;
-        for format in self.ability(source)?.formats(length) {
-            match wrapping::wrap(on, keys.extractable, handle, format.mechanism) {
-                Ok(bytes) => return Ok(Blob { format: format.mechanism, extractable: true, bytes }),
-                Err(rv) => last = rv,
+    /// Why a member's copy is not to be believed; `None` for one that is proven.
+    fn doubt(
+        &self,
+        lease: &Lease,
+        handle: ObjectHandle,
+        class: ha_token::Ulong,
+        verifier: &Verifier,
+    ) -> Result<Option<String>> {
+        let name = lease.member.name();
+        Ok(match self.prove(lease, handle, class, verifier)? {
+            Outcome::Same => None,
+            Outcome::Different => Some(format!("the copy on member {name} is another key")),
+            Outcome::Unproven(reason) => {
+                Some(format!("the copy on member {name} cannot be proven: {reason}"))
             }
-        }
-        Err(last)
+        })
     }
 }

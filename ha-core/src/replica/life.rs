@@ -18,9 +18,14 @@ const KEEPING: [AttributeType; 6] = [
 ];
 
 /// What the value brings with it: not given again when the value is unwrapped.
-const BROUGHT: [AttributeType; 15] = [
+const BROUGHT: [AttributeType; 20] = [
     ck::CKA_VALUE,
     ck::CKA_VALUE_LEN,
+    ck::CKA_VALUE_BITS,
+    ck::CKA_PRIME,
+    ck::CKA_PRIME_BITS,
+    ck::CKA_SUBPRIME,
+    ck::CKA_BASE,
     ck::CKA_MODULUS,
     ck::CKA_MODULUS_BITS,
     ck::CKA_PUBLIC_EXPONENT,

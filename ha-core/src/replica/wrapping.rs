@@ -4,8 +4,10 @@ use ha_token::{Attribute, Mechanism, ObjectHandle, Output, Result, Rv, Template,
 
 use super::On;
 
-/// `CKM_AES_KEY_WRAP_KWP` (RFC 5649), `CKM_AES_KEY_WRAP_PAD` (on SoftHSM the same), `CKM_AES_KEY_WRAP` (RFC 3394).
-const CANDIDATES: [Ulong; 3] = [ck::CKM_AES_KEY_WRAP_KWP, ck::CKM_AES_KEY_WRAP_PAD, ck::CKM_AES_KEY_WRAP];
+/// `CKM_AES_KEY_WRAP_KWP` (RFC 5649), `CKM_AES_KEY_WRAP_PAD` (on SoftHSM the same), `CKM_AES_KEY_WRAP` (RFC 3394):
+/// each wraps a key into the same bytes every time.
+pub(crate) const CANDIDATES: [Ulong; 3] =
+    [ck::CKM_AES_KEY_WRAP_KWP, ck::CKM_AES_KEY_WRAP_PAD, ck::CKM_AES_KEY_WRAP];
 
 /// What a token's wrapping mechanisms were seen to do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -19,7 +21,7 @@ pub struct Format {
     /// The mechanism.
     pub mechanism: Ulong,
     /// Whether a secret whose length is no multiple of eight comes back as it was.
-    exact: bool,
+    pub exact: bool,
 }
 
 impl WrapAbility {

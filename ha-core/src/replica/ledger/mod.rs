@@ -123,6 +123,8 @@ pub struct Intent {
 /// What identifies an object's copies on tokens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Staged {
+    /// `CKA_CLASS`: what was made may be of another class than the announcement supposed (a copy takes its source's).
+    pub class: Ulong,
     /// `CKA_KEY_TYPE`, or what stands for it.
     pub key_type: Ulong,
     /// `CKA_ID`, or what stands for it.

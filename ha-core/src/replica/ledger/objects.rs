@@ -75,7 +75,7 @@ impl Ledger {
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Intent], State::Staged)?;
         transaction.execute(
-            "UPDATE object SET key_type = ?2, ckaid = ?3, label = ?4, private = ?5, verifier = ?6, template = ?7 WHERE id = ?1",
+            "UPDATE object SET key_type = ?2, ckaid = ?3, label = ?4, private = ?5, verifier = ?6, template = ?7, class = ?8 WHERE id = ?1",
             params![
                 id.0,
                 stored(staged.key_type),
@@ -83,7 +83,8 @@ impl Ledger {
                 staged.label,
                 staged.private,
                 staged.verifier.as_ref().map(|v| v.to_bytes()),
-                codec::encode(&staged.template)
+                codec::encode(&staged.template),
+                stored(staged.class)
             ],
         )?;
         if let Some(blob) = &staged.blob {

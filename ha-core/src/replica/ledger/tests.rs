@@ -18,6 +18,7 @@ fn open_in(dir: &Path) -> Result<Ledger, LedgerError> {
 
 fn staged(label: &[u8]) -> Staged {
     Staged {
+        class: ck::CKO_PRIVATE_KEY,
         key_type: ck::CKK_EC,
         ckaid: b"1".to_vec(),
         label: label.to_vec(),

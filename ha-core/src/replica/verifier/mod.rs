@@ -3,11 +3,18 @@
 //! Nothing here calls a token, and nothing secret is kept: a verifier is a public key, or a nonce with the answer that
 //! the right key gives.
 
-use ha_token::{Ulong, ck};
-use sha2::{Digest, Sha256, Sha384, Sha512};
+mod curve;
+
+use ha_token::{Attribute, AttributeType, Template, Ulong, ck};
+use sha2::{Digest, Sha256};
+
+pub(crate) use curve::{Curve, possible_points};
 
 /// Stands before every nonce that is signed, so that a proof's signature is good for nothing else.
 const DOMAIN: &[u8] = b"pkcs11-ha proof v1\0";
+
+/// The ledger's mark of [`Verifier::Several`].
+const SEVERAL: u8 = 9;
 
 /// What a copy of a key must answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +38,27 @@ pub enum Verifier {
         /// The point.
         point: Vec<u8>,
     },
+    /// A DSA public key, each number as the token has it. It is not computed with here: the token verifies.
+    Dsa {
+        /// `CKA_PRIME`, `CKA_SUBPRIME`, `CKA_BASE`, `CKA_VALUE`.
+        numbers: [Vec<u8>; 4],
+    },
+    /// A private key, by the secret that it and a throw-away peer agree on.
+    Agreement {
+        /// The mechanism.
+        mechanism: Ulong,
+        /// The peer's public value, as the mechanism takes it.
+        peer: Vec<u8>,
+        /// SHA-256 of the secret's last bytes.
+        digest: Vec<u8>,
+    },
+    /// A key that may be extracted, by what wrapping it under the group key gives with a deterministic mechanism.
+    Wrapped {
+        /// The mechanism.
+        mechanism: Ulong,
+        /// SHA-256 of the wrapped key.
+        digest: Vec<u8>,
+    },
     /// A secret key, by one answer of it.
     Secret {
         /// What the key is made to do.
@@ -47,6 +75,9 @@ pub enum Verifier {
         /// SHA-256 of it.
         digest: Vec<u8>,
     },
+    /// Several verifiers of one key: the first that shows something is believed. Members differ in what they can be
+    /// asked, and a key's uses may be taken away later.
+    Several(Vec<Verifier>),
 }
 
 /// How a secret key is challenged.
@@ -62,9 +93,38 @@ pub enum SecretMethod {
     Wrap(Ulong),
     /// The nonce signed, by this deterministic mechanism: for a private key whose public part is not to be had.
     Sign(Ulong),
+    /// The nonce and the key's value digested (`C_DigestKey`), by this mechanism: it tells every value from every other.
+    Digest(Ulong),
+    /// The nonce encrypted as a throw-away key derived from this one, by this mechanism.
+    Derive(Ulong),
 }
 
 impl SecretMethod {
+    /// The mechanism.
+    pub fn mechanism(self) -> Ulong {
+        self.code().1
+    }
+
+    /// The attribute that allows it; `None` for what every key may do.
+    pub fn usage(self) -> Option<AttributeType> {
+        Some(match self {
+            SecretMethod::Mac(_) | SecretMethod::Sign(_) => ck::CKA_SIGN,
+            SecretMethod::Encrypt(_) => ck::CKA_ENCRYPT,
+            SecretMethod::Decrypt(_) => ck::CKA_DECRYPT,
+            SecretMethod::Wrap(_) => ck::CKA_WRAP,
+            SecretMethod::Derive(_) => ck::CKA_DERIVE,
+            SecretMethod::Digest(_) => return None,
+        })
+    }
+
+    /// Whether equal answers mean equal keys. An HMAC's key may be padded with zeros, or digested, and answers the same.
+    pub fn is_exact(self) -> bool {
+        match self {
+            SecretMethod::Mac(m) => matches!(m, ck::CKM_AES_CMAC | ck::CKM_DES3_CMAC),
+            _ => true,
+        }
+    }
+
     fn code(self) -> (u8, Ulong) {
         match self {
             SecretMethod::Mac(m) => (0, m),
@@ -72,6 +132,8 @@ impl SecretMethod {
             SecretMethod::Decrypt(m) => (2, m),
             SecretMethod::Wrap(m) => (3, m),
             SecretMethod::Sign(m) => (4, m),
+            SecretMethod::Digest(m) => (5, m),
+            SecretMethod::Derive(m) => (6, m),
         }
     }
 
@@ -82,6 +144,8 @@ impl SecretMethod {
             2 => SecretMethod::Decrypt(m),
             3 => SecretMethod::Wrap(m),
             4 => SecretMethod::Sign(m),
+            5 => SecretMethod::Digest(m),
+            6 => SecretMethod::Derive(m),
             _ => return None,
         })
     }
@@ -92,39 +156,47 @@ pub fn challenge_message(nonce: &[u8; 32]) -> Vec<u8> {
     [DOMAIN, nonce].concat()
 }
 
-/// Curves that signatures and key agreement are checked on in software.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Curve {
-    P256,
-    P384,
-    P521,
-}
-
-impl Curve {
-    /// By `CKA_EC_PARAMS`: the object identifiers, as DER.
-    pub(crate) fn of(params: &[u8]) -> Option<Self> {
-        match params {
-            [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07] => Some(Curve::P256),
-            [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22] => Some(Curve::P384),
-            [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23] => Some(Curve::P521),
-            _ => None,
-        }
-    }
-
-    /// The digest of a message that fits the curve's order.
-    pub(crate) fn digest(self, message: &[u8]) -> Vec<u8> {
-        match self {
-            Curve::P256 => Sha256::digest(message).to_vec(),
-            Curve::P384 => Sha384::digest(message).to_vec(),
-            Curve::P521 => Sha512::digest(message).to_vec(),
-        }
-    }
-}
-
 /// DER: Ed25519's object identifier, and the printable name that some tokens use.
 const ED25519: [&[u8]; 2] = [&[0x06, 0x03, 0x2b, 0x65, 0x70], b"\x13\x0cedwards25519"];
 
 impl Verifier {
+    /// From a DSA public key's attributes: `CKA_PRIME`, `CKA_SUBPRIME`, `CKA_BASE`, `CKA_VALUE`.
+    pub fn from_dsa(numbers: [Option<&[u8]>; 4]) -> Option<Self> {
+        let [Some(p), Some(q), Some(g), Some(y)] = numbers else { return None };
+        Some(Verifier::Dsa { numbers: [unsigned(p)?, unsigned(q)?, unsigned(g)?, unsigned(y)?] })
+    }
+
+    /// From what was found of one key; `None` for nothing.
+    pub fn of(mut found: Vec<Verifier>) -> Option<Self> {
+        if found.len() > 1 { Some(Verifier::Several(found)) } else { found.pop() }
+    }
+
+    /// The public key as a throw-away object, for a token that is to verify with it.
+    pub fn public_object(&self) -> Option<Template> {
+        let mut template = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_PUBLIC_KEY),
+            Attribute::bool(ck::CKA_TOKEN, false),
+            Attribute::bool(ck::CKA_PRIVATE, false),
+            Attribute::bool(ck::CKA_VERIFY, true),
+        ];
+        match self {
+            Verifier::Ec { params, point } => {
+                template.push(Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_EC));
+                template.push(Attribute::bytes(ck::CKA_EC_PARAMS, params.as_slice()));
+                template.push(Attribute::bytes(ck::CKA_EC_POINT, octet_string(point)?));
+            }
+            Verifier::Dsa { numbers: [prime, subprime, base, value] } => {
+                template.push(Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_DSA));
+                template.push(Attribute::bytes(ck::CKA_PRIME, prime.as_slice()));
+                template.push(Attribute::bytes(ck::CKA_SUBPRIME, subprime.as_slice()));
+                template.push(Attribute::bytes(ck::CKA_BASE, base.as_slice()));
+                template.push(Attribute::bytes(ck::CKA_VALUE, value.as_slice()));
+            }
+            _ => return None,
+        }
+        Some(template)
+    }
+
     /// From a public key's attributes. `CKA_EC_POINT` may or may not be wrapped in an OCTET STRING.
     pub fn from_public(
         key_type: Ulong,
@@ -184,6 +256,14 @@ impl Verifier {
                 (4, vec![numbers, nonce.clone(), answer.clone()])
             }
             Verifier::Content { digest } => (5, vec![digest.clone()]),
+            Verifier::Dsa { numbers } => (6, numbers.to_vec()),
+            Verifier::Agreement { mechanism, peer, digest } => {
+                (7, vec![(*mechanism as u64).to_be_bytes().to_vec(), peer.clone(), digest.clone()])
+            }
+            Verifier::Wrapped { mechanism, digest } => {
+                (8, vec![(*mechanism as u64).to_be_bytes().to_vec(), digest.clone()])
+            }
+            Verifier::Several(all) => (SEVERAL, all.iter().map(Verifier::to_bytes).collect()),
         };
         out.push(tag);
         for field in fields {
@@ -203,6 +283,13 @@ impl Verifier {
             fields.push(field.to_vec());
             rest = after;
         }
+        if tag == &SEVERAL {
+            // One level only: what was written here is never deeper.
+            let inner =
+                fields.iter().map(|f| if f.first() == Some(&SEVERAL) { None } else { Self::from_bytes(f) });
+            return inner.collect::<Option<Vec<_>>>().map(Verifier::Several);
+        }
+        let number = |field: Option<Vec<u8>>| Some(u64::from_be_bytes(field?.try_into().ok()?) as Ulong);
         let mut fields = fields.into_iter();
         let verifier = match tag {
             1 => Verifier::Rsa { modulus: fields.next()?, exponent: fields.next()? },
@@ -222,6 +309,13 @@ impl Verifier {
                 }
             }
             5 => Verifier::Content { digest: fields.next()? },
+            6 => Verifier::Dsa { numbers: [fields.next()?, fields.next()?, fields.next()?, fields.next()?] },
+            7 => Verifier::Agreement {
+                mechanism: number(fields.next())?,
+                peer: fields.next()?,
+                digest: fields.next()?,
+            },
+            8 => Verifier::Wrapped { mechanism: number(fields.next())?, digest: fields.next()? },
             _ => return None,
         };
         fields.next().is_none().then_some(verifier)
@@ -238,7 +332,7 @@ impl Verifier {
             }
             Verifier::Ec { params, point } => {
                 let curve = Curve::of(params)?;
-                Some(check_ecdsa(curve, point, &curve.digest(message), signature))
+                Some(curve::check(curve, point, &curve.digest(message), signature))
             }
             Verifier::Ed25519 { point } => {
                 let point = point.as_slice().try_into().ok()?;
@@ -246,7 +340,12 @@ impl Verifier {
                 let signature = ed25519_dalek::Signature::from_slice(signature).ok();
                 Some(signature.is_some_and(|s| key.verify_strict(message, &s).is_ok()))
             }
-            Verifier::Secret { .. } | Verifier::Content { .. } => None,
+            Verifier::Dsa { .. }
+            | Verifier::Agreement { .. }
+            | Verifier::Wrapped { .. }
+            | Verifier::Secret { .. }
+            | Verifier::Content { .. }
+            | Verifier::Several(_) => None,
         }
     }
 
@@ -263,33 +362,7 @@ impl Verifier {
     /// A throw-away key's public point for a key agreement with this key, and the secret that must come out.
     pub fn agree(&self, seed: &[u8; 32]) -> Option<(Vec<u8>, Vec<u8>)> {
         let Verifier::Ec { params, point } = self else { return None };
-        macro_rules! agree {
-            ($curve:ident, $len:expr) => {{
-                let mut scalar = [0u8; $len];
-                Stream::new(seed).fill(&mut scalar);
-                // Below the order of every curve here.
-                if let Some(first) = scalar.first_mut() {
-                    *first = 0;
-                }
-                let mine = $curve::SecretKey::from_slice(&scalar).ok()?;
-                let theirs = $curve::PublicKey::from_sec1_bytes(point).ok()?;
-                let shared = $curve::ecdh::diffie_hellman(mine.to_nonzero_scalar(), theirs.as_affine());
-                let public = mine.public_key().to_sec1_bytes();
-                let public: Box<[u8]> = match public.first() {
-                    Some(4) => public,
-                    _ => {
-                        use p256::elliptic_curve::sec1::ToSec1Point;
-                        mine.public_key().to_sec1_point(false).as_bytes().into()
-                    }
-                };
-                Some((public.to_vec(), shared.raw_secret_bytes().to_vec()))
-            }};
-        }
-        match Curve::of(params)? {
-            Curve::P256 => agree!(p256, 32),
-            Curve::P384 => agree!(p384, 48),
-            Curve::P521 => agree!(p521, 66),
-        }
+        curve::agree(Curve::of(params)?, point, &mut Stream::new(seed))
     }
 }
 
@@ -299,53 +372,21 @@ fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Option<rsa::PublicKey> {
     rsa::PublicKey::new_with_size_limits(number(modulus), number(exponent), 512..=16384).ok()
 }
 
-fn check_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> bool {
-    macro_rules! check {
-        ($curve:ident) => {{
-            use $curve::ecdsa::signature::hazmat::PrehashVerifier;
-            let key = $curve::ecdsa::VerifyingKey::from_sec1_bytes(point).ok();
-            let signature = $curve::ecdsa::Signature::from_slice(signature).ok();
-            key.zip(signature).is_some_and(|(k, s)| k.verify_prehash(digest, &s).is_ok())
-        }};
-    }
-    match curve {
-        Curve::P256 => check!(p256),
-        Curve::P384 => check!(p384),
-        Curve::P521 => check!(p521),
-    }
-}
-
-/// The public points whose keys may have made an ECDSA signature: few, and the true one among them.
-pub(crate) fn possible_points(params: &[u8], message: &[u8], signature: &[u8]) -> Vec<Vec<u8>> {
-    let Some(curve) = Curve::of(params) else { return Vec::new() };
-    let digest = curve.digest(message);
-    macro_rules! recover {
-        ($curve:ident) => {{
-            let Ok(signature) = $curve::ecdsa::Signature::from_slice(signature) else { return Vec::new() };
-            (0..4)
-                .filter_map(p256::ecdsa::RecoveryId::from_byte)
-                .filter_map(|id| {
-                    $curve::ecdsa::VerifyingKey::recover_from_prehash(&digest, &signature, id).ok()
-                })
-                .map(|key| key.to_sec1_point(false).as_bytes().to_vec())
-                .collect()
-        }};
-    }
-    match curve {
-        Curve::P256 => recover!(p256),
-        Curve::P384 => recover!(p384),
-        Curve::P521 => recover!(p521),
-    }
-}
-
 /// A number without leading zeros; `None` for zero.
 fn unsigned(bytes: &[u8]) -> Option<Vec<u8>> {
     let start = bytes.iter().position(|b| *b != 0)?;
     bytes.get(start..).map(<[u8]>::to_vec)
 }
 
+/// The DER OCTET STRING that PKCS#11 wants around a point; `None` for what is longer than any point.
+fn octet_string(point: &[u8]) -> Option<Vec<u8>> {
+    let length = u8::try_from(point.len()).ok()?;
+    let head: &[u8] = if length < 0x80 { &[0x04, length] } else { &[0x04, 0x81, length] };
+    Some([head, point].concat())
+}
+
 /// The point itself, out of the DER OCTET STRING that PKCS#11 wants around it.
-fn bare_point(point: &[u8]) -> &[u8] {
+pub(crate) fn bare_point(point: &[u8]) -> &[u8] {
     match point {
         [0x04, 0x81, len, rest @ ..] if usize::from(*len) == rest.len() => rest,
         [0x04, len, rest @ ..] if *len < 0x80 && usize::from(*len) == rest.len() => rest,
@@ -410,12 +451,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_ledger_form_round_trips(a in bytes(), b in bytes(), m: u32, length: u32, kind in 0..5) {
+        fn the_ledger_form_round_trips(a in bytes(), b in bytes(), m: u32, length: u32, kind in 0..9) {
             let verifier = match kind {
                 0 => Verifier::Rsa { modulus: a, exponent: b },
                 1 => Verifier::Ec { params: a, point: b },
                 2 => Verifier::Ed25519 { point: a },
-                3 => Verifier::Secret { method: SecretMethod::Wrap(m.into()), length: length.into(), nonce: a, answer: b },
+                3 => Verifier::Dsa { numbers: [a.clone(), b, Vec::new(), a] },
+                4 => Verifier::Agreement { mechanism: m.into(), peer: a, digest: b },
+                5 => Verifier::Wrapped { mechanism: m.into(), digest: a },
+                6 => Verifier::Several(vec![Verifier::Content { digest: a }, Verifier::Ed25519 { point: b }]),
+                7 => Verifier::Secret { method: SecretMethod::Wrap(m.into()), length: length.into(), nonce: a, answer: b },
                 _ => Verifier::Content { digest: a },
             };
             prop_assert_eq!(Verifier::from_bytes(&verifier.to_bytes()), Some(verifier));
@@ -438,7 +483,7 @@ mod tests {
         let wrapped = [&[0x04, 0x81, point.len() as u8], point.as_slice()].concat();
         let verifier = Verifier::from_public(ck::CKK_EC, None, None, Some(&params), Some(&wrapped)).unwrap();
         let message = challenge_message(&[1; 32]);
-        let signature: p521::ecdsa::Signature = key.sign_prehash(&Sha512::digest(&message)).unwrap();
+        let signature: p521::ecdsa::Signature = key.sign_prehash(&sha2::Sha512::digest(&message)).unwrap();
         assert_eq!(verifier.check_signature(&message, &signature.to_bytes()), Some(true));
         assert_eq!(
             verifier.check_signature(&challenge_message(&[2; 32]), &signature.to_bytes()),
