@@ -205,3 +205,61 @@ fn no_second_set_of_group_keys_is_made_while_the_first_is_away() {
         "the member that came later was given the keys of the group and key 1"
     );
 }
+
+#[test]
+fn the_value_of_a_private_object_is_on_the_members_and_not_in_the_ledger() {
+    let tokens = Tokens::new(2);
+    let mut template = data(b"secret", b"what nobody else may read");
+    template.push(Attribute::bool(ck::CKA_PRIVATE, true));
+    without_b(&tokens, |open| _ = open.slot.create_object(open.s, &template).unwrap());
+    let open = Open::new(&tokens, "");
+    member_is(&open, 1, State::Up);
+    assert_eq!(open.words(true), [Word::Same]);
+    assert_eq!((count(&tokens, 0, "secret"), count(&tokens, 1, "secret")), (1, 1));
+    drop(open);
+    for file in std::fs::read_dir(tokens.path().join("state")).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(25).any(|w| w == b"what nobody else may read"));
+    }
+}
+
+#[test]
+fn a_key_from_before_the_group_is_not_taken_for_another_one_of_its_name() {
+    let tokens = Tokens::new(2);
+    let make =
+        || tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "07", "--label", "old"]);
+    make();
+    let open = Open::new(&tokens, "");
+    let key = open.find(&private(7))[0];
+    open.sign(key).unwrap();
+    // The member is connected anew, and the key behind its name is another one by then.
+    tokens.hide(0);
+    while open.provider.groups()[0].members[0].state() == State::Up {
+        drop(open.sign(key));
+    }
+    tokens.restore(0);
+    for kind in ["privkey", "pubkey"] {
+        tokens.bare(0, &["--delete-object", "--type", kind, "--id", "07"]);
+    }
+    make();
+    member_is(&open, 0, State::Up);
+    assert_eq!(open.sign(key), Err(Rv::KEY_HANDLE_INVALID));
+    assert!(open.slot.destroy_object(open.s, key).is_err());
+    assert!(tokens.bare(0, &["--list-objects", "--type", "privkey"]).contains("old"));
+}
+
+#[test]
+fn a_key_from_before_the_group_is_used_again_when_its_member_is_back() {
+    let tokens = Tokens::new(2);
+    tokens.bare(0, &["--keypairgen", "--key-type", "EC:prime256v1", "--id", "07", "--label", "old"]);
+    let open = Open::new(&tokens, "");
+    let key = open.find(&private(7))[0];
+    open.sign(key).unwrap();
+    tokens.hide(0);
+    while open.provider.groups()[0].members[0].state() == State::Up {
+        drop(open.sign(key));
+    }
+    tokens.restore(0);
+    member_is(&open, 0, State::Up);
+    open.sign(key).unwrap();
+}

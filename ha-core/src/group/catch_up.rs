@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ha_token::{Function, Result, Rv};
+use ha_token::{Function, Result, Rv, TemplateExt, ck};
 
-use super::copies::{Copy, Trouble};
+use super::copies::{Copy, Trouble, row_traits};
 use super::identify::place;
 use super::{Group, Lease, Link, Member, Trust};
 use crate::policy::failure::{Class, classify};
@@ -237,7 +237,14 @@ impl Group {
             Some(_) if lease.link.group_keys().is_none() => return Err(Rv::KEY_NOT_WRAPPABLE),
             Some(blob) => self.unwrap_blob(lease, blob, &kept(row))?,
             None if secret => return Err(Rv::KEY_NOT_WRAPPABLE),
-            None => lease.token().create_object(lease.session, &kept(row))?,
+            None => {
+                let mut template = kept(row);
+                // The value of a private object is on the members and nowhere else.
+                if row.class == ck::CKO_DATA && template.get(ck::CKA_VALUE).is_none() {
+                    template.extend(self.value_elsewhere(lease, row)?);
+                }
+                lease.token().create_object(lease.session, &template)?
+            }
         };
         let outcome = match row.verifier() {
             None => Ok(Outcome::Unproven("the ledger holds no verifier".into())),
@@ -262,6 +269,23 @@ impl Group {
         Ok(true)
     }
 
+    /// An object's value, from another member that holds it.
+    fn value_elsewhere(&self, lease: &Lease, row: &ObjectRow) -> Result<ha_token::Template> {
+        let holders =
+            self.up().filter(|m| m.index != lease.member.index && row.copies.iter().any(|c| c == m.name()));
+        for member in holders {
+            let there = self.lease(member)?;
+            for handle in self.with_traits(&there, &row_traits(row))? {
+                if let Some(verifier) = row.verifier()
+                    && self.prove(&there, handle, row.class, &verifier)? == Outcome::Same
+                {
+                    return there.on().read(handle, &[ck::CKA_VALUE]);
+                }
+            }
+        }
+        Err(Rv::KEY_NOT_WRAPPABLE)
+    }
+
     fn seen(&self, lease: &Lease, row: &ObjectRow, handle: ha_token::ObjectHandle) {
         if let Some(object) = self.objects.by_id(row.id) {
             object.put(place(lease, handle, Trust::Proven));
@@ -272,7 +296,6 @@ impl Group {
 
 /// The template of a copy: without what is only answered in its place.
 fn kept(row: &ObjectRow) -> ha_token::Template {
-    use ha_token::ck;
     let answered = [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
     row.template.iter().filter(|a| !answered.contains(&a.kind)).cloned().collect()
 }

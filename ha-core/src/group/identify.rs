@@ -3,12 +3,14 @@
 //! A member's objects are matched to the ledger's by class, key type, id and label, and are believed only when their
 //! proof succeeded: never by label or id alone (guarantee G3).
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
-use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, Ulong, ck};
+use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, Ulong, ck};
 
-use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust, Who};
+use super::copies::row_traits;
+use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
 use crate::replica::verifier::Verifier;
@@ -125,10 +127,21 @@ impl Group {
         let here = place(lease, backing, Trust::Proven);
         let object = self.objects.add(Origin::Foreign, traits.clone(), private, Some(here));
         lease.link.bind(backing, object.handle.0);
-        self.host_more(&lease.member);
+        lease.member.set_foreign(true);
+        let mut verifier = None;
         for member in self.up().filter(|m| m.index != lease.member.index) {
             let Ok(there) = self.lease(member) else { continue };
-            for other in self.with_traits(&there, &traits)? {
+            // What goes wrong on the other member is its own: the object is served from here, and compared when it is seen
+            // there.
+            let trouble = |rv| _ = self.failed(member, &there.link, Function::FindObjects, rv);
+            let others = match self.with_traits(&there, &traits) {
+                Ok(others) => others,
+                Err(rv) => {
+                    trouble(rv);
+                    continue;
+                }
+            };
+            for other in others {
                 let known = there.link.virtual_of(other).and_then(|h| self.objects.get(ObjectHandle(h)).ok());
                 if known
                     .as_ref()
@@ -136,7 +149,20 @@ impl Group {
                 {
                     continue;
                 }
-                match self.compare(lease, backing, &there, other, traits.class)? {
+                if verifier.is_none() {
+                    verifier = Some(self.make_verifier(lease, backing, traits.class, Known::default())?);
+                }
+                let outcome = match &verifier {
+                    Some(Some(verifier)) => match self.prove(&there, other, traits.class, verifier) {
+                        Ok(outcome) => outcome,
+                        Err(rv) => {
+                            trouble(rv);
+                            break;
+                        }
+                    },
+                    _ => Outcome::Unproven("no challenge fits this key".into()),
+                };
+                match outcome {
                     Outcome::Same => {
                         if let Some(known) = known {
                             // The other one was here first: this is a copy of it.
@@ -158,7 +184,7 @@ impl Group {
                                 Some(place(&there, other, Trust::Proven)),
                             );
                             there.link.bind(other, rival.handle.0);
-                            self.host_more(member);
+                            member.set_foreign(true);
                             rival
                         });
                         rival.set_conflicted();
@@ -202,21 +228,6 @@ impl Group {
         Ok(found)
     }
 
-    /// Whether two members' objects are the same.
-    pub(crate) fn compare(
-        &self,
-        a: &Lease,
-        in_a: ObjectHandle,
-        b: &Lease,
-        in_b: ObjectHandle,
-        class: Ulong,
-    ) -> Result<Outcome> {
-        match self.make_verifier(a, in_a, class, Known::default())? {
-            Some(verifier) => self.prove(b, in_b, class, &verifier),
-            None => Ok(Outcome::Unproven("no challenge fits this key".into())),
-        }
-    }
-
     /// A member's handle of an object, proven: what a call may use.
     ///
     /// # Errors
@@ -226,38 +237,80 @@ impl Group {
             return Err(Rv::KEY_FUNCTION_NOT_PERMITTED);
         }
         match object.place(lease.member.index, lease.link.generation) {
-            Some(Place { trust: Trust::Proven, handle, .. }) => Ok(handle),
+            Some(Place { trust: Trust::Proven, handle, .. }) => {
+                if object.origin == Origin::Foreign && !object.is_used() {
+                    self.learn(lease, object, handle);
+                }
+                Ok(handle)
+            }
             Some(Place { trust: Trust::Conflict, .. }) => Err(Rv::OBJECT_HANDLE_INVALID),
             Some(Place { trust: Trust::Unproven, handle, .. }) => self.resolve(lease, object, Some(handle)),
             None => self.resolve(lease, object, None),
         }
     }
 
-    /// A member's handle of an object for reading its attributes: a proof is not needed for that.
+    /// A member's handle of an object for reading these attributes: a proof is not needed for what is no key's value.
     ///
     /// # Errors
     /// As [`Group::backing`].
-    pub(crate) fn handle_of(&self, lease: &Lease, object: &Object) -> Result<ObjectHandle> {
+    pub(crate) fn handle_to_read(
+        &self,
+        lease: &Lease,
+        object: &Object,
+        types: &[AttributeType],
+    ) -> Result<ObjectHandle> {
         match object.place(lease.member.index, lease.link.generation) {
+            Some(Place { trust: Trust::Unproven, handle, .. }) if tells_value(types) => {
+                self.resolve(lease, object, Some(handle))
+            }
             Some(Place { trust: Trust::Proven | Trust::Unproven, handle, .. }) => Ok(handle),
             Some(Place { trust: Trust::Conflict, .. }) => Err(Rv::OBJECT_HANDLE_INVALID),
             None => self.resolve(lease, object, None),
         }
     }
 
+    /// A foreign object is used for the first time: what it answers is remembered, so that it is known again when the
+    /// member was connected anew.
+    #[cold]
+    fn learn(&self, lease: &Lease, object: &Object, handle: ObjectHandle) {
+        // Where the member cannot be asked now, the call that wants it fails for the same reason.
+        if let Ok(verifier) = self.make_verifier(lease, handle, object.traits().class, Known::default()) {
+            if let Some(verifier) = verifier {
+                self.foreign_verifiers().insert(object.handle, verifier);
+            }
+            object.set_used();
+        }
+    }
+
+    fn foreign_verifiers(&self) -> MutexGuard<'_, HashMap<ObjectHandle, Verifier>> {
+        self.foreign_verifiers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Finds an object on a member by its traits and proves it. `likely` is tried first.
     fn resolve(&self, lease: &Lease, object: &Object, likely: Option<ObjectHandle>) -> Result<ObjectHandle> {
-        let traits = object.traits();
-        let row = match object.origin {
+        let mut traits = object.traits();
+        let verifier = match object.origin {
             Origin::Session(_) => return Err(Rv::OBJECT_HANDLE_INVALID),
-            Origin::Ledger(id) => self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten()),
-            Origin::Foreign => None,
+            Origin::Ledger(id) => {
+                let row = self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten());
+                // Another process may have changed its names.
+                if let Some(row) = &row
+                    && *traits != row_traits(row)
+                {
+                    object.set_traits(row_traits(row));
+                    traits = object.traits();
+                }
+                row.as_ref().and_then(ObjectRow::verifier)
+            }
+            Origin::Foreign => self.foreign_verifiers().get(&object.handle).cloned(),
         };
-        let verifier = row.as_ref().and_then(ObjectRow::verifier);
         let mut failed = None;
-        let candidates = likely
+        let candidates: Vec<ObjectHandle> = likely
             .into_iter()
-            .chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely));
+            .chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely))
+            .collect();
+        let is_alone = candidates.len() == 1;
+        let mut is_another = false;
         for handle in candidates {
             let owner = lease.link.virtual_of(handle).filter(|h| *h != object.handle.0);
             if owner.is_some_and(|h| {
@@ -270,8 +323,11 @@ impl Group {
             }
             let outcome = match (&verifier, object.origin) {
                 (Some(verifier), _) => self.prove(lease, handle, traits.class, verifier)?,
-                // A foreign object has nothing to be compared with; it is what the application was shown.
-                (None, Origin::Foreign) => Outcome::Same,
+                // Nothing but its names was ever told of it, and nothing else has them.
+                (None, Origin::Foreign) if is_alone && !object.is_used() => Outcome::Same,
+                (None, Origin::Foreign) => Outcome::Unproven(
+                    "the member was connected anew, and may hold another object of its name".into(),
+                ),
                 (None, _) => Outcome::Unproven("the ledger holds no verifier".into()),
             };
             match outcome {
@@ -280,7 +336,7 @@ impl Group {
                     lease.link.bind(handle, object.handle.0);
                     return Ok(handle);
                 }
-                Outcome::Different => failed = Some(handle),
+                Outcome::Different => (failed, is_another) = (Some(handle), true),
                 Outcome::Unproven(reason) => {
                     tracing::warn!(group = %self.config.label, member = lease.member.name(), label = %String::from_utf8_lossy(&traits.label), reason,
                         "a copy cannot be proven: it is not used");
@@ -290,7 +346,9 @@ impl Group {
         }
         if let Some(handle) = failed {
             object.put(place(lease, handle, Trust::Conflict));
-            self.reporter.conflict(lease.member.name(), &traits.label);
+            if is_another {
+                self.reporter.conflict(lease.member.name(), &traits.label);
+            }
         }
         Err(Rv::OBJECT_HANDLE_INVALID)
     }
@@ -337,16 +395,9 @@ impl Group {
         })
     }
 
-    /// Whether a search has to ask this member too: it hosts objects that no other member has.
-    pub(crate) fn has_more(&self, member: &Member, token: Option<bool>) -> bool {
-        let _ = token;
-        member.alone.load(Ordering::Relaxed) > 0
-            || (self.login.who() == Who::User && self.may_hold_foreign(member))
-    }
-
-    /// Whether a member's token holds objects that the ledger does not know.
-    fn may_hold_foreign(&self, member: &Member) -> bool {
-        member.foreign.load(Ordering::Relaxed)
+    /// Whether a search has to ask this member too: it has objects that no other member has, or may have.
+    pub(crate) fn has_more(&self, member: &Member) -> bool {
+        member.alone.load(Ordering::Relaxed) > 0 || member.foreign.load(Ordering::Relaxed)
     }
 
     /// A member hosts one more object that no other member has.
@@ -378,6 +429,25 @@ impl Group {
         answers.push(Attribute::bytes(ck::CKA_UNIQUE_ID, id.to_string().into_bytes()));
         Some(answers)
     }
+}
+
+/// Whether these attributes tell what key or content an object is.
+fn tells_value(types: &[AttributeType]) -> bool {
+    const VALUE: [AttributeType; 12] = [
+        ck::CKA_VALUE,
+        ck::CKA_MODULUS,
+        ck::CKA_PUBLIC_EXPONENT,
+        ck::CKA_EC_PARAMS,
+        ck::CKA_EC_POINT,
+        ck::CKA_PRIME,
+        ck::CKA_SUBPRIME,
+        ck::CKA_BASE,
+        ck::CKA_PUBLIC_KEY_INFO,
+        ck::CKA_SUBJECT,
+        ck::CKA_ISSUER,
+        ck::CKA_SERIAL_NUMBER,
+    ];
+    types.iter().any(|t| VALUE.contains(t))
 }
 
 enum Match {

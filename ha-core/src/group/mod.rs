@@ -23,11 +23,12 @@ mod report;
 mod status;
 mod sync;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
+use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulong};
 
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
@@ -46,6 +47,7 @@ use crate::policy::budget::Budget;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::{self, Health, State};
 use crate::replica::ledger::Ledger;
+use crate::replica::verifier::Verifier;
 use crate::seam::{Thread, World};
 
 /// How long the end of the process waits for keepers that are in a member.
@@ -67,6 +69,8 @@ pub struct Group {
     pub reporter: Reporter,
     /// The ledger; without one nothing is created, changed or destroyed.
     pub(crate) ledger: Option<Ledger>,
+    /// What foreign objects that were used answer, by their handles.
+    foreign_verifiers: Mutex<HashMap<ObjectHandle, Verifier>>,
     budget: Budget,
     turn: AtomicU64,
     generations: AtomicU64,
@@ -126,6 +130,7 @@ impl Group {
             objects: Objects::new(),
             login: Login::new(),
             ledger,
+            foreign_verifiers: Mutex::default(),
             budget: Budget::new(),
             turn: AtomicU64::new(0),
             generations: AtomicU64::new(1),

@@ -83,6 +83,9 @@ struct Known {
     places: SmallVec<[PackedPlace; 2]>,
 }
 
+/// No connection's.
+const NO_GENERATION: u64 = 0;
+
 /// A [`Place`].
 #[derive(Clone, Copy)]
 struct PackedPlace {
@@ -95,6 +98,7 @@ struct PackedPlace {
 const CONFLICTED: u8 = 1;
 const GONE: u8 = 2;
 const SEALED: u8 = 4;
+const USED: u8 = 8;
 
 impl Known {
     fn new(traits: &Traits) -> Self {
@@ -184,8 +188,11 @@ impl Object {
             && place.trust != Trust::Conflict
         {
             lease.link.unbind(place.handle);
-            if !matches!(self.origin, Origin::Session(_)) {
-                self.forget(lease.member.index);
+            match self.origin {
+                Origin::Ledger(_) => self.forget(lease.member.index),
+                // Which member had it is known from this alone: only the handle is out of date.
+                Origin::Foreign => self.put(Place { generation: NO_GENERATION, ..place }),
+                Origin::Session(_) => {}
             }
         }
     }
@@ -209,6 +216,16 @@ impl Object {
     /// Marks it as [sealed](Self::is_sealed).
     pub fn seal(&self) {
         self.flags.fetch_or(SEALED, Ordering::Relaxed);
+    }
+
+    /// Whether it was used: of an object that the ledger does not know it is remembered from then on what it answers.
+    pub(crate) fn is_used(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & USED != 0
+    }
+
+    /// Marks it as [used](Self::is_used).
+    pub(crate) fn set_used(&self) {
+        self.flags.fetch_or(USED, Ordering::Relaxed);
     }
 
     /// Whether it was destroyed, or its session closed, while somebody still held it.

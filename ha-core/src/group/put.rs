@@ -1,14 +1,16 @@
 //! New objects on every member: put there, proven, committed together, or taken away again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
+use ha_token::{
+    Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck,
+};
 
 use super::identify::place;
 use super::{Group, Lease, Object, Origin, Traits, Trust};
 use crate::policy::failure::Class;
-use crate::replica::is_secret;
-use crate::replica::ledger::{Blob, ObjectId, Staged};
+use crate::replica::ledger::{Blob, LedgerError, ObjectId, Staged};
 use crate::replica::proof::Outcome;
 use crate::replica::verifier::Verifier;
 
@@ -34,6 +36,19 @@ pub(super) struct Item {
     pub(super) remembered: Template,
     pub(super) verifier: Option<Verifier>,
     pub(super) how: How,
+}
+
+/// Whether the ledger may hold an attribute: no secret value is ever in it, nor the value of a private object.
+fn may_be_stored(class: Ulong, private: bool, kind: AttributeType) -> bool {
+    match kind {
+        ck::CKA_VALUE => match class {
+            ck::CKO_CERTIFICATE | ck::CKO_PUBLIC_KEY | ck::CKO_DOMAIN_PARAMETERS => true,
+            ck::CKO_DATA => !private,
+            _ => false,
+        },
+        ck::CKA_SEED => false,
+        _ => true,
+    }
 }
 
 /// Why a member did not take an object.
@@ -77,10 +92,11 @@ impl Group {
                 How::Unwrap(blob) => Some(blob.clone()),
                 _ => blob.clone(),
             };
+            let private = item.kept.get_bool(ck::CKA_PRIVATE) == Some(true);
             let mut template: Template = item
                 .kept
                 .iter()
-                .filter(|a| !is_secret(item.traits.class) || a.kind != ck::CKA_VALUE)
+                .filter(|a| may_be_stored(item.traits.class, private, a.kind))
                 .cloned()
                 .collect();
             for attribute in &item.remembered {
@@ -91,7 +107,7 @@ impl Group {
                 key_type: item.traits.key_type,
                 ckaid: item.traits.id.to_vec(),
                 label: item.traits.label.to_vec(),
-                private: item.kept.get_bool(ck::CKA_PRIVATE) == Some(true),
+                private,
                 verifier: item.verifier.clone(),
                 template,
                 blob,
@@ -101,6 +117,9 @@ impl Group {
         let mut done: Vec<(&Lease, Vec<ObjectHandle>)> = Vec::new();
         let mut refused = None;
         let mut unproven = None;
+        // Members that may hold a copy that nobody wants.
+        let mut touched: Vec<&Lease> = Vec::new();
+        let mut refuse_writes: Vec<&Lease> = Vec::new();
         let local = items.iter().any(|i| matches!(i.how, How::KeepOn(..)));
         for writer in writers {
             if items.iter().any(|i| matches!(i.how, How::KeepOn(member, ..) if member != writer.member.index))
@@ -109,15 +128,26 @@ impl Group {
             }
             match self.put_on(writer, &items) {
                 Ok(handles) => done.push((writer, handles)),
-                Err(NotPut::Unproven(reason)) => {
+                Err((NotPut::Unproven(reason), clean)) => {
+                    if !clean {
+                        touched.push(writer);
+                    }
                     tracing::warn!(group = %self.config.label, member = writer.member.name(), function = %function, reason, "a new copy cannot be proven: it is not kept");
                     unproven = Some(reason);
                 }
-                Err(NotPut::Answered(rv)) => {
+                Err((NotPut::Answered(rv), clean)) => {
                     let class = self.failed(&writer.member, &writer.link, function, rv);
-                    tracing::warn!(group = %self.config.label, member = writer.member.name(), function = %function, rv = %rv, "a new object could not be put on a member");
-                    if class == Class::Caller {
-                        refused = Some(rv);
+                    let label =
+                        items.first().map(|i| String::from_utf8_lossy(&i.traits.label)).unwrap_or_default();
+                    tracing::warn!(group = %self.config.label, member = writer.member.name(), function = %function, rv = %rv, %label, "a new object could not be put on a member");
+                    match class {
+                        Class::Caller => refused = Some(rv),
+                        Class::Ambiguous => refuse_writes.push(writer),
+                        _ => {}
+                    }
+                    // What did not answer may have done what it was asked.
+                    if !clean || class != Class::Caller {
+                        touched.push(writer);
                     }
                 }
             }
@@ -134,15 +164,21 @@ impl Group {
             let committed: Vec<_> = items.iter().map(|i| (i.id, copies.clone())).collect();
             ledger.commit(&committed).map_err(|e| self.ledger_failed(e))
         };
-        if let Err(rv) = outcome {
-            for (writer, handles) in done {
-                for handle in handles {
-                    if let Err(rv) = writer.token().destroy_object(writer.session, handle) {
-                        tracing::error!(group = %self.config.label, member = writer.member.name(), rv = %rv, "a copy that was given up could not be destroyed");
-                    }
-                }
+        // What the others wrote, this one refused in words that say nothing: it is connected anew.
+        if !done.is_empty() {
+            for writer in refuse_writes {
+                writer.member.refuses_writes.store(true, Ordering::Release);
+                self.falls_behind(&writer.member);
             }
+        }
+        if let Err(rv) = outcome {
+            touched.extend(done.iter().filter(|(w, handles)| !self.take_back(w, handles)).map(|(w, _)| *w));
+            self.give_up_on(&items, &touched);
             return Err(rv);
+        }
+        // Those that could not, and those that have come up since the writers were counted.
+        for member in self.up().filter(|m| !done.iter().any(|(w, _)| w.member.index == m.index) && !local) {
+            self.falls_behind(member);
         }
         let mut objects = Vec::new();
         for (n, item) in items.iter().enumerate() {
@@ -159,6 +195,32 @@ impl Group {
         Ok(objects)
     }
 
+    /// Destroys copies that are given up; false if one may be left.
+    fn take_back(&self, writer: &Lease, handles: &[ObjectHandle]) -> bool {
+        let mut clean = true;
+        for handle in handles {
+            if let Err(rv) = writer.token().destroy_object(writer.session, *handle) {
+                clean = false;
+                tracing::error!(group = %self.config.label, member = writer.member.name(), rv = %rv, "a copy that was given up could not be destroyed now: it is hidden, and destroyed when the member is next brought up to date");
+            }
+        }
+        clean
+    }
+
+    /// The items are given up: what may be left of them on members is destroyed when it is found.
+    fn give_up_on(&self, items: &[Item], touched: &[&Lease]) {
+        let names: Vec<String> = touched.iter().map(|w| w.member.name().to_owned()).collect();
+        for item in items {
+            if let Some(ledger) = &self.ledger
+                && let Err(error) = ledger.abandon(item.id, &names)
+                && !matches!(error, LedgerError::Conflict)
+            {
+                tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
+            }
+        }
+        touched.iter().for_each(|w| self.falls_behind(&w.member));
+    }
+
     /// A key that could not be told from another one later, and would then not be used: it is not made at all.
     pub(super) fn unprovable(&self, function: Function, reason: &str) -> Rv {
         let why = format!(
@@ -168,8 +230,13 @@ impl Group {
         Rv::TEMPLATE_INCONSISTENT
     }
 
-    /// Puts the items on one member; what was made there goes again if one fails.
-    fn put_on(&self, writer: &Lease, items: &[Item]) -> std::result::Result<Vec<ObjectHandle>, NotPut> {
+    /// Puts the items on one member; what was made there goes again if one fails. With the failure it answers whether all
+    /// that is known to have been made is gone.
+    fn put_on(
+        &self,
+        writer: &Lease,
+        items: &[Item],
+    ) -> std::result::Result<Vec<ObjectHandle>, (NotPut, bool)> {
         let mut handles = Vec::new();
         for item in items {
             let made = self.put_one(writer, item).map_err(NotPut::from).and_then(|handle| {
@@ -188,12 +255,7 @@ impl Group {
                 }
             });
             if let Err(not_put) = made {
-                for handle in handles {
-                    if let Err(rv) = writer.token().destroy_object(writer.session, handle) {
-                        tracing::error!(group = %self.config.label, member = writer.member.name(), rv = %rv, "a copy that was given up could not be destroyed");
-                    }
-                }
-                return Err(not_put);
+                return Err((not_put, self.take_back(writer, &handles)));
             }
         }
         Ok(handles)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_token::{Attribute, Function, Mechanism, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::put::{How, Item};
-use super::{Group, Lease, Need, Object, Origin, Who};
+use super::{Group, Lease, Member, Need, Object, Origin, Who};
 use crate::config::{NonExtractable, Uncopyable};
 use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Blob, Intent, LedgerError, ObjectId};
@@ -22,6 +22,9 @@ pub(super) struct Copied<'a> {
     pub(super) length: Option<ha_token::Ulong>,
     pub(super) verifier: Option<&'a Verifier>,
 }
+
+/// Sessions of a pool that may be gone before the member is at fault: more than a pool holds.
+const MOST_STALE: usize = 200;
 
 /// How keys are made on one member: with a template of the session object that is wanted.
 pub(crate) type Make<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<ObjectHandle>;
@@ -439,10 +442,12 @@ impl Group {
         self.ledger()?;
         let mut writers = Vec::new();
         for member in self.up() {
-            match self.lease(member) {
+            match self.sound_lease(member) {
                 Ok(lease) => writers.push(lease),
                 Err(rv) => {
-                    self.failed(member, &*member.link().ok_or(Rv::DEVICE_ERROR)?, function, rv);
+                    if let Some(link) = member.link() {
+                        self.failed(member, &link, function, rv);
+                    }
                 }
             }
         }
@@ -463,6 +468,30 @@ impl Group {
             return Err(Rv::DEVICE_ERROR);
         }
         Ok(writers)
+    }
+
+    /// A backing session that is open and logged in as it should be, by the member's own word: what is made in it cannot
+    /// simply be made again elsewhere. It is closed afterwards, so that no session object outlives what it was made for.
+    fn sound_lease(&self, member: &Arc<Member>) -> Result<Lease> {
+        let mut doubted = false;
+        for _ in 0..MOST_STALE {
+            let mut lease = self.lease(member)?;
+            lease.set_busy(true);
+            let user = match lease.token().session_info(lease.session) {
+                Ok(info) => info.state == ck::CKS_RW_USER_FUNCTIONS,
+                // Gone behind our back, as others of the pool may be.
+                Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => continue,
+                Err(rv) => return Err(rv),
+            };
+            if user == (self.login.who() == Who::User) {
+                return Ok(lease);
+            }
+            if std::mem::replace(&mut doubted, true) {
+                break;
+            }
+            lease.link.doubt_login();
+        }
+        Err(Rv::DEVICE_ERROR)
     }
 
     /// As [`Group::writers`], for keys: with the user logged in, the group keys there, and the settings' say.
@@ -498,7 +527,7 @@ impl Group {
         Ok(id)
     }
 
-    /// Every copy was destroyed already: the announcement goes too.
+    /// Nothing was put on a member, or what may be left there is announced already: the announcement goes.
     fn give_up(&self, id: ObjectId) {
         if let Some(ledger) = &self.ledger
             && let Err(error) = ledger.abandon(id, &[])

@@ -270,7 +270,6 @@ impl Group {
         }
         ledger.commit(&[(id, names)]).map_err(|e| self.ledger_failed(e))?;
         self.objects.remove(object);
-        self.host_less(&source.member);
         let own = self.objects.add(Origin::Ledger(id), traits, object.private, None);
         for (writer, made, _) in copies {
             own.put(place(writer, made, Trust::Proven));

@@ -376,9 +376,18 @@ impl VirtualSlot {
                 drop(state);
                 let half = if one { &b } else { &a };
                 let template = vec![ha_token::Attribute::bool(ck::CKA_TOKEN, false)];
-                let copied = self.copy(session.handle, half.handle, &template)?;
+                let copied = self.copy(session.handle, half.handle, &template);
                 self.group.destroy_everywhere(half)?;
                 self.drop_object(half);
+                let copied = match copied {
+                    Ok(copied) => copied,
+                    Err(rv) => {
+                        let other = if one { &a } else { &b };
+                        self.group.destroy_everywhere(other)?;
+                        self.drop_object(other);
+                        return Err(rv);
+                    }
+                };
                 Ok(if one { (a.handle, copied) } else { (copied, b.handle) })
             }
         }

@@ -206,7 +206,7 @@ impl VirtualSlot {
             skip: None,
         };
         let (size, _) = self.run(&call, &mut |lease| {
-            lease.token().object_size(lease.session, self.group.handle_of(lease, &object)?)
+            lease.token().object_size(lease.session, self.group.handle_to_read(lease, &object, &[])?)
         })?;
         Ok(size)
     }
@@ -233,7 +233,11 @@ impl VirtualSlot {
             skip: None,
         };
         let (mut fetched, _) = self.run(&call, &mut |lease| {
-            lease.token().get_attributes(lease.session, self.group.handle_of(lease, object)?, types)
+            lease.token().get_attributes(
+                lease.session,
+                self.group.handle_to_read(lease, object, types)?,
+                types,
+            )
         })?;
         if object.is_sealed() {
             for (kind, answer) in types.iter().zip(&mut fetched) {

@@ -226,7 +226,12 @@ impl VirtualSlot {
         tried: Option<(Lease, Rv)>,
     ) -> Result<Option<Box<Mechanism>>> {
         let call = Call { function: op.kind.init(), need: op.need(home), skip: None };
-        let (after, lease) = self.run_from(tried, &call, &mut |lease| self.start(lease, op))?;
+        let started = self.run_from(tried, &call, &mut |lease| self.start(lease, op));
+        // What a token says of any object, here it is said of a key.
+        let (after, lease) = started.map_err(|rv| match rv {
+            Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
+            rv => rv,
+        })?;
         op.runs = kept.settle(lease, op.mechanism_and_flag());
         Ok(after)
     }

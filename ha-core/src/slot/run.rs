@@ -106,6 +106,23 @@ impl VirtualSlot {
         })
     }
 
+    /// Makes the call on one member only.
+    ///
+    /// # Errors
+    /// Its answer; `CKR_DEVICE_ERROR` where that is none for an application.
+    pub(super) fn on_one<T>(
+        &self,
+        member: &Arc<Member>,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> Result<T> {
+        match self.on_member(member, None, call, f) {
+            Ok((value, _)) => Ok(value),
+            Err(Ended::Answer(rv) | Ended::Next(Class::Ambiguous, rv)) => Err(rv),
+            Err(Ended::Next(..)) => Err(Rv::DEVICE_ERROR),
+        }
+    }
+
     fn on_member<T>(
         &self,
         member: &Arc<Member>,

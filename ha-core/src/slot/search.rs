@@ -1,10 +1,12 @@
 //! Searching: one member's objects, and those known to live on another one only; each once.
 
-use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template, TemplateExt, ck};
+use std::sync::Arc;
+
+use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template};
 
 use super::VirtualSlot;
 use super::run::Call;
-use crate::group::{Lease, Need, Who};
+use crate::group::{Lease, Need, Object, Origin, Who};
 
 /// Handles asked of a member at once.
 const BATCH: usize = 512;
@@ -29,35 +31,33 @@ impl VirtualSlot {
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         let (mut found, lease) = self.run(&call, &mut |lease| {
             let found = self.find_on(lease, template)?;
-            if found.is_empty() {
-                // A lost token finds nothing and says all is well.
+            if !found.iter().any(|o| !matches!(o.origin, Origin::Session(_))) {
+                // A lost token finds no token object and says all is well.
                 group.looks_alive(&lease.link)?;
             }
             Ok(found)
         })?;
         let first = lease.member.index;
         drop(lease);
-        for member in
-            group.up().filter(|m| m.index != first && group.has_more(m, template.get_bool(ck::CKA_TOKEN)))
-        {
-            match group.lease(member).and_then(|lease| self.find_on(&lease, template)) {
-                Ok(more) => found.extend(more),
-                Err(rv) => group.blame(member, ha_token::Function::FindObjectsInit, rv),
-            }
+        for member in group.up().filter(|m| m.index != first && group.has_more(m)) {
+            let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
+            // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
+            found.extend(more.unwrap_or_default());
         }
+        let mut found: Vec<_> = found.into_iter().map(|o| o.handle).collect();
         found.sort_unstable();
         found.dedup();
         Ok(found)
     }
 
-    fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<ObjectHandle>> {
+    fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<Arc<Object>>> {
         let user = self.group.login.who() == Who::User;
         let mut objects = Vec::new();
         for backing in crate::replica::find_all(lease.on(), template, BATCH)? {
             if let Some(object) = self.group.object_of(lease, backing)?
                 && (user || !object.private)
             {
-                objects.push(object.handle);
+                objects.push(object);
             }
         }
         Ok(objects)

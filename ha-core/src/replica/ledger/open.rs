@@ -109,6 +109,8 @@ impl Ledger {
             other => other?,
         }
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // What is deleted, as the blob of a destroyed key, is not left in free pages.
+        connection.pragma_update(None, "secure_delete", true)?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         match format(&transaction)? {
             0 => {
