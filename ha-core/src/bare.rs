@@ -54,6 +54,15 @@ impl BareSlot {
         Ok(fresh)
     }
 
+    /// For the end of the process's use of it: closes what is open where the module goes on in other hands, and
+    /// finalises it.
+    pub(crate) fn end(&self) {
+        if !self.connector.reinitialises() {
+            _ = self.close_all_sessions();
+        }
+        self.connector.disconnect();
+    }
+
     fn lookup(&self, session: SessionHandle) -> Result<(Arc<dyn Token>, SessionHandle)> {
         self.sessions.pin().get(&session.0).cloned().ok_or(Rv::SESSION_HANDLE_INVALID)
     }

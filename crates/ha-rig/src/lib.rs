@@ -179,6 +179,16 @@ impl Tokens {
         }
     }
 
+    /// Stops the server with all its children where they are: calls to it hang until it is killed.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self, i: usize) {
+        let server = self.servers[i].lock().unwrap();
+        let group = rustix::process::Pid::from_raw(server.as_ref().unwrap().id() as i32).unwrap();
+        rustix::process::kill_process_group(group, rustix::process::Signal::STOP).unwrap();
+    }
+
     /// The configuration, with lines of its own for the group.
     pub fn config(&self, served: bool, group: &str) -> String {
         let mut text = format!(

@@ -19,13 +19,12 @@ mod objects;
 mod replicate;
 mod report;
 mod status;
+mod stop;
 mod sync;
 
+use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
 
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
@@ -69,7 +68,7 @@ pub struct Group {
     stopping: AtomicBool,
     by_hand: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
-    on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    on_appear: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
     bootstrap: Mutex<()>,
     /// Held while a connection is made a member's: no call to a member in it.
@@ -141,9 +140,15 @@ impl Group {
         self.seen.load(Ordering::Acquire)
     }
 
-    /// Called once, when the virtual token appears.
-    pub fn when_present(&self, f: impl Fn() + Send + Sync + 'static) {
-        *self.on_appear.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+    /// Calls `f` once, when the virtual token appears. If it is there already `f` is dropped, and false answered.
+    pub fn when_present(&self, f: impl FnOnce() + Send + 'static) -> bool {
+        let mut on_appear = self.on_appear.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock that who brings the token takes afterwards: one of the two sees the other.
+        let absent = !self.is_present();
+        if absent {
+            *on_appear = Some(Box::new(f));
+        }
+        absent
     }
 
     /// From now on a login brings no member up to date: only [`Group::sync`] does. For who looks, or rehearses.
@@ -291,10 +296,12 @@ impl Group {
     }
 
     fn appeared(&self) {
-        if !self.seen.swap(true, Ordering::AcqRel)
-            && let Some(f) = &*self.on_appear.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            f();
+        if self.seen.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let told = self.on_appear.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(tell) = told {
+            tell();
         }
     }
 
@@ -316,40 +323,6 @@ impl Group {
             });
         }
         common.unwrap_or_default()
-    }
-
-    /// Stops the keepers and disconnects the members; the first `patience` is for calls in flight. Answers the names of
-    /// the members whose threads did not end.
-    pub fn stop(&self, patience: Duration) -> Vec<String> {
-        self.stopping.store(true, Ordering::Release);
-        for member in &self.members {
-            member.wake.set();
-        }
-        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        let until = self.world.now() + patience;
-        let pause = self.world.event();
-        let mut hung = Vec::new();
-        for (keeper, member) in keepers.into_iter().zip(&self.members) {
-            while !keeper.is_finished() && self.world.now() < until {
-                pause.wait(Some(Duration::from_millis(1)));
-            }
-            if keeper.is_finished() {
-                keeper.join();
-            } else {
-                tracing::warn!(
-                    member = member.name(),
-                    "a call to the member did not return in time; its thread is left behind"
-                );
-                hung.push(member.name().to_owned());
-            }
-        }
-        for member in &self.members {
-            member.set_link(None);
-            if !hung.iter().any(|h| h == member.name()) {
-                member.connector().disconnect();
-            }
-        }
-        hung
     }
 
     /// Members that are up now.
