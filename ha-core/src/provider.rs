@@ -13,7 +13,7 @@ use crate::config::{Config, ConfigError, GroupConfig, InstanceMode, MemberConfig
 use crate::group::Group;
 use crate::replica::ledger::Ledger;
 use crate::seam::{System, Thread, World};
-use crate::slot::VirtualSlot;
+use crate::virtual_slot::VirtualSlot;
 
 /// Bits of a session handle that name the slot.
 pub(crate) const SLOT_BITS: u32 = 10;

@@ -21,6 +21,7 @@ mod report;
 mod status;
 mod stop;
 mod sync;
+pub(crate) mod watch;
 
 use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +37,7 @@ pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
 pub use report::{GroupEvent, Reporter};
 pub use status::{GroupStatus, MemberStatus};
 pub use sync::Adopted;
+pub use watch::LastFault;
 
 use crate::config::GroupConfig;
 use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, may_stay, plan};
@@ -115,7 +117,7 @@ impl Group {
             })
             .collect();
         Arc::new(Group {
-            reporter: Reporter::new(&config.label),
+            reporter: Reporter::new(&config.label, Arc::clone(&world)),
             members,
             objects: Objects::new(),
             login: Login::new(),
@@ -236,6 +238,7 @@ impl Group {
         if class == Class::Caller {
             return class;
         }
+        watch::failed(member.name(), function, rv, class);
         let stale = member.link().is_none_or(|l| l.generation != link.generation);
         if !stale && class == Class::Member {
             self.blame(member, function, rv);
@@ -246,7 +249,8 @@ impl Group {
     /// Puts a fault down to a member: it is suspect and gets probed.
     pub fn blame(&self, member: &Arc<Member>, function: Function, rv: Rv) {
         member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
-        self.reporter.fault(self.world.now(), member.name(), function, rv, Class::Member);
+        self.reporter.fault(member.name(), function, rv, Class::Member);
+        watch::blamed(member.name(), function, rv);
         self.health_event(member, health::Event::CallFailed(Class::Member));
         member.wake.set();
     }

@@ -83,6 +83,7 @@ impl Group {
                 hung.push(index);
             }
         }
+        self.reporter.end();
         let left = self.members.iter().filter(|m| hung.contains(&m.index) || m.connector().hangs());
         left.map(|member| {
             tracing::warn!(group = %self.config.label, member = member.name(),

@@ -358,10 +358,12 @@ impl VirtualSlot {
         let group = &*self.group;
         let mut failed_on = None;
         let mut ambiguous = None;
+        let mut left = None;
         if let Some(rv) = failed
             && let Some(lease) = running.lease()
         {
-            match group.failed(&lease.member, &lease.link, function, rv) {
+            let class = group.failed(&lease.member, &lease.link, function, rv);
+            match class {
                 Class::Caller => return Err(rv),
                 Class::Login if group.login.who() == Who::Nobody => return Err(rv),
                 Class::Session | Class::Login => {}
@@ -374,7 +376,7 @@ impl VirtualSlot {
                 },
                 Class::Capacity | Class::Member => failed_on = Some(lease.member.index),
             }
-            tracing::debug!(group = %group.config.label, member = lease.member.name(), %function, %rv, "the operation moves to another member");
+            left = Some((Arc::clone(&lease.member), rv, class));
             running.leave();
         }
         let op = &*running.op;
@@ -411,6 +413,11 @@ impl VirtualSlot {
             (Ok((answer, lease)), first) => {
                 if let Some((member, rv)) = first {
                     group.blame(&member, function, rv);
+                }
+                if let Some((from, rv, class)) = left
+                    && from.index != lease.member.index
+                {
+                    group.reporter.moved(from.name(), lease.member.name(), function, rv, class);
                 }
                 running.op.runs = running.kept.settle(lease, running.op.mechanism_and_flag());
                 answer

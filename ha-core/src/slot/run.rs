@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
-use crate::group::{Lease, Member, Need, Object, Trust, Who};
+use crate::group::{Lease, Member, Need, Object, Trust, Who, watch};
 use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
@@ -61,6 +61,8 @@ impl VirtualSlot {
                 .map(|i| (i, None)),
         };
         let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
+        // The last member that failed, and how, for the report of the one that serves.
+        let mut left: Option<(&Arc<Member>, Rv, Class)> = None;
         let mut other: Option<Rv> = None;
         let mut tries = usize::from(call.skip.is_some());
         while let Some((index, tried)) = next() {
@@ -74,10 +76,17 @@ impl VirtualSlot {
                 break;
             }
             tries += 1;
-            match self.on_member(member, tried, call, f) {
+            let answer = self.on_member(member, tried, call, f);
+            if let Err(Ended::Next(class, rv)) = &answer {
+                left = Some((member, *rv, *class));
+            }
+            match answer {
                 Ok(success) => {
                     if let Some((first, rv)) = ambiguous {
                         group.blame(first, call.function, rv);
+                    }
+                    if let Some((from, rv, class)) = left {
+                        group.reporter.moved(from.name(), member.name(), call.function, rv, class);
                     }
                     group.succeeded();
                     return Ok(success);
@@ -118,7 +127,7 @@ impl VirtualSlot {
         loop {
             let (mut lease, rv) = match tried.take() {
                 Some(failure) => failure,
-                None => match group.lease(member) {
+                None => match group.lease(member).inspect(|_| watch::retried()) {
                     Ok(mut lease) => match f(&mut lease) {
                         Ok(value) => return Ok((value, lease)),
                         Err(rv) => (lease, rv),
