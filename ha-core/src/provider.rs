@@ -166,6 +166,7 @@ impl Provider {
         if total > 1 << SLOT_BITS {
             return Err(StartError::TooManySlots(total));
         }
+        warn_of_what_has_no_effect(&config);
         let (tell, events) = unbounded();
         let mut groups = Vec::new();
         let mut slots: Vec<Arc<dyn Token>> = Vec::new();
@@ -399,6 +400,21 @@ pub fn connector(member: &MemberConfig) -> ModuleConnector {
         env: member.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         selector: member.selector.clone(),
     })
+}
+
+/// A setting that is silently not kept is worse than one that does not exist.
+fn warn_of_what_has_no_effect(config: &Config) {
+    let file = config.path.as_ref().map(|p| p.display().to_string());
+    for without in config.without_effect() {
+        tracing::warn!(
+            file,
+            group = without.group,
+            member = without.member,
+            key = without.key,
+            consequence = without.consequence,
+            "a setting has no effect in this version"
+        );
+    }
 }
 
 /// Opens a group's ledger. Without one keys can be used and nothing is changed.

@@ -1,11 +1,13 @@
 //! The configuration file: where it is looked for, what it says, whether it is right.
 
+mod effect;
 mod parse;
 mod pin;
 mod search;
 mod types;
 mod uri;
 
+pub use effect::WithoutEffect;
 pub use parse::ConfigError;
 pub use pin::{PinError, PinSource};
 pub use search::Surroundings;
