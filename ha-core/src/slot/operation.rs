@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
-use super::run::Call;
+use super::run::{Call, Left};
 use super::session::SessionState;
 use crate::group::{Lease, Need, Object, Pin, Who};
 use crate::policy::failure::Class;
@@ -376,7 +376,7 @@ impl VirtualSlot {
                 },
                 Class::Capacity | Class::Member => failed_on = Some(lease.member.index),
             }
-            left = Some((Arc::clone(&lease.member), rv, class));
+            left = Some(Left { member: Arc::clone(&lease.member), rv, class });
             running.leave();
         }
         let op = &*running.op;
@@ -395,7 +395,7 @@ impl VirtualSlot {
             return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
         }
         let call_again = Call { function, need: op.need(None), skip: failed_on };
-        let taken_over = self.run(&call_again, &mut |lease| {
+        let taken_over = self.run_after(None, left, &call_again, &mut |lease| {
             self.start(lease, op)?;
             self.feed_again(lease, op)?;
             let mut out = output.reborrow();
@@ -413,11 +413,6 @@ impl VirtualSlot {
             (Ok((answer, lease)), first) => {
                 if let Some((member, rv)) = first {
                     group.blame(&member, function, rv);
-                }
-                if let Some((from, rv, class)) = left
-                    && from.index != lease.member.index
-                {
-                    group.reporter.moved(from.name(), lease.member.name(), function, rv, class);
                 }
                 running.op.runs = running.kept.settle(lease, running.op.mechanism_and_flag());
                 answer

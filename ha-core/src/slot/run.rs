@@ -18,6 +18,16 @@ pub(super) struct Call<'a> {
     pub skip: Option<usize>,
 }
 
+/// A member that a call has left because it went wrong there.
+pub(super) struct Left {
+    /// Which.
+    pub member: Arc<Member>,
+    /// What it answered.
+    pub rv: Rv,
+    /// What that was taken for.
+    pub class: Class,
+}
+
 /// How a try on one member ended without success.
 enum Ended {
     /// The answer is the caller's.
@@ -46,7 +56,21 @@ impl VirtualSlot {
     /// As [`run`](Self::run).
     pub(super) fn run_from<T>(
         &self,
+        tried: Option<(Lease, Rv)>,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> Result<(T, Lease)> {
+        self.run_after(tried, None, call, f)
+    }
+
+    /// As [`run_from`](Self::run_from), of a call that went wrong before, on the member that was left for that.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn run_after<T>(
+        &self,
         mut tried: Option<(Lease, Rv)>,
+        mut left: Option<Left>,
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
@@ -61,8 +85,6 @@ impl VirtualSlot {
                 .map(|i| (i, None)),
         };
         let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
-        // The last member that failed, and how, for the report of the one that serves.
-        let mut left: Option<(&Arc<Member>, Rv, Class)> = None;
         let mut other: Option<Rv> = None;
         let mut tries = usize::from(call.skip.is_some());
         while let Some((index, tried)) = next() {
@@ -77,16 +99,22 @@ impl VirtualSlot {
             }
             tries += 1;
             let answer = self.on_member(member, tried, call, f);
-            if let Err(Ended::Next(class, rv)) = &answer {
-                left = Some((member, *rv, *class));
+            match &answer {
+                Err(Ended::Next(class, rv)) => {
+                    left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
+                }
+                // Also an error of the application's is an answer, which it would have had from the first member.
+                Ok(_) | Err(Ended::Answer(_)) => {
+                    if let Some(left) = left.take().filter(|l| l.member.index != member.index) {
+                        let (from, to) = (left.member.name(), member.name());
+                        group.reporter.moved(from, to, call.function, left.rv, left.class);
+                    }
+                }
             }
             match answer {
                 Ok(success) => {
                     if let Some((first, rv)) = ambiguous {
                         group.blame(first, call.function, rv);
-                    }
-                    if let Some((from, rv, class)) = left {
-                        group.reporter.moved(from.name(), member.name(), call.function, rv, class);
                     }
                     group.succeeded();
                     return Ok(success);
