@@ -429,7 +429,9 @@ fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) ->
             None
         }
         Ok(ledger) => {
-            if ledger.is_read_only() {
+            if ledger.is_beside() {
+                tracing::warn!(group = %group.label, dir = %dir.display(), "another copy of this library in this process has the ledger open (the program has it linked in and loads the module too): keys can be used as the ledger was at this moment, nothing is created, changed or destroyed here; use one of the two copies");
+            } else if ledger.is_read_only() {
                 tracing::warn!(group = %group.label, dir = %dir.display(), "the ledger is another user's or cannot be written: keys can be used, nothing is created, changed or destroyed");
             }
             Some(ledger)

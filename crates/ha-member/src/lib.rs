@@ -30,5 +30,5 @@ mod search;
 mod token;
 
 pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
-pub use fork::fork_generation;
+pub use fork::{ForkGuard, ForkLock, fork_generation};
 pub use instance::inside_member;

@@ -3,13 +3,14 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
-use super::{Identity, Ledger, LedgerError};
+use super::sole::{self, Claim, Sole};
+use super::{Identity, Ledger, LedgerError, beside};
 
 /// The format that this version writes.
 const FORMAT: i64 = 1;
@@ -62,8 +63,12 @@ impl Ledger {
         let me = rustix::process::geteuid().as_raw();
         let foreign = std::fs::metadata(&path).is_ok_and(|m| m.uid() != me && !shared)
             || (!path.exists() && meta.uid() != me && !shared);
+        let sole = match sole::claim(&path)? {
+            Claim::Ours(sole) => sole,
+            Claim::Taken => return Self::connect_beside(&path, wait),
+        };
         if !foreign {
-            match Self::connect(&path, wait, random) {
+            match Self::connect(&path, wait, random, sole.clone()) {
                 Err(LedgerError::Database(e)) if is_unwritable(&e) && path.exists() => {}
                 Err(LedgerError::Place { .. }) if path.exists() => {}
                 other => return other,
@@ -72,23 +77,24 @@ impl Ledger {
         if !path.exists() {
             return Err(place("it is another user's folder, and the group has no ledger in it yet".into()));
         }
-        Self::connect_for_reading(&path, wait)
+        Self::connect_for_reading(&path, wait, sole)
     }
 
     fn connect(
         path: &Path,
         wait: Duration,
         random: &mut dyn FnMut(&mut [u8]),
+        sole: Option<Arc<Sole>>,
     ) -> Result<Ledger, LedgerError> {
-        // Made here with its mode, so that it is never open to others for a moment.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
+        // Made here with its mode, so that it is never open to others for a moment. One that is there is not opened: to
+        // close it again would take away the locks of a connection that this process has to it.
+        let made = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+        match made {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(LedgerError::Place { path: path.to_owned(), reason: e.to_string() });
+            }
+            _ => {}
+        }
         let mut connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -120,10 +126,14 @@ impl Ledger {
             found => return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT }),
         }
         transaction.commit()?;
-        Self::with(connection, path, wait, false)
+        Self::with(connection, path, wait, false, sole)
     }
 
-    fn connect_for_reading(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
+    fn connect_for_reading(
+        path: &Path,
+        wait: Duration,
+        sole: Option<Arc<Sole>>,
+    ) -> Result<Ledger, LedgerError> {
         let connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -133,7 +143,24 @@ impl Ledger {
         if found != FORMAT {
             return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
         }
-        Self::with(connection, path, wait, true)
+        Self::with(connection, path, wait, true, sole)
+    }
+
+    /// While another copy of this library in this process has it open.
+    fn connect_beside(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
+        let (folder, copy) = beside::copy(path)
+            .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
+        let connection = Connection::open_with_flags(
+            &copy,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        let found = format(&connection)?;
+        if found != FORMAT {
+            return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
+        }
+        let mut ledger = Self::with(connection, path, wait, true, None)?;
+        ledger.beside = Some(folder);
+        Ok(ledger)
     }
 
     fn with(
@@ -141,6 +168,7 @@ impl Ledger {
         path: &Path,
         wait: Duration,
         read_only: bool,
+        sole: Option<Arc<Sole>>,
     ) -> Result<Ledger, LedgerError> {
         let get = |key: &str| -> Result<Vec<u8>, LedgerError> {
             connection
@@ -158,7 +186,15 @@ impl Ledger {
             ledger: get("ledger")?.try_into().map_err(broken)?,
             serial: String::from_utf8_lossy(&get("serial")?).into_owned(),
         };
-        Ok(Ledger { connection: Mutex::new(connection), identity, read_only, path: path.to_owned(), wait })
+        Ok(Ledger {
+            connection: Mutex::new(connection),
+            identity,
+            read_only,
+            path: path.to_owned(),
+            wait,
+            _sole: sole,
+            beside: None,
+        })
     }
 }
 
