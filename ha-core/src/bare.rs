@@ -13,7 +13,7 @@ use ha_token::{
 };
 
 use crate::map::{Map, map};
-use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
+use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
 
 /// One member's own slot.
 pub(crate) struct BareSlot {

@@ -19,6 +19,7 @@ pub mod group;
 mod log;
 mod map;
 pub mod names;
+mod numbers;
 pub mod policy;
 pub mod provider;
 pub mod replica;

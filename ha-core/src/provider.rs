@@ -11,14 +11,11 @@ use ha_token::{Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, 
 use crate::bare::BareSlot;
 use crate::config::{Config, ConfigError, GroupConfig, InstanceMode, MemberConfig, RecoveryMode};
 use crate::group::Group;
+use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
 use crate::replica::ledger::Ledger;
 use crate::seam::{System, Thread, World};
 use crate::virtual_slot::VirtualSlot;
 
-/// Bits of a session handle that name the slot.
-pub(crate) const SLOT_BITS: u32 = 10;
-/// This library's version, as PKCS#11 tells it.
-pub(crate) const LIBRARY_VERSION: Version = Version { major: 0, minor: 1 };
 /// Longest that members get to be finalised once no call is in flight, where the caller's patience is shorter.
 const GOODBYE: Duration = Duration::from_secs(3);
 /// Longest that a process of this host is waited for at the ledger.

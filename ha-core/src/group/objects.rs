@@ -70,8 +70,7 @@ pub struct Object {
 }
 
 const CONFLICTED: u8 = 1;
-const GONE: u8 = 2;
-const SEALED: u8 = 4;
+const SEALED: u8 = 2;
 
 impl Object {
     /// Its identifying attributes now.
@@ -137,11 +136,6 @@ impl Object {
     pub fn seal(&self) {
         self.flags.fetch_or(SEALED, Ordering::Relaxed);
     }
-
-    /// Whether it was destroyed, or its session closed, while somebody still held it.
-    pub fn is_gone(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & GONE != 0
-    }
 }
 
 /// The group's virtual objects by handle and by ledger identity.
@@ -201,7 +195,6 @@ impl Objects {
 
     /// Takes an object out: its handle is invalid from now on and never given again.
     pub fn remove(&self, object: &Object) {
-        object.flags.fetch_or(GONE, Ordering::Relaxed);
         self.by_handle.pin().remove(&object.handle.0);
         if let Origin::Ledger(id) = object.origin {
             let ids = self.by_id.pin();

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use ha_token::{Result, Rv, SessionHandle, Ulong};
 
 use super::session::SessionState;
-use crate::provider::SLOT_BITS;
+use crate::numbers::SLOT_BITS;
 
 const PLACE_BITS: u32 = (Ulong::BITS - SLOT_BITS - 1) / 2;
 const READ_WRITE: Ulong = 1 << SLOT_BITS;
