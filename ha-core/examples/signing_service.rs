@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ha_core::api::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use ha_core::api::mechanism::Mechanism;
-use ha_core::api::object::Attribute;
-use ha_core::api::session::{Session, UserType};
-use ha_core::api::types::AuthPin;
 use ha_core::api::{Key, KeyError, Signer};
+use ha_core::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use ha_core::mechanism::Mechanism;
+use ha_core::object::Attribute;
+use ha_core::session::{Session, UserType};
+use ha_core::types::AuthPin;
 
 const LABEL: &str = "signing-service";
 /// DER of the object identifier of prime256v1.

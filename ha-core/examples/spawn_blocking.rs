@@ -10,11 +10,11 @@
 use std::error::Error;
 
 use ha_core::api::Signer;
-use ha_core::api::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use ha_core::api::mechanism::Mechanism;
-use ha_core::api::object::Attribute;
-use ha_core::api::session::UserType;
-use ha_core::api::types::AuthPin;
+use ha_core::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use ha_core::mechanism::Mechanism;
+use ha_core::object::Attribute;
+use ha_core::session::UserType;
+use ha_core::types::AuthPin;
 
 const TASKS: u8 = 32;
 

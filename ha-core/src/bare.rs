@@ -13,7 +13,7 @@ use ha_token::{
 };
 
 use crate::map::{Map, map};
-use crate::provider::{LIBRARY_VERSION, SLOT_BITS};
+use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
 
 /// One member's own slot.
 pub(crate) struct BareSlot {
@@ -52,6 +52,15 @@ impl BareSlot {
         })?;
         *token = Some(Arc::clone(&fresh));
         Ok(fresh)
+    }
+
+    /// For the end of the process's use of it: closes what is open where the module goes on in other hands, and
+    /// finalises it.
+    pub(crate) fn end(&self) {
+        if !self.connector.reinitialises() {
+            _ = self.close_all_sessions();
+        }
+        self.connector.disconnect();
     }
 
     fn lookup(&self, session: SessionHandle) -> Result<(Arc<dyn Token>, SessionHandle)> {

@@ -6,19 +6,18 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
-use ha_token::{ConnectError, Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, Version};
+use ha_token::{Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, Version};
 
 use crate::bare::BareSlot;
 use crate::config::{Config, ConfigError, GroupConfig, InstanceMode, MemberConfig, RecoveryMode};
 use crate::group::Group;
+use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
 use crate::replica::ledger::Ledger;
-use crate::seam::{System, World};
-use crate::slot::VirtualSlot;
+use crate::seam::{System, Thread, World};
+use crate::virtual_slot::VirtualSlot;
 
-/// Bits of a session handle that name the slot.
-pub(crate) const SLOT_BITS: u32 = 10;
-/// This library's version, as PKCS#11 tells it.
-pub(crate) const LIBRARY_VERSION: Version = Version { major: 0, minor: 1 };
+/// Longest that members get to be finalised once no call is in flight, where the caller's patience is shorter.
+const GOODBYE: Duration = Duration::from_secs(3);
 /// Longest that a process of this host is waited for at the ledger.
 const LEDGER_WAIT: Duration = Duration::from_secs(10);
 
@@ -33,7 +32,13 @@ pub struct Provider {
     events: Receiver<Ulong>,
     /// Kept for the slots to tell of themselves; dropped at shutdown, which ends every wait.
     tell: arc_swap::ArcSwapOption<Sender<Ulong>>,
-    bare: Vec<Arc<ModuleConnector>>,
+    /// The members' own slots, with their names.
+    bare: Vec<(String, Arc<BareSlot>)>,
+    /// Slots made elsewhere.
+    others: Vec<Arc<dyn Token>>,
+    world: Arc<dyn World>,
+    /// Whether threads may be made.
+    threads: bool,
     stopped: AtomicBool,
 }
 
@@ -160,6 +165,7 @@ impl Provider {
         if total > 1 << SLOT_BITS {
             return Err(StartError::TooManySlots(total));
         }
+        warn_of_what_has_no_effect(&config);
         let (tell, events) = unbounded();
         let mut groups = Vec::new();
         let mut slots: Vec<Arc<dyn Token>> = Vec::new();
@@ -178,19 +184,15 @@ impl Provider {
             slots.push(slot);
             group.start(threads).map_err(|source| StartError::Thread { group: label, source })?;
             let teller = tell.clone();
-            if !group.is_present() {
-                group.when_present(move || _ = teller.send(number));
-            }
+            // A token that is there when the start ends is seen in the list of slots, and has not appeared since.
+            _ = group.when_present(move || _ = teller.send(number));
             groups.push(group);
         }
-        let mut connectors = Vec::new();
+        let mut bare_slots = Vec::new();
         for (name, connector) in bare {
-            slots.push(Arc::new(BareSlot::new(
-                name,
-                Arc::clone(&connector) as Arc<dyn Connector>,
-                slots.len() as Ulong,
-            )));
-            connectors.push(connector);
+            let slot = Arc::new(BareSlot::new(name.clone(), connector, slots.len() as Ulong));
+            bare_slots.push((name, Arc::clone(&slot)));
+            slots.push(slot);
         }
         Ok(Provider {
             groups,
@@ -198,7 +200,10 @@ impl Provider {
             slots,
             events,
             tell: arc_swap::ArcSwapOption::new(Some(Arc::new(tell))),
-            bare: connectors,
+            bare: bare_slots,
+            others: Vec::new(),
+            world,
+            threads: options.may_create_threads,
             stopped: AtomicBool::new(false),
         })
     }
@@ -209,10 +214,13 @@ impl Provider {
         Provider {
             groups: Vec::new(),
             virtual_slots: Vec::new(),
+            others: slots.clone(),
             slots,
             events,
             tell: arc_swap::ArcSwapOption::new(Some(Arc::new(tell))),
             bare: Vec::new(),
+            world: System::new(),
+            threads: true,
             stopped: AtomicBool::new(false),
         }
     }
@@ -290,8 +298,10 @@ impl Provider {
         }
     }
 
-    /// Stops: waits of slot events end, keepers' threads are joined, members finalised. At most `patience` is waited for a
-    /// member that hangs. Answers the names of the members that did not end in time. Idempotent.
+    /// Stops: waits of slot events end, sessions are closed, keepers' threads are joined, members finalised. At most
+    /// `patience` is waited for calls in flight, then at most as long, or three seconds if that is more, for members to
+    /// finalise. Answers the names of the members in which something hangs: they are left behind, with the threads that
+    /// are in them. Idempotent: a second call answers nothing. May be called from any thread.
     pub fn shutdown(&self, patience: Duration) -> Vec<String> {
         if self.stopped.swap(true, Ordering::AcqRel) {
             return Vec::new();
@@ -299,14 +309,61 @@ impl Provider {
         if let Some(tell) = &*self.tell.load() {
             _ = tell.send(STOP);
         }
-        for slot in &self.slots {
+        let until = self.world.now() + patience;
+        self.groups.iter().for_each(|g| g.begin_stop());
+        self.drain(until);
+        let parting: Vec<_> = self.groups.iter().map(|g| g.part()).collect();
+        let bare: Vec<_> = self.bare.iter().map(|(name, slot)| (name, self.part_with(slot))).collect();
+        for slot in &self.others {
             _ = slot.close_all_sessions();
         }
-        let hung = self.groups.iter().flat_map(|g| g.stop(patience)).collect();
-        for connector in &self.bare {
-            connector.disconnect();
+        let until = until.max(self.world.now() + GOODBYE);
+        let mut hung: Vec<String> =
+            self.groups.iter().zip(parting).flat_map(|(g, p)| g.parted(p, until)).collect();
+        let pause = self.world.event();
+        for (name, thread) in bare {
+            let Some(thread) = thread else { continue };
+            while !thread.is_finished() && self.world.now() < until {
+                pause.wait(Some(PAUSE));
+            }
+            if thread.is_finished() {
+                thread.join();
+            } else if !hung.contains(name) {
+                tracing::warn!(
+                    member = name,
+                    "a call in the member's own slot did not return in time; it is left behind"
+                );
+                hung.push(name.clone());
+            }
         }
         hung
+    }
+
+    /// Closes the virtual sessions as their calls end, and waits for what else is in flight.
+    fn drain(&self, until: Duration) {
+        let pause = self.world.event();
+        loop {
+            // Every slot's turn: `any` would stop at the first.
+            let open = self.virtual_slots.iter().filter(|slot| !slot.close_free()).count();
+            let busy = open > 0 || self.groups.iter().any(|g| g.is_busy());
+            if !busy || self.world.now() >= until {
+                return;
+            }
+            pause.wait(Some(PAUSE));
+        }
+    }
+
+    /// Ends a member's own slot, on a thread of its own where there may be threads.
+    fn part_with(&self, slot: &Arc<BareSlot>) -> Option<Box<dyn Thread>> {
+        if self.threads {
+            let ends = Arc::clone(slot);
+            let thread = self.world.spawn("ha-stop-slot", Box::new(move || ends.end()));
+            return thread
+                .inspect_err(|error| tracing::warn!(%error, "a member's own slot is not finalised"))
+                .ok();
+        }
+        slot.end();
+        None
     }
 }
 
@@ -317,6 +374,9 @@ pub enum Serving<'a> {
     /// A member's own slot, or one made elsewhere.
     Other(&'a dyn Token),
 }
+
+/// The pause between two looks at something that another thread is about to end.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Told in place of a slot's number when the provider stops.
 const STOP: Ulong = Ulong::MAX;
@@ -341,6 +401,21 @@ pub fn connector(member: &MemberConfig) -> ModuleConnector {
     })
 }
 
+/// A setting that is silently not kept is worse than one that does not exist.
+fn warn_of_what_has_no_effect(config: &Config) {
+    let file = config.path.as_ref().map(|p| p.display().to_string());
+    for without in config.without_effect() {
+        tracing::warn!(
+            file,
+            group = without.group,
+            member = without.member,
+            key = without.key,
+            consequence = without.consequence,
+            "a setting has no effect in this version"
+        );
+    }
+}
+
 /// Opens a group's ledger. Without one keys can be used and nothing is changed.
 fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) -> Option<Ledger> {
     let mut failed = false;
@@ -353,7 +428,9 @@ fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) ->
             None
         }
         Ok(ledger) => {
-            if let Some(why) = ledger.why_read_only() {
+            if ledger.is_beside() {
+                tracing::warn!(group = %group.label, dir = %dir.display(), "another copy of this library in this process has the ledger open (the program has it linked in and loads the module too): keys can be used as the ledger was at this moment, nothing is created, changed or destroyed here; use one of the two copies");
+            } else if let Some(why) = ledger.why_read_only() {
                 tracing::warn!(group = %group.label, dir = %dir.display(), why, "the ledger is another user's or cannot be written: until the next start keys can be used, and nothing is created, changed or destroyed");
             }
             Some(ledger)
@@ -363,9 +440,4 @@ fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) ->
             None
         }
     }
-}
-
-/// Whether a connection error says that waiting will not help.
-pub fn is_permanent(error: &ConnectError) -> bool {
-    matches!(error, ConnectError::Itself { .. })
 }

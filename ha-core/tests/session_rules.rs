@@ -96,6 +96,43 @@ fn session_objects_go_with_their_session_and_handles_are_never_used_again() {
 }
 
 #[test]
+fn a_session_object_whose_destruction_is_refused_stays() {
+    let tokens = Tokens::new(2);
+    let (_provider, slot) = start(&tokens);
+    let s = slot.open_session(true).unwrap();
+    let data = |destroyable| {
+        vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+            Attribute::bool(ck::CKA_PRIVATE, false),
+            Attribute::bool(ck::CKA_DESTROYABLE, destroyable),
+            Attribute::bytes(ck::CKA_VALUE, *b"here"),
+        ]
+    };
+    let stays = slot.create_object(s, &data(false)).unwrap();
+    assert_eq!(slot.destroy_object(s, stays), Err(Rv::ACTION_PROHIBITED));
+    let value = slot.get_attributes(s, stays, &[ck::CKA_VALUE]).unwrap();
+    assert_eq!(value[0].bytes(), Some(&b"here"[..]));
+    let goes = slot.create_object(s, &data(true)).unwrap();
+    slot.destroy_object(s, goes).unwrap();
+    assert_eq!(slot.destroy_object(s, goes), Err(Rv::OBJECT_HANDLE_INVALID));
+}
+
+#[test]
+fn a_session_object_goes_with_its_member() {
+    let tokens = Tokens::new(2);
+    (0..2).for_each(|i| tokens.serve(i));
+    let manual = "balance = \"primary\"\n[group.recovery]\nmode = \"manual\"";
+    let provider = Provider::from_config(Config::parse(&tokens.config(true, manual)).unwrap()).unwrap();
+    let slot = provider.slot(0).unwrap();
+    let s = slot.open_session(true).unwrap();
+    slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    let key = session_key(&**slot, s);
+    tokens.kill(0);
+    assert_eq!(slot.destroy_object(s, key), Ok(()));
+    assert_eq!(slot.destroy_object(s, key), Err(Rv::OBJECT_HANDLE_INVALID));
+}
+
+#[test]
 fn a_logout_ends_operations_and_private_handles() {
     let tokens = Tokens::new(2);
     let (_provider, slot) = start(&tokens);

@@ -280,6 +280,11 @@ impl Connector for ModuleConnector {
         }
     }
 
+    fn hangs(&self) -> bool {
+        let state = self.state.lock();
+        state.life.is_none() && state.copies.iter().any(|copy| !copy.is_idle())
+    }
+
     fn reinitialises(&self) -> bool {
         self.config.instance != Instance::Shared && self.state.lock().shared.is_none()
     }

@@ -131,7 +131,7 @@ impl Drop for Held<'_> {
 
 /// Data behind a lock for short, non-blocking work. A child forked while it was held finds fresh data in it.
 #[derive(Debug, Default)]
-pub(crate) struct ForkLock<T> {
+pub struct ForkLock<T> {
     gate: Gate,
     data: UnsafeCell<T>,
 }
@@ -141,12 +141,12 @@ unsafe impl<T: Send> Sync for ForkLock<T> {}
 
 impl<T: Default> ForkLock<T> {
     /// Around `data`.
-    pub(crate) const fn new(data: T) -> Self {
+    pub const fn new(data: T) -> Self {
         ForkLock { gate: Gate::new(), data: UnsafeCell::new(data) }
     }
 
     /// Waits for its turn.
-    pub(crate) fn lock(&self) -> ForkGuard<'_, T> {
+    pub fn lock(&self) -> ForkGuard<'_, T> {
         let mut tries = 0u32;
         loop {
             match self.gate.try_acquire() {
@@ -169,7 +169,7 @@ impl<T: Default> ForkLock<T> {
 
 /// Access to the data of a [`ForkLock`].
 #[derive(Debug)]
-pub(crate) struct ForkGuard<'a, T> {
+pub struct ForkGuard<'a, T> {
     lock: &'a ForkLock<T>,
     _held: Held<'a>,
 }

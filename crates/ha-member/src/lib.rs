@@ -33,5 +33,5 @@ mod token;
 
 pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
 pub use exit::{Ending, before_exit};
-pub use fork::fork_generation;
+pub use fork::{ForkGuard, ForkLock, fork_generation};
 pub use instance::inside_member;

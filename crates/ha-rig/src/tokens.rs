@@ -114,6 +114,14 @@ impl Tokens {
         drop(self.servers[i].lock().unwrap().take());
     }
 
+    /// Stops the server with all its children where they are: calls to it hang until it is killed.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self, i: usize) {
+        self.servers[i].lock().unwrap().as_ref().expect("it runs").signal(rustix::process::Signal::STOP);
+    }
+
     /// The configuration, with lines of its own for the group.
     pub fn config(&self, served: bool, group: &str) -> String {
         let recovery =

@@ -21,6 +21,11 @@ pub trait Connector: Send + Sync {
     /// Finalises the instance, if it is ours alone, once no call is in it. Idempotent.
     fn disconnect(&self);
 
+    /// After [`Connector::disconnect`]: whether a call is still in the module, which was then not finalised.
+    fn hangs(&self) -> bool {
+        false
+    }
+
     /// Whether another `connect` really starts over (a private instance), or can only look again (a shared one).
     fn reinitialises(&self) -> bool;
 }

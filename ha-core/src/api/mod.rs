@@ -1,15 +1,18 @@
 //! The API with the names, methods and types of the `cryptoki` crate.
 //!
-//! The modules are cryptoki's: a service changes `use cryptoki::` to `use ha_core::` and nothing else. What a program
+//! The modules are cryptoki's, and stand at the top of this crate too: a service changes `use cryptoki::` to
+//! `use ha_core::` and nothing else. What a program
 //! only passes in or reads (mechanisms, attributes, handles, information, errors) is cryptoki's own and re-exported;
 //! [`Pkcs11`] and [`Session`], which call a loaded module there, are ours and call the slots of a configuration.
-//! Beside them is what cryptoki lacks: [`Key`], [`Signer`] and [`Pkcs11::shutdown`].
+//! Beside them is what cryptoki lacks: [`Group`] ([`Pkcs11::groups`]) with its state and its events,
+//! [`Session::last_fault`], [`Key`], [`Signer`] and [`Pkcs11::shutdown`].
 //!
 //! A call that fails answers cryptoki's `Error::Pkcs11` with the return code and the C function that it stands for,
 //! as it would through the C interface.
 
 pub mod context;
 mod convert;
+pub mod group;
 pub mod key;
 pub mod session;
 pub mod signer;
@@ -41,6 +44,7 @@ pub mod types {
 
 pub use context::Pkcs11;
 pub use cryptoki::slot::Slot;
+pub use group::Group;
 pub use key::{Key, KeyError};
 pub use session::Session;
 pub use signer::Signer;

@@ -1,5 +1,6 @@
 //! The configuration file: where it is looked for, what it says, whether it is right.
 
+mod effect;
 mod parse;
 mod pin;
 mod reader;
@@ -11,6 +12,7 @@ mod uri;
 mod values;
 mod write;
 
+pub use effect::WithoutEffect;
 pub use parse::ConfigError;
 pub use pin::{PinError, PinSource};
 pub use reader::Mistake;

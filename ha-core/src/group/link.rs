@@ -1,12 +1,12 @@
 //! One connection to a member's token: its pooled backing sessions, its login, its handles.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::map::RandomState;
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::{ArrayQueue, SegQueue};
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
 use crate::replica::group_key::GroupKeys;
@@ -32,6 +32,10 @@ pub struct Link {
     /// Keeps the token's login alive: some tokens log out when their last session closes.
     anchor: SessionHandle,
     pool: ArrayQueue<SessionHandle>,
+    /// The group is being stopped: no session is closed any more by who gives it back.
+    ending: AtomicBool,
+    /// Sessions that would have been closed since.
+    left: SegQueue<SessionHandle>,
     /// Sessions that rest with their borrowers, and how many of those there may be.
     kept: AtomicUsize,
     most_kept: AtomicUsize,
@@ -67,6 +71,8 @@ impl Link {
             mechanisms,
             anchor,
             pool: ArrayQueue::new(POOL),
+            ending: AtomicBool::new(false),
+            left: SegQueue::new(),
             kept: AtomicUsize::new(0),
             most_kept: AtomicUsize::new(
                 most_kept(info.max_session_count).min(most_kept(info.max_rw_session_count)),
@@ -119,8 +125,29 @@ impl Link {
         }
     }
 
+    /// From now on sessions that come back are kept: closing them would be a call, and the member may hang.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// Closes every session that came back, and logs out: for a module that goes on in somebody else's hands.
+    pub(super) fn undo(&self, logged_in: bool) {
+        self.ending.store(false, Ordering::Release);
+        while let Some(session) = self.left.pop().or_else(|| self.pool.pop()) {
+            self.close_session(session);
+        }
+        if logged_in && let Err(rv) = self.token.logout(self.anchor) {
+            tracing::debug!(%rv, "a member could not be logged out");
+        }
+        self.close_session(self.anchor);
+    }
+
     /// Closes a session that must not be lent again.
     pub(super) fn close_session(&self, session: SessionHandle) {
+        if self.ending.load(Ordering::Acquire) {
+            self.left.push(session);
+            return;
+        }
         if let Err(rv) = self.token.close_session(session) {
             tracing::debug!(%rv, "a backing session could not be closed");
         }

@@ -21,7 +21,9 @@ mod put;
 mod replicate;
 mod report;
 mod status;
+mod stop;
 mod sync;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +42,7 @@ pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
 pub use report::{GroupEvent, Reporter};
 pub use status::{GroupStatus, MemberStatus};
 pub use sync::Adopted;
+pub use watch::LastFault;
 
 use crate::config::GroupConfig;
 use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, may_stay, plan};
@@ -78,7 +81,7 @@ pub struct Group {
     stopping: AtomicBool,
     by_hand: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
-    on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    on_appear: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
     bootstrap: Mutex<()>,
     /// Held while a connection is made a member's: no call to a member in it.
@@ -125,7 +128,7 @@ impl Group {
             })
             .collect();
         let group = Arc::new(Group {
-            reporter: Reporter::new(&config.label),
+            reporter: Reporter::new(&config.label, Arc::clone(&world)),
             members,
             objects: Objects::new(),
             login: Login::new(),
@@ -153,9 +156,15 @@ impl Group {
         self.seen.load(Ordering::Acquire)
     }
 
-    /// Called once, when the virtual token appears.
-    pub fn when_present(&self, f: impl Fn() + Send + Sync + 'static) {
-        *self.on_appear.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
+    /// Calls `f` once, when the virtual token appears. If it is there already `f` is dropped, and false answered.
+    pub fn when_present(&self, f: impl FnOnce() + Send + 'static) -> bool {
+        let mut on_appear = self.on_appear.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock that who brings the token takes afterwards: one of the two sees the other.
+        let absent = !self.is_present();
+        if absent {
+            *on_appear = Some(Box::new(f));
+        }
+        absent
     }
 
     /// From now on a login brings no member up to date: only [`Group::sync`] does. For who looks, or rehearses.
@@ -243,6 +252,7 @@ impl Group {
         if class == Class::Caller {
             return class;
         }
+        watch::failed(member.name(), function, rv, class);
         let stale = member.link().is_none_or(|l| l.generation != link.generation);
         if !stale && class == Class::Member {
             self.blame(member, function, rv);
@@ -253,7 +263,8 @@ impl Group {
     /// Puts a fault down to a member: it is suspect and gets probed.
     pub fn blame(&self, member: &Arc<Member>, function: Function, rv: Rv) {
         member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
-        self.reporter.fault(self.world.now(), member.name(), function, rv, Class::Member);
+        self.reporter.fault(member.name(), function, rv, Class::Member);
+        watch::blamed(member.name(), function, rv);
         self.health_event(member, health::Event::CallFailed(Class::Member));
         member.wake.set();
     }
@@ -303,10 +314,12 @@ impl Group {
     }
 
     fn appeared(&self) {
-        if !self.seen.swap(true, Ordering::AcqRel)
-            && let Some(f) = &*self.on_appear.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            f();
+        if self.seen.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let told = self.on_appear.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(tell) = told {
+            tell();
         }
     }
 
@@ -324,40 +337,6 @@ impl Group {
             })
         };
         known(false).or_else(|| known(true)).map(Arc::unwrap_or_clone).unwrap_or_default()
-    }
-
-    /// Stops the keepers and disconnects the members; the first `patience` is for calls in flight. Answers the names of
-    /// the members whose threads did not end.
-    pub fn stop(&self, patience: Duration) -> Vec<String> {
-        self.stopping.store(true, Ordering::Release);
-        for member in &self.members {
-            member.wake.set();
-        }
-        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        let until = self.world.now() + patience;
-        let pause = self.world.event();
-        let mut hung = Vec::new();
-        for (keeper, member) in keepers.into_iter().zip(&self.members) {
-            while !keeper.is_finished() && self.world.now() < until {
-                pause.wait(Some(Duration::from_millis(1)));
-            }
-            if keeper.is_finished() {
-                keeper.join();
-            } else {
-                tracing::warn!(
-                    member = member.name(),
-                    "a call to the member did not return in time; its thread is left behind"
-                );
-                hung.push(member.name().to_owned());
-            }
-        }
-        for member in &self.members {
-            member.set_link(None);
-            if !hung.iter().any(|h| h == member.name()) {
-                member.connector().disconnect();
-            }
-        }
-        hung
     }
 
     /// Lets no keeper into a member any more, and waits for those that are in one.

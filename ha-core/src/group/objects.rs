@@ -96,7 +96,6 @@ struct PackedPlace {
 }
 
 const CONFLICTED: u8 = 1;
-const GONE: u8 = 2;
 const SEALED: u8 = 4;
 const USED: u8 = 8;
 
@@ -227,11 +226,6 @@ impl Object {
     pub(crate) fn set_used(&self) {
         self.flags.fetch_or(USED, Ordering::Relaxed);
     }
-
-    /// Whether it was destroyed, or its session closed, while somebody still held it.
-    pub fn is_gone(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & GONE != 0
-    }
 }
 
 /// The group's virtual objects by handle and by ledger identity.
@@ -317,7 +311,6 @@ impl Objects {
 
     /// Takes an object out: its handle is invalid from now on and never given again.
     pub fn remove(&self, object: &Object) {
-        object.flags.fetch_or(GONE, Ordering::Relaxed);
         if let Origin::Ledger(id) = object.origin
             && let Ok(entry) = self.ids().find_entry(self.hasher.hash_one(id), |h| *h == object.handle.0)
         {

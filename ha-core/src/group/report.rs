@@ -1,7 +1,8 @@
 //! What happens in a group, told to people and programs: log events that do not flood, and a channel of events.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -9,11 +10,16 @@ use ha_token::{Function, Rv};
 
 use crate::policy::failure::Class;
 use crate::policy::health::State;
+use crate::seam::World;
 
 /// Events kept for a receiver that does not read; the oldest unread ones stay, newer ones are dropped.
 const BACKLOG: usize = 1024;
-/// The same fault of the same member is logged once in this time, with the count of those in between.
+/// The same report is logged once in this time, with the count of those in between.
 const QUIET: Duration = Duration::from_secs(5);
+/// Reports that differ in their details only are logged up to this many in that time.
+const BURST: usize = 16;
+/// Reports remembered before old ones are forgotten.
+const MOST_KEYS: usize = 1024;
 
 /// Something that happened in a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +47,19 @@ pub enum GroupEvent {
         /// What that was taken for.
         class: Class,
     },
+    /// A call that failed on one member succeeded on another; the application saw nothing of it.
+    Moved {
+        /// The member that failed.
+        from: String,
+        /// The member that served.
+        to: String,
+        /// The function that the application called.
+        function: Function,
+        /// What the first member answered.
+        rv: Rv,
+        /// What that was taken for.
+        class: Class,
+    },
     /// A copy on a member is not the key it should be.
     Conflict {
         /// The member.
@@ -59,35 +78,102 @@ pub enum GroupEvent {
     },
 }
 
-/// A fault that is the same as another: member, function, answer.
-type Repeated = (String, Function, Rv);
+/// What is told at most once in a while.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Fault,
+    Moved,
+    Conflict,
+    Refused,
+}
 
-/// Tells the log and whoever listens.
+/// What makes two reports the same: kind, member, function, answer.
+type Key = (Kind, String, Function, Rv);
+
+/// What was told of one key since `since`.
+struct Told {
+    since: Duration,
+    /// Digests of the details told since.
+    details: Vec<u64>,
+    /// Reports that were only counted.
+    counted: u64,
+}
+
+/// Lets the first report of its kind pass, and counts those that follow at once.
+#[derive(Default)]
+struct Quiet {
+    told: Mutex<HashMap<Key, Told>>,
+}
+
+impl Quiet {
+    /// Whether to tell now, and of how many reports nothing was told before. Different `detail`s of one key (the label of
+    /// an object, a reason) are told up to [`BURST`].
+    fn passes(&self, now: Duration, key: Key, detail: &str) -> Option<u64> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        detail.hash(&mut hasher);
+        let detail = hasher.finish();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= MOST_KEYS && !told.contains_key(&key) {
+            told.retain(|_, t| now.saturating_sub(t.since) < QUIET);
+        }
+        let entry = told.entry(key).or_insert(Told { since: now, details: Vec::new(), counted: 0 });
+        if now.saturating_sub(entry.since) >= QUIET {
+            let counted = entry.counted;
+            *entry = Told { since: now, details: vec![detail], counted: 0 };
+            return Some(counted);
+        }
+        if entry.details.contains(&detail) || entry.details.len() >= BURST {
+            entry.counted += 1;
+            return None;
+        }
+        entry.details.push(detail);
+        Some(0)
+    }
+}
+
+/// Tells the log and whoever listens. All methods may be called from any thread; no lock is held while a log line is
+/// written.
 pub struct Reporter {
     group: String,
-    listeners: Mutex<Vec<Sender<GroupEvent>>>,
-    /// When each fault was last logged, and how often it has come since.
-    recent: Mutex<HashMap<Repeated, (Duration, u64)>>,
+    world: Arc<dyn World>,
+    /// `None` once the group has stopped.
+    listeners: Mutex<Option<Vec<Sender<GroupEvent>>>>,
+    quiet: Quiet,
 }
 
 impl Reporter {
     /// For the group of this label.
-    pub fn new(group: &str) -> Self {
-        Reporter { group: group.to_owned(), listeners: Mutex::default(), recent: Mutex::default() }
+    pub fn new(group: &str, world: Arc<dyn World>) -> Self {
+        Reporter {
+            group: group.to_owned(),
+            world,
+            listeners: Mutex::new(Some(Vec::new())),
+            quiet: Quiet::default(),
+        }
     }
 
-    /// A channel that gets every event from now on.
+    /// A channel that gets every event from now on, until the group is stopped.
     pub fn listen(&self) -> Receiver<GroupEvent> {
         let (sender, receiver) = bounded(BACKLOG);
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        if let Some(listeners) = &mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) {
+            listeners.push(sender);
+        }
         receiver
     }
 
+    /// Ends every channel: what is in it can still be received.
+    pub(super) fn end(&self) {
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn tell(&self, event: &GroupEvent) {
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|s| !matches!(s.try_send(event.clone()), Err(TrySendError::Disconnected(_))));
+        if let Some(listeners) = &mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) {
+            listeners.retain(|s| !matches!(s.try_send(event.clone()), Err(TrySendError::Disconnected(_))));
+        }
+    }
+
+    fn passes(&self, kind: Kind, member: &str, function: Function, rv: Rv, detail: &str) -> Option<u64> {
+        self.quiet.passes(self.world.now(), (kind, member.to_owned(), function, rv), detail)
     }
 
     /// A member's health changed.
@@ -103,41 +189,103 @@ impl Reporter {
     }
 
     /// A call to a member failed and was put down to the member.
-    pub fn fault(&self, now: Duration, member: &str, function: Function, rv: Rv, class: Class) {
-        let event = GroupEvent::Fault { member: member.to_owned(), function, rv, class };
-        self.tell(&event);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = recent.entry((member.to_owned(), function, rv));
-        let suppressed = match entry {
-            std::collections::hash_map::Entry::Occupied(mut e) => {
-                let (last, count) = e.get_mut();
-                if now.saturating_sub(*last) < QUIET {
-                    *count += 1;
-                    return;
-                }
-                let suppressed = *count;
-                *e.get_mut() = (now, 0);
-                suppressed
-            }
-            std::collections::hash_map::Entry::Vacant(e) => {
-                e.insert((now, 0));
-                0
-            }
-        };
-        tracing::warn!(group = %self.group, member, function = %function, rv = %rv, class = ?class, suppressed,
-            "a call to a member failed; it goes to another one if one can serve it");
+    pub fn fault(&self, member: &str, function: Function, rv: Rv, class: Class) {
+        self.tell(&GroupEvent::Fault { member: member.to_owned(), function, rv, class });
+        if let Some(suppressed) = self.passes(Kind::Fault, member, function, rv, "") {
+            tracing::warn!(group = %self.group, member, function = %function, rv = %rv, class = ?class, suppressed,
+                "a call to a member failed; it is probed");
+        }
+    }
+
+    /// A call that failed on one member succeeded on another: the application saw nothing of it.
+    pub fn moved(&self, from: &str, to: &str, function: Function, rv: Rv, class: Class) {
+        self.tell(&GroupEvent::Moved { from: from.to_owned(), to: to.to_owned(), function, rv, class });
+        let Some(suppressed) = self.passes(Kind::Moved, from, function, rv, to) else { return };
+        // A member without a free session is busy, not broken.
+        if class == Class::Capacity {
+            tracing::info!(group = %self.group, member = from, to, function = %function, rv = %rv, class = ?class, suppressed,
+                "failover: the call was made on another member");
+        } else {
+            tracing::warn!(group = %self.group, member = from, to, function = %function, rv = %rv, class = ?class, suppressed,
+                "failover: the call was made on another member");
+        }
     }
 
     /// A copy is not the key it should be.
     pub fn conflict(&self, member: &str, label: &[u8]) {
         let label = String::from_utf8_lossy(label).into_owned();
-        tracing::error!(group = %self.group, member, label, "the copy on this member is another key: it is not used there; see `hactl check --prove`");
+        // No function and no answer of a member belong to it; what matters is whose copy it is.
+        let passes = self.passes(Kind::Conflict, member, Function::GetAttributeValue, Rv(0), &label);
+        if let Some(suppressed) = passes {
+            tracing::error!(group = %self.group, member, label, suppressed, "the copy on this member is another key: it is not used there; see `hactl check --prove`");
+        }
         self.tell(&GroupEvent::Conflict { member: member.to_owned(), label });
     }
 
     /// Something the application asked for was refused by the group itself.
     pub fn refused(&self, function: Function, rv: Rv, reason: &str) {
-        tracing::warn!(group = %self.group, function = %function, rv = %rv, reason, "refused");
+        if let Some(suppressed) = self.passes(Kind::Refused, "", function, rv, reason) {
+            tracing::warn!(group = %self.group, function = %function, rv = %rv, reason, suppressed, "refused");
+        }
         self.tell(&GroupEvent::Refused { function, rv, reason: reason.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn key(kind: Kind, member: &str) -> Key {
+        (kind, member.to_owned(), Function::Sign, Rv::DEVICE_ERROR)
+    }
+
+    #[test]
+    fn the_same_is_told_once_and_then_counted() {
+        let quiet = Quiet::default();
+        assert_eq!(quiet.passes(S, key(Kind::Refused, ""), "no budget"), Some(0));
+        for _ in 0..1000 {
+            assert_eq!(quiet.passes(S, key(Kind::Refused, ""), "no budget"), None);
+        }
+        assert_eq!(quiet.passes(S + QUIET, key(Kind::Refused, ""), "no budget"), Some(1000));
+        assert_eq!(quiet.passes(S + QUIET, key(Kind::Refused, ""), "no budget"), None);
+    }
+
+    #[test]
+    fn another_member_another_kind_and_another_detail_are_told() {
+        let quiet = Quiet::default();
+        assert_eq!(quiet.passes(S, key(Kind::Fault, "a"), ""), Some(0));
+        assert_eq!(quiet.passes(S, key(Kind::Fault, "b"), ""), Some(0));
+        assert_eq!(quiet.passes(S, key(Kind::Moved, "a"), ""), Some(0));
+        assert_eq!(quiet.passes(S, key(Kind::Fault, "a"), "else"), Some(0));
+    }
+
+    #[test]
+    fn details_that_are_always_new_do_not_flood() {
+        let quiet = Quiet::default();
+        let passed =
+            (0..1000).filter(|n| quiet.passes(S, key(Kind::Conflict, "a"), &n.to_string()).is_some());
+        assert_eq!(passed.count(), BURST);
+        assert_eq!(quiet.passes(S + QUIET, key(Kind::Conflict, "a"), "more"), Some(1000 - BURST as u64));
+    }
+
+    #[test]
+    fn keys_that_are_always_new_are_not_kept_for_ever() {
+        let quiet = Quiet::default();
+        for n in 0..3 * MOST_KEYS as u32 {
+            quiet.passes(QUIET * n, key(Kind::Fault, &n.to_string()), "");
+        }
+        assert!(quiet.told.lock().unwrap().len() <= MOST_KEYS);
+    }
+
+    #[test]
+    fn channels_end_with_the_group() {
+        let reporter = Reporter::new("g", crate::seam::System::new());
+        let events = reporter.listen();
+        reporter.refused(Function::Sign, Rv::DEVICE_ERROR, "why");
+        reporter.end();
+        assert!(matches!(events.recv(), Ok(GroupEvent::Refused { .. })));
+        assert!(events.recv().is_err() && reporter.listen().recv().is_err());
     }
 }

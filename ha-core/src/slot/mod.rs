@@ -24,7 +24,7 @@ use ha_token::{
 };
 
 use crate::group::{Group, Lease, Need, Who};
-use crate::provider::LIBRARY_VERSION;
+use crate::numbers::LIBRARY_VERSION;
 use kept::Runs;
 use run::Call;
 use session::SessionState;

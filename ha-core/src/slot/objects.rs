@@ -173,16 +173,24 @@ impl VirtualSlot {
                 need: Need { mechanism: None, object: Some(&object), others: &[], preferred: None },
                 skip: None,
             };
-            let (answer, _) = self
-                .run(&call, &mut |lease| {
-                    lease.token().destroy_object(lease.session, self.group.backing(lease, &object)?)
-                })
-                .map_or_else(|rv| (Err(rv), None), |((), lease)| (Ok(()), Some(lease)));
-            self.drop_object(&object);
-            // A session object whose member is gone is gone as well.
+            let answer = self.run(&call, &mut |lease| {
+                lease.token().destroy_object(lease.session, self.group.backing(lease, &object)?)
+            });
             return match answer {
-                Err(Rv::DEVICE_ERROR) => Ok(()),
-                other => other,
+                Ok(_) => {
+                    self.drop_object(&object);
+                    Ok(())
+                }
+                Err(rv @ Rv::OBJECT_HANDLE_INVALID) => {
+                    self.drop_object(&object);
+                    Err(rv)
+                }
+                // A session object whose connection is gone is gone as well; with any other answer it is still there.
+                Err(_) if !self.is_there(&object) => {
+                    self.drop_object(&object);
+                    Ok(())
+                }
+                Err(rv) => Err(rv),
             };
         }
         if !session.is_read_write() {
@@ -191,6 +199,14 @@ impl VirtualSlot {
         self.group.destroy_everywhere(&object)?;
         self.drop_object(&object);
         Ok(())
+    }
+
+    /// Whether the connection in which a session object was made still is its member's.
+    fn is_there(&self, object: &Object) -> bool {
+        object.members().into_iter().filter_map(|i| self.group.members.get(i)).any(|member| {
+            member.is_up()
+                && member.link().is_some_and(|link| object.place(member.index, link.generation).is_some())
+        })
     }
 
     /// `C_GetObjectSize`.

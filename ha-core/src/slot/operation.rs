@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
-use super::run::Call;
+use super::run::{Call, Left};
 use super::session::SessionState;
 use crate::group::{Lease, Need, Object, Pin, Who};
 use crate::policy::failure::Class;
@@ -363,10 +363,12 @@ impl VirtualSlot {
         let group = &*self.group;
         let mut failed_on = None;
         let mut ambiguous = None;
+        let mut left = None;
         if let Some(rv) = failed
             && let Some(lease) = running.lease()
         {
-            match group.failed(&lease.member, &lease.link, function, rv) {
+            let class = group.failed(&lease.member, &lease.link, function, rv);
+            match class {
                 Class::Caller => return Err(rv),
                 Class::Login if group.login.who() == Who::Nobody => return Err(rv),
                 Class::Session | Class::Login => {}
@@ -379,7 +381,7 @@ impl VirtualSlot {
                 },
                 Class::Capacity | Class::Member => failed_on = Some(lease.member.index),
             }
-            tracing::debug!(group = %group.config.label, member = lease.member.name(), %function, %rv, "the operation moves to another member");
+            left = Some(Left { member: Arc::clone(&lease.member), rv, class });
             running.leave();
         }
         let op = &*running.op;
@@ -398,7 +400,7 @@ impl VirtualSlot {
             return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
         }
         let call_again = Call { function, need: op.need(None), skip: failed_on };
-        let taken_over = self.run(&call_again, &mut |lease| {
+        let taken_over = self.run_after(None, left, &call_again, &mut |lease| {
             self.start(lease, op)?;
             self.feed_again(lease, op)?;
             let mut out = output.reborrow();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
-use crate::group::{Lease, Member, Need, Object, Who};
+use crate::group::{Lease, Member, Need, Object, Who, watch};
 use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
@@ -16,6 +16,16 @@ pub(super) struct Call<'a> {
     pub need: Need<'a>,
     /// A member that has just failed it.
     pub skip: Option<usize>,
+}
+
+/// A member that a call has left because it went wrong there.
+pub(super) struct Left {
+    /// Which.
+    pub member: Arc<Member>,
+    /// What it answered.
+    pub rv: Rv,
+    /// What that was taken for.
+    pub class: Class,
 }
 
 /// How a try on one member ended without success.
@@ -46,7 +56,21 @@ impl VirtualSlot {
     /// As [`run`](Self::run).
     pub(super) fn run_from<T>(
         &self,
+        tried: Option<(Lease, Rv)>,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> Result<(T, Lease)> {
+        self.run_after(tried, None, call, f)
+    }
+
+    /// As [`run_from`](Self::run_from), of a call that went wrong before, on the member that was left for that.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn run_after<T>(
+        &self,
         mut tried: Option<(Lease, Rv)>,
+        mut left: Option<Left>,
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
@@ -74,7 +98,20 @@ impl VirtualSlot {
                 break;
             }
             tries += 1;
-            match self.on_member(member, tried, call, f) {
+            let answer = self.on_member(member, tried, call, f);
+            match &answer {
+                Err(Ended::Next(class, rv)) => {
+                    left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
+                }
+                // Also an error of the application's is an answer, which it would have had from the first member.
+                Ok(_) | Err(Ended::Answer(_)) => {
+                    if let Some(left) = left.take().filter(|l| l.member.index != member.index) {
+                        let (from, to) = (left.member.name(), member.name());
+                        group.reporter.moved(from, to, call.function, left.rv, left.class);
+                    }
+                }
+            }
+            match answer {
                 Ok(success) => {
                     if let Some((first, rv)) = ambiguous {
                         group.blame(first, call.function, rv);
@@ -135,7 +172,7 @@ impl VirtualSlot {
         loop {
             let (mut lease, rv) = match tried.take() {
                 Some(failure) => failure,
-                None => match group.lease(member) {
+                None => match group.lease(member).inspect(|_| watch::retried()) {
                     Ok(mut lease) => match f(&mut lease) {
                         Ok(value) => return Ok((value, lease)),
                         Err(rv) => (lease, rv),

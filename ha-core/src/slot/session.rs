@@ -124,8 +124,11 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_TOKEN_NOT_PRESENT` before any member was seen; `CKR_SESSION_READ_WRITE_SO_EXISTS` for a read-only session
-    /// while the security officer is logged in.
+    /// while the security officer is logged in; `CKR_CRYPTOKI_NOT_INITIALIZED` once the group is being stopped.
     pub(super) fn open(&self, read_write: bool) -> Result<SessionHandle> {
+        if self.group.is_stopping() {
+            return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+        }
         if !self.group.is_present() {
             return Err(Rv::TOKEN_NOT_PRESENT);
         }
@@ -158,6 +161,18 @@ impl VirtualSlot {
             // Another thread may have closed it in between, which is what is wanted.
             _ = self.close(handle);
         }
+    }
+
+    /// For the end of the group: closes every session that no call uses at this moment, without a call to a member. The
+    /// members' own end takes their sessions, objects and logins with it. Answers whether none is left.
+    pub(crate) fn close_free(&self) -> bool {
+        self.sessions.handles().into_iter().fold(true, |all, handle| {
+            let closed = self.sessions.close_if_free(handle, |session, mut state| {
+                self.count_session(session.is_read_write(), false);
+                state.cancel_all();
+            });
+            all && closed
+        })
     }
 
     fn end_all(&self, session: SessionHandle, mut state: SessionState) {

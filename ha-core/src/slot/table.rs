@@ -7,12 +7,12 @@
 //! often the row was used. A row whose count is used up is not used again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use ha_token::{Result, Rv, SessionHandle, Ulong};
 
 use super::session::SessionState;
-use crate::provider::SLOT_BITS;
+use crate::numbers::SLOT_BITS;
 
 const PLACE_BITS: u32 = (Ulong::BITS - SLOT_BITS - 1) / 2;
 const READ_WRITE: Ulong = 1 << SLOT_BITS;
@@ -108,6 +108,28 @@ impl Sessions {
             self.free().push((handle.0 & !READ_WRITE) + (1 << COUNT_SHIFT));
         }
         Ok(())
+    }
+
+    /// As [`close`](Self::close), unless a call uses the session at this moment. Answers whether it is closed now.
+    pub(super) fn close_if_free(
+        &self,
+        handle: SessionHandle,
+        end: impl FnOnce(&Session<'_>, SessionState),
+    ) -> bool {
+        let Ok(session) = self.get(handle) else { return true };
+        let mut state = match session.row.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let ours =
+            session.row.handle.compare_exchange(handle.0 as usize, 0, Ordering::AcqRel, Ordering::Relaxed);
+        if ours.is_ok() {
+            let taken = std::mem::take(&mut *state);
+            drop(state);
+            end(&session, taken);
+        }
+        true
     }
 
     /// The handles of all open sessions.

@@ -5,7 +5,7 @@ mod messages;
 mod objects;
 mod operations;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ pub use objects::ObjectHandleIterator;
 
 use super::context::Running;
 use super::convert::{self, OrError};
+use crate::group::{LastFault, watch};
 
 /// A session with a slot's token. Dropping it closes it, unless it was opened by a `…_no_drop` method.
 ///
@@ -38,6 +39,7 @@ pub struct Session {
     close_on_drop: bool,
     /// A `Cell`, which also keeps the type from being `Sync`.
     closed: Cell<bool>,
+    last_fault: RefCell<Option<LastFault>>,
 }
 
 impl Session {
@@ -49,7 +51,15 @@ impl Session {
         handle: SessionHandle,
         close_on_drop: bool,
     ) -> Self {
-        Session { running, token, slot, handle, close_on_drop, closed: Cell::new(false) }
+        Session {
+            running,
+            token,
+            slot,
+            handle,
+            close_on_drop,
+            closed: Cell::new(false),
+            last_fault: RefCell::new(None),
+        }
     }
 
     /// One call of the token with this session's handle.
@@ -67,7 +77,18 @@ impl Session {
         call: impl FnOnce(&dyn Token, SessionHandle) -> ha_token::Result<T>,
     ) -> ha_token::Result<T> {
         self.running.provider()?;
-        call(self.token.as_ref(), self.handle)
+        let (answer, fault) = watch::watched(|| call(self.token.as_ref(), self.handle));
+        if fault.is_some() {
+            self.last_fault.replace(fault);
+        }
+        answer
+    }
+
+    /// The last fault of a member that a call of this session met, whether the call was answered by another member or
+    /// failed: which member, its own return code, what that was taken for, and whether the call was made again. `None`
+    /// if there was none. An error that is the caller's own mistake is no fault; nor is there any on a member's own slot.
+    pub fn last_fault(&self) -> Option<LastFault> {
+        self.last_fault.borrow().clone()
     }
 
     /// The start of the instance that the session belongs to: it is of no use after a `finalize`.

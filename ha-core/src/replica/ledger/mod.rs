@@ -6,10 +6,12 @@
 //!
 //! Several processes of one host share the file. Each method is one transaction; waiting for another process is bounded.
 
+mod beside;
 mod codec;
 mod members;
 mod objects;
 mod open;
+mod sole;
 #[cfg(test)]
 mod tests;
 
@@ -63,8 +65,10 @@ pub enum LedgerError {
         /// The newest known.
         known: i64,
     },
-    /// It is another user's, or cannot be written: nothing is changed.
-    #[error("the ledger can only be read here: it is another user's, or the disk cannot be written")]
+    /// It is another user's or another copy's of this library, or cannot be written: nothing is changed.
+    #[error(
+        "the ledger can only be read here: it is another user's, open in another copy of this library in this process, or on a disk that cannot be written"
+    )]
     ReadOnly,
     /// The object is not in the state that the change needs: another process was faster.
     #[error("another process changed the object first")]
@@ -210,6 +214,10 @@ pub struct Ledger {
     read_only: Option<String>,
     path: PathBuf,
     wait: std::time::Duration,
+    /// After the connection, here and below: given up when that is closed.
+    _sole: Option<std::sync::Arc<sole::Sole>>,
+    /// The folder of the copy that is read in place of the file.
+    beside: Option<tempfile::TempDir>,
 }
 
 impl Ledger {
@@ -226,6 +234,12 @@ impl Ledger {
     /// Why changes are refused, in words, if they are.
     pub fn why_read_only(&self) -> Option<&str> {
         self.read_only.as_deref()
+    }
+
+    /// Whether this is a copy of the ledger as it was when it was opened, because another copy of this library in this
+    /// process has it open.
+    pub fn is_beside(&self) -> bool {
+        self.beside.is_some()
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

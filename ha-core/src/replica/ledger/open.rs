@@ -3,14 +3,18 @@
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
-use super::{Identity, Ledger, LedgerError};
+use super::sole::{self, Claim, Sole};
+use super::{Identity, Ledger, LedgerError, beside};
 use crate::seam::World;
+
+/// Why a second copy of this library changes nothing.
+const BESIDE: &str = "another copy of this library in this process has it open";
 
 /// The format that this version writes.
 const FORMAT: i64 = 1;
@@ -62,6 +66,10 @@ impl Ledger {
         let path = dir.join(file_name(group));
         let me = rustix::process::geteuid().as_raw();
         let owner = std::fs::metadata(&path).map_or(meta.uid(), |m| m.uid());
+        let sole = match sole::claim(&path)? {
+            Claim::Ours(sole) => sole,
+            Claim::Taken => return Self::connect_beside(&path, wait),
+        };
         if owner != me && !shared {
             if !path.exists() {
                 return Err(place(format!(
@@ -69,15 +77,15 @@ impl Ledger {
                 )));
             }
             let why = format!("it belongs to uid {owner}, and this runs as uid {me}");
-            return Self::connect_for_reading(&path, wait, why);
+            return Self::connect_for_reading(&path, wait, why, sole);
         }
-        let failed = match Self::connect(&path, wait, random) {
+        let failed = match Self::connect(&path, wait, random, sole.clone()) {
             Err(LedgerError::Database(e)) if is_unwritable(&e) && path.exists() => LedgerError::Database(e),
             Err(LedgerError::Place { path, reason }) if path.exists() => LedgerError::Place { path, reason },
             other => return other,
         };
         // What cannot be written may be readable. Where it is not even that, or was never made, the first words count.
-        Self::connect_for_reading(&path, wait, failed.to_string()).map_err(|error| match error {
+        Self::connect_for_reading(&path, wait, failed.to_string(), sole).map_err(|error| match error {
             LedgerError::Newer { found: 1.., .. } => error,
             _ => failed,
         })
@@ -87,16 +95,17 @@ impl Ledger {
         path: &Path,
         wait: Duration,
         random: &mut dyn FnMut(&mut [u8]),
+        sole: Option<Arc<Sole>>,
     ) -> Result<Ledger, LedgerError> {
-        // Made here with its mode, so that it is never open to others for a moment.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
+        // Made here with its mode, so that it is never open to others for a moment. One that is there is not opened: to
+        // close it again would take away the locks of a connection that this process has to it.
+        let made = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+        match made {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(LedgerError::Place { path: path.to_owned(), reason: e.to_string() });
+            }
+            _ => {}
+        }
         let mut connection = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -131,12 +140,17 @@ impl Ledger {
         }
         transaction.execute_batch(super::members::ADDED)?;
         transaction.commit()?;
-        Self::with(connection, path, wait, None)
+        Self::with(connection, path, wait, None, sole)
     }
 
     /// A file that this process may not write. SQLite writes beside one that it only reads: so, unless somebody has it
     /// open now, a copy in memory is read.
-    fn connect_for_reading(path: &Path, wait: Duration, why: String) -> Result<Ledger, LedgerError> {
+    fn connect_for_reading(
+        path: &Path,
+        wait: Duration,
+        why: String,
+        sole: Option<Arc<Sole>>,
+    ) -> Result<Ledger, LedgerError> {
         let journal = path.with_extension("ledger-wal");
         let connection = if std::fs::metadata(journal).is_ok_and(|m| m.len() > 0) {
             Connection::open_with_flags(
@@ -151,7 +165,24 @@ impl Ledger {
         if found != FORMAT {
             return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
         }
-        Self::with(connection, path, wait, Some(why))
+        Self::with(connection, path, wait, Some(why), sole)
+    }
+
+    /// While another copy of this library in this process has it open.
+    fn connect_beside(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
+        let (folder, copy) = beside::copy(path)
+            .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
+        let connection = Connection::open_with_flags(
+            &copy,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        let found = format(&connection)?;
+        if found != FORMAT {
+            return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
+        }
+        let mut ledger = Self::with(connection, path, wait, Some(BESIDE.into()), None)?;
+        ledger.beside = Some(folder);
+        Ok(ledger)
     }
 
     fn with(
@@ -159,6 +190,7 @@ impl Ledger {
         path: &Path,
         wait: Duration,
         read_only: Option<String>,
+        sole: Option<Arc<Sole>>,
     ) -> Result<Ledger, LedgerError> {
         let get = |key: &str| -> Result<Vec<u8>, LedgerError> {
             connection
@@ -176,7 +208,15 @@ impl Ledger {
             ledger: get("ledger")?.try_into().map_err(broken)?,
             serial: String::from_utf8_lossy(&get("serial")?).into_owned(),
         };
-        Ok(Ledger { connection: Mutex::new(connection), identity, read_only, path: path.to_owned(), wait })
+        Ok(Ledger {
+            connection: Mutex::new(connection),
+            identity,
+            read_only,
+            path: path.to_owned(),
+            wait,
+            _sole: sole,
+            beside: None,
+        })
     }
 }
 
