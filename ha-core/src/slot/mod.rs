@@ -103,7 +103,9 @@ impl VirtualSlot {
                 Err(rv) => tried = state.kept.give_up().map(|lease| (lease, rv)),
             }
         }
-        self.anywhere_else(state.as_deref_mut(), function, tried, &mut f)
+        let answer = self.anywhere_else(state.as_deref_mut(), function, tried, &mut f);
+        // Closed by another thread in the middle of it: that is then why.
+        answer.map_err(|rv| self.session(session.handle).err().unwrap_or(rv))
     }
 
     #[inline(never)]
