@@ -197,7 +197,8 @@ impl Group {
                 return Ok(Some(why));
             }
         }
-        let asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
+        let mut asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
+        asked.extend(life::limits(on, handle)?);
         let (kept, blob) = match class {
             ck::CKO_PUBLIC_KEY => (life::public_as_kept(on, handle, &Template::new())?, None),
             class if is_secret(class) => {

@@ -3,7 +3,7 @@
 //! A key is made as a session object that may be extracted, whatever was asked for; the copies that stay are unwrapped
 //! from its blob with exactly what was asked for, every default written out, so that all are alike.
 
-use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Template, TemplateExt, Ulong, ck};
+use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Template, TemplateExt, Ulong, Value, ck};
 
 use super::On;
 
@@ -71,6 +71,18 @@ const PUBLIC_FLAGS: [AttributeType; 7] = [
     ck::CKA_DERIVE,
     ck::CKA_KEY_TYPE,
 ];
+/// What limits what may be done with a key, beyond its usage flags.
+const LIMITS: [AttributeType; 9] = [
+    ck::CKA_ALLOWED_MECHANISMS,
+    ck::CKA_WRAP_TEMPLATE,
+    ck::CKA_UNWRAP_TEMPLATE,
+    ck::CKA_DERIVE_TEMPLATE,
+    ck::CKA_ALWAYS_AUTHENTICATE,
+    ck::CKA_WRAP_WITH_TRUSTED,
+    ck::CKA_COPYABLE,
+    ck::CKA_DESTROYABLE,
+    ck::CKA_MODIFIABLE,
+];
 /// Attributes that name the key: read from it where they were not asked for (a copy or an unwrapped key inherits them).
 const NAMES: [AttributeType; 5] =
     [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
@@ -129,6 +141,23 @@ pub fn as_sealed(asked: &Template) -> Option<Template> {
     }
     sealed.push(Attribute::bool(ck::CKA_EXTRACTABLE, true));
     Some(sealed)
+}
+
+/// What limits a key that is there: a copy of it is never good for more. What is as by default is left out.
+///
+/// # Errors
+/// The member's answer.
+pub fn limits(on: On<'_>, key: ObjectHandle) -> Result<Template> {
+    let mut read = on.read(key, &LIMITS)?;
+    read.retain(|a| match a.kind {
+        ck::CKA_ALWAYS_AUTHENTICATE | ck::CKA_WRAP_WITH_TRUSTED => a.value.as_bool() == Some(true),
+        ck::CKA_COPYABLE | ck::CKA_DESTROYABLE | ck::CKA_MODIFIABLE => a.value.as_bool() == Some(false),
+        _ => match &a.value {
+            Value::Template(t) => !t.is_empty(),
+            value => value.as_bytes().is_none_or(|b| !b.is_empty()),
+        },
+    });
+    Ok(read)
 }
 
 /// The template of the session object that the key is made as.

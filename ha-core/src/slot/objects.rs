@@ -149,6 +149,15 @@ impl VirtualSlot {
                 asked.push(Attribute { kind: *kind, value });
             }
         }
+        let call = Call { function: Function::CopyObject, need, skip: None };
+        let (limits, _) =
+            self.run(&call, &mut |lease| life::limits(lease.on(), self.group.backing(lease, &source)?))?;
+        for limit in limits {
+            if asked.get(limit.kind).is_none() {
+                asked.push(limit);
+            }
+        }
+        let need = Need { mechanism: None, object: Some(&source), others: &[], preferred: state.home() };
         let made = self.group.replicate_key(Function::CopyObject, &need, &asked, &mut |lease, local| {
             // Only what the caller changes goes into the copy; the rest follows the source.
             let mut changed: Template =

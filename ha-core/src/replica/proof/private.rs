@@ -275,6 +275,7 @@ fn by_unwrapping(
 fn by_signature(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier) -> Result<Option<bool>> {
     let message = challenge_message(&key.challenge.nonce);
     let sign = |kind, data: &[u8]| Ok(once(key.on(), OpKind::Sign, kind, handle, data, key.pin)?.done());
+    // The first is what most keys may do; the others are for those whose CKA_ALLOWED_MECHANISMS leave it out.
     let tries: Vec<(Ulong, Vec<u8>)> = match verifier {
         Verifier::Rsa { .. } => {
             // The DigestInfo of SHA-256 (RFC 8017, section 9.2), for keys or tokens without the combined mechanism.
@@ -283,10 +284,19 @@ fn by_signature(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier) ->
                 0x05, 0x00, 0x04, 0x20,
             ];
             info.extend_from_slice(&Curve::P256.digest(&message));
-            vec![(ck::CKM_SHA256_RSA_PKCS, message.clone()), (ck::CKM_RSA_PKCS, info)]
+            let others = [ck::CKM_SHA512_RSA_PKCS, ck::CKM_SHA384_RSA_PKCS, ck::CKM_SHA224_RSA_PKCS];
+            [(ck::CKM_SHA256_RSA_PKCS, message.clone()), (ck::CKM_RSA_PKCS, info)]
+                .into_iter()
+                .chain(others.map(|kind| (kind, message.clone())))
+                .collect()
         }
         Verifier::Ec { params, .. } => match Curve::of(params) {
-            Some(curve) => vec![(ck::CKM_ECDSA, curve.digest(&message))],
+            Some(curve) => {
+                let others = [ck::CKM_ECDSA_SHA256, ck::CKM_ECDSA_SHA384, ck::CKM_ECDSA_SHA512];
+                std::iter::once((ck::CKM_ECDSA, curve.digest(&message)))
+                    .chain(others.map(|kind| (kind, message.clone())))
+                    .collect()
+            }
             None => return by_signature_there(key, handle, verifier, ck::CKM_ECDSA),
         },
         Verifier::Dsa { .. } => return by_signature_there(key, handle, verifier, ck::CKM_DSA),
@@ -295,7 +305,7 @@ fn by_signature(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier) ->
     };
     for (kind, data) in tries {
         if let Some(signature) = sign(kind, &data)? {
-            return Ok(verifier.check_signature(&message, &signature));
+            return Ok(verifier.check_signature_by(kind, &message, &signature));
         }
     }
     Ok(None)

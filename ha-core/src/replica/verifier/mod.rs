@@ -6,7 +6,7 @@
 mod curve;
 
 use ha_token::{Attribute, AttributeType, Template, Ulong, ck};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
 pub(crate) use curve::{Curve, possible_points};
 
@@ -319,6 +319,33 @@ impl Verifier {
             _ => return None,
         };
         fields.next().is_none().then_some(verifier)
+    }
+
+    /// Whether `signature` is this key's over `message`, made by this mechanism. `None` for a mechanism or a key that cannot
+    /// be computed with here, which says nothing of the signature.
+    pub fn check_signature_by(&self, mechanism: Ulong, message: &[u8], signature: &[u8]) -> Option<bool> {
+        macro_rules! by {
+            ($digest:ident) => {{
+                let digest = $digest::digest(message);
+                match self {
+                    Verifier::Rsa { modulus, exponent } => {
+                        let scheme = rsa::Pkcs1v15Sign::new::<rsa::sha2::$digest>();
+                        Some(rsa_key(modulus, exponent)?.verify(scheme, &digest, signature).is_ok())
+                    }
+                    Verifier::Ec { params, point } => {
+                        Some(curve::check(Curve::of(params)?, point, &digest, signature))
+                    }
+                    _ => None,
+                }
+            }};
+        }
+        match mechanism {
+            ck::CKM_SHA224_RSA_PKCS => by!(Sha224),
+            ck::CKM_SHA256_RSA_PKCS | ck::CKM_ECDSA_SHA256 => by!(Sha256),
+            ck::CKM_SHA384_RSA_PKCS | ck::CKM_ECDSA_SHA384 => by!(Sha384),
+            ck::CKM_SHA512_RSA_PKCS | ck::CKM_ECDSA_SHA512 => by!(Sha512),
+            _ => self.check_signature(message, signature),
+        }
     }
 
     /// Whether `signature` is this key's over `message`. RSA: PKCS#1 v1.5 with SHA-256. EC: r and s of equal length over
