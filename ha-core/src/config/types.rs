@@ -223,7 +223,11 @@ pub struct Recovery {
 
 impl From<&Recovery> for Settings {
     fn from(r: &Recovery) -> Self {
-        Settings { interval: r.interval, max_interval: r.max_interval }
+        Settings {
+            interval: r.interval,
+            max_interval: r.max_interval,
+            takes_back: r.mode == RecoveryMode::Auto,
+        }
     }
 }
 

@@ -181,8 +181,8 @@ impl Group {
                 Some(Trust::Unproven) | None => (Word::Unproven, None),
             });
         }
-        let pin = self.login.pin();
-        let pin = pin.as_ref().map(|p| p.as_slice());
+        let held = self.proof_pin(lease, traits.class);
+        let pin = held.as_ref().map(|p| &***p);
         if verifier.is_none() {
             *verifier = proof::make_verifier(lease.on(), handle, traits.class, &self.nonce()?, pin)?;
         }

@@ -136,7 +136,7 @@ impl Group {
                 {
                     continue;
                 }
-                match self.compare(lease.on(), backing, there.on(), other, &traits)? {
+                match self.compare(lease, backing, &there, other, &traits)? {
                     Outcome::Same => {
                         if let Some(known) = known {
                             // The other one was here first: this is a copy of it.
@@ -205,19 +205,20 @@ impl Group {
     /// Whether two members' objects are the same.
     pub(crate) fn compare(
         &self,
-        a: On<'_>,
+        a: &Lease,
         in_a: ObjectHandle,
-        b: On<'_>,
+        b: &Lease,
         in_b: ObjectHandle,
         traits: &Traits,
     ) -> Result<Outcome> {
-        let pin = self.login.pin();
+        let pin = self.proof_pin(a, traits.class);
         let Some(verifier) =
-            proof::make_verifier(a, in_a, traits.class, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))?
+            proof::make_verifier(a.on(), in_a, traits.class, &self.nonce()?, pin.as_ref().map(|p| &***p))
+                .inspect_err(|rv| self.proof_ended(a, pin.as_ref(), *rv))?
         else {
             return Ok(Outcome::Unproven("no challenge fits this key".into()));
         };
-        proof::prove(b, in_b, traits.class, &verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
+        self.prove(b, in_b, traits.class, &verifier)
     }
 
     /// A member's handle of an object, proven: what a call may use.
@@ -309,8 +310,9 @@ impl Group {
         class: Ulong,
         verifier: &Verifier,
     ) -> Result<Outcome> {
-        let pin = self.login.pin();
-        proof::prove(lease.on(), handle, class, verifier, &self.nonce()?, pin.as_ref().map(|p| p.as_slice()))
+        let pin = self.proof_pin(lease, class);
+        proof::prove(lease.on(), handle, class, verifier, &self.nonce()?, pin.as_ref().map(|p| &***p))
+            .inspect_err(|rv| self.proof_ended(lease, pin.as_ref(), *rv))
     }
 
     /// Whether a search has to ask this member too: it hosts objects that no other member has.

@@ -8,6 +8,7 @@ use crate::map::{Map, map};
 use crossbeam::queue::ArrayQueue;
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
+use super::login::Pin;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;
@@ -34,6 +35,8 @@ pub struct Link {
     /// The group's login epoch that this connection has followed to.
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
+    /// The PIN it is logged in with, where that is the member's own and not the application's.
+    own_pin: Mutex<Option<Pin>>,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
     handles: Map<Ulong, Ulong>,
     /// This connection's handles of the group keys, once found or made.
@@ -68,6 +71,7 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
+            own_pin: Mutex::default(),
             handles: map(),
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
@@ -143,6 +147,15 @@ impl Link {
         change()?;
         self.login_epoch.store(epoch, Ordering::Release);
         Ok(())
+    }
+
+    /// The member's own PIN, while it is logged in with that.
+    pub(super) fn own_pin(&self) -> Option<Pin> {
+        self.own_pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_own_pin(&self, pin: Option<Pin>) {
+        *self.own_pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
     }
 
     /// The virtual handle that a backing handle was given; `Some(0)` for an object of our own.

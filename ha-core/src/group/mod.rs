@@ -16,6 +16,7 @@ mod link;
 mod login;
 mod member;
 mod objects;
+mod pins;
 mod replicate;
 mod report;
 mod status;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use ha_token::{Connector, Function, MechanismInfo, Result, Rv, Ulong};
 
+pub(crate) use authenticate::Standing;
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub use lease::Lease;
@@ -68,6 +70,8 @@ pub struct Group {
     seen: AtomicBool,
     stopping: AtomicBool,
     by_hand: AtomicBool,
+    /// Whether no keeper looks after the members: whoever calls does.
+    alone: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
     on_appear: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
@@ -105,6 +109,10 @@ impl Group {
         world: Arc<dyn World>,
     ) -> Arc<Self> {
         let settings = health::Settings::from(&config.recovery);
+        let mut key = [0; 32];
+        if let Err(error) = world.random(&mut key) {
+            tracing::error!(group = %config.label, %error, "no random numbers: what is remembered of refused PINs is not keyed");
+        }
         let members = config
             .members
             .iter()
@@ -119,7 +127,7 @@ impl Group {
             reporter: Reporter::new(&config.label),
             members,
             objects: Objects::new(),
-            login: Login::new(),
+            login: Login::new(&key),
             ledger,
             budget: Budget::new(),
             turn: AtomicU64::new(0),
@@ -127,6 +135,7 @@ impl Group {
             seen: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             by_hand: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             keepers: Mutex::default(),
             on_appear: Mutex::default(),
             bootstrap: Mutex::default(),
@@ -153,6 +162,7 @@ impl Group {
 
     /// The members to try, best first.
     pub fn plan(&self, need: &Need<'_>) -> Plan {
+        self.look_after();
         let mut candidates = [Candidate { usable: false, standby: false, load: 0 }; MAX_MEMBERS];
         for (candidate, member) in candidates.iter_mut().zip(&self.members) {
             *candidate = Candidate {

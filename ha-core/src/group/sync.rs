@@ -175,14 +175,9 @@ impl Group {
         let ledger = self.ledger()?;
         let on = source.on();
         let traits = (*object.traits()).clone();
-        let pin = self.login.pin();
-        let verifier = proof::make_verifier(
-            on,
-            handle,
-            traits.class,
-            &self.nonce()?,
-            pin.as_ref().map(|p| p.as_slice()),
-        )?;
+        let pin = self.proof_pin(source, traits.class);
+        let verifier =
+            proof::make_verifier(on, handle, traits.class, &self.nonce()?, pin.as_ref().map(|p| &***p))?;
         let asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
         let (kept, blob) = match traits.class {
             ck::CKO_PUBLIC_KEY => (life::public_as_kept(on, handle, &Template::new())?, None),
