@@ -435,6 +435,17 @@ fn what_the_operator_mends_brings_the_member_back() {
     assert!(members.iter().all(|m| m.connects.load(Ordering::Acquire) == 6));
 }
 
+#[test]
+fn a_member_put_aside_by_a_login_is_looked_at_again_without_another_one() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, SOON));
+    let (slot, s) = open(&provider);
+    // SoftHSM says so for a moment while another process writes to the token.
+    members[1].next(Function::Login, Act::Answer(Rv::USER_PIN_NOT_INITIALIZED));
+    slot.login(s, USER, pin()).unwrap();
+    all_up(&provider);
+}
+
 // Changing PINs.
 
 #[test]

@@ -370,6 +370,8 @@ impl Group {
         }
         member.set_connect_error(Some(reason));
         self.health_event(member, Event::Quarantine(Until::Mended));
+        // Its keeper sleeps without an end while the member is up.
+        member.wake.set();
     }
 
     /// The PIN that a proof on a member may use for a private key that wants a login for each use; none where the member
