@@ -267,7 +267,11 @@ impl Default for Recovery {
 
 impl From<&Recovery> for Settings {
     fn from(r: &Recovery) -> Self {
-        Settings { interval: r.interval, max_interval: r.max_interval }
+        Settings {
+            interval: r.interval,
+            max_interval: r.max_interval,
+            takes_back: r.mode == RecoveryMode::Auto,
+        }
     }
 }
 

@@ -1,36 +1,35 @@
 //! Logging in and out: one member is asked first, only an accepted PIN goes to the others (guarantee G6).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use ha_token::{Function, Result, Rv, UserType, ck};
-use zeroize::Zeroizing;
+use ha_token::{Function, Result, Rv, Ulong, UserType, ck};
 
-use super::{Group, Link, Member, Pin, Who};
+use super::{Group, Lease, Link, Member, Pin, Who};
+use crate::config::RecoveryMode;
 use crate::policy::failure::{Class, classify};
-use crate::policy::health::Event;
+use crate::policy::health::{Event, State, Until};
+use crate::policy::pin::{self, Answer};
 
-/// What follows from a member's answer to a login.
-enum Verdict {
+/// What a member answers that cannot be asked for its own reasons: another one may serve, and nobody is suspected.
+const NOT_HERE: Rv = Rv::FUNCTION_NOT_SUPPORTED;
+
+/// What is known of a PIN for `CKU_CONTEXT_SPECIFIC`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// The application gave it, and no member has seen it yet.
+    Given,
+    /// The application gave it, and it is the one that it is logged in with.
+    OfLogin,
+    /// A member accepted it for this operation.
     Accepted,
-    /// The PIN, or the user's state, was refused: never sent again.
-    Refused(Rv),
-    /// Something else is wrong with the member.
-    Failed(Rv),
 }
 
-fn judge(answer: Result<()>) -> Verdict {
-    match answer {
-        Ok(()) | Err(Rv::USER_ALREADY_LOGGED_IN) => Verdict::Accepted,
-        Err(rv) => match classify(Function::Login, rv) {
-            Class::Caller => Verdict::Refused(rv),
-            Class::Session
-            | Class::Login
-            | Class::Object
-            | Class::Capacity
-            | Class::Member
-            | Class::Ambiguous => Verdict::Failed(rv),
-        },
-    }
+/// Where a PIN that may be sent to a member comes from.
+struct Sendable {
+    pin: Option<Pin>,
+    /// The configuration's, not the application's.
+    own: bool,
 }
 
 impl Group {
@@ -39,87 +38,197 @@ impl Group {
     /// # Errors
     /// The standard's codes for the state; the first asked member's refusal; `CKR_DEVICE_ERROR` when no member could be asked.
     pub fn log_in(&self, user: UserType, pin: &[u8]) -> Result<()> {
-        let _turn = self.login.turn();
+        self.log_in_when(user, Some(pin), &|| Ok(()))
+    }
+
+    /// As [`log_in`](Self::log_in), if `ready` says so once no other login or logout is under way. `None` leaves the PIN
+    /// to a single member's protected authentication path.
+    ///
+    /// # Errors
+    /// As [`log_in`](Self::log_in); those of `ready`.
+    pub(crate) fn log_in_when(
+        &self,
+        user: UserType,
+        pin: Option<&[u8]>,
+        ready: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let who = match user {
             UserType::So => Who::So,
             UserType::User => Who::User,
             UserType::ContextSpecific => return Err(Rv::OPERATION_NOT_INITIALIZED),
         };
+        let _turn = self.login.turn();
+        let _coming = (who == Who::So).then(|| self.login.so_comes());
+        ready()?;
         match self.login.who() {
             Who::Nobody => {}
             now if now == who => return Err(Rv::USER_ALREADY_LOGGED_IN),
             Who::User | Who::So => return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN),
         }
-        if self.login.was_refused(user, pin) {
-            self.reporter.refused(
-                Function::Login,
-                Rv::PIN_INCORRECT,
-                "this PIN was refused before and is not sent to a token again",
-            );
-            return Err(Rv::PIN_INCORRECT);
+        if let Some(rv) = pin.and_then(|p| self.login.refusal(user, p)) {
+            let why = "this PIN was refused before and is not sent to a token again";
+            self.reporter.refused(Function::Login, rv, why);
+            return Err(rv);
         }
-        let accepted = self.ask_one(user, pin)?;
-        self.login.forgive();
-        let epoch = self.login.set(who, Some(Zeroizing::new(pin.to_vec())));
-        if let Some(link) = self.members.get(accepted).and_then(|m| m.link()) {
-            // This one is logged in already; marking it keeps the PIN from being sent twice.
-            _ = link.follow(epoch, || Ok(()));
+        self.look_after();
+        let pin = pin.map(|p| self.login.hold(p));
+        if let Some(pin) = &pin {
+            self.see_changed_pins(user, pin);
         }
-        for member in self.members.iter().filter(|m| m.is_up()) {
-            if let Some(link) = member.link()
-                && let Err(rv) = self.follow_login(member, &link)
+        let accepted = self.ask_one(user, pin.as_ref())?;
+        self.login.forgive(user);
+        let epoch = self.login.set(who, pin);
+        for member in &self.members {
+            if Arc::ptr_eq(member, accepted) {
+                // This one is logged in already; marking it keeps the PIN from being sent twice.
+                if let Some(link) = member.link() {
+                    _ = link.follow(epoch, || Ok(()));
+                }
+                continue;
+            }
+            self.given_anew(member, user);
+            if let Some(link) = member.link().filter(|_| member.is_up())
+                && let Err(rv) = self.follow(member, &link)
                 && classify(Function::Login, rv) != Class::Caller
             {
                 self.blame(member, Function::Login, rv);
             }
         }
-        self.after_login();
+        if who == Who::User {
+            self.after_login();
+        }
         Ok(())
     }
 
-    /// Sends the PIN to one member after the other until one accepts or refuses it; a member that cannot be asked is
-    /// passed over. Answers the index of the one that accepted.
-    fn ask_one(&self, user: UserType, pin: &[u8]) -> Result<usize> {
-        let mut last_try_only = false;
-        let mut pinned_only = true;
+    /// That a member refused its PIN, and the application comes with another one now, is the sign that PINs were changed
+    /// elsewhere: SoftHSM sees that only when it is initialised anew.
+    fn see_changed_pins(&self, user: UserType, pin: &Pin) {
+        let digest = self.login.digest(pin);
+        let refused_another = |m: &Arc<Member>| {
+            m.state() == State::Quarantined
+                && m.refused.has(user)
+                && m.refused.answer(user, &digest).is_none()
+        };
+        if !self.members.iter().any(refused_another) {
+            return;
+        }
+        for member in &self.members {
+            if member.connector().reinitialises() && (member.is_up() || refused_another(member)) {
+                tracing::info!(group = %self.config.label, member = member.name(), "connected anew: its PIN may have been changed elsewhere");
+                self.connect(member);
+            }
+        }
+    }
+
+    /// The application has given its PIN anew, and a member has accepted it: one that was put aside because it refused
+    /// its PIN may be asked once more.
+    fn given_anew(&self, member: &Arc<Member>, user: UserType) {
+        let own = user == UserType::User && member.config.pin.is_some();
+        if own || !member.refused.forget(user) || member.state() != State::Quarantined {
+            return;
+        }
+        self.health_event(member, Event::Recover);
+        match self.config.recovery.mode {
+            RecoveryMode::Auto => member.wake.set(),
+            // Nobody else would do it.
+            RecoveryMode::Manual => self.connect(member),
+        }
+    }
+
+    /// Sends the PIN to one member after the other until one accepts or refuses it; a member that cannot judge it is
+    /// passed over. Answers the one that accepted.
+    fn ask_one(&self, user: UserType, pin: Option<&Pin>) -> Result<&Arc<Member>> {
+        let digest = pin.map(|p| self.login.digest(p));
+        let mut passed = None;
+        let mut refused_before = None;
+        let mut others_pins_only = true;
         for member in self.members.iter().filter(|m| m.is_up()) {
-            if user == UserType::User
-                && let Some(own) = self.own_pin(member)
-                && own.as_slice() != pin
-            {
+            match self.own_pin(member, user) {
+                Ok(Some(own)) if pin.is_some_and(|p| **p != *own) => continue,
+                Ok(_) => {}
+                Err(()) => {
+                    others_pins_only = false;
+                    continue;
+                }
+            }
+            others_pins_only = false;
+            if let Some(rv) = digest.and_then(|d| member.refused.answer(user, &d)) {
+                refused_before.get_or_insert(rv);
                 continue;
             }
-            pinned_only = false;
             let Some(link) = member.link() else { continue };
-            match self.is_last_try(&link, user) {
-                Ok(false) => {}
-                Ok(true) => {
-                    tracing::error!(group = %self.config.label, member = member.name(),
-                        "one more wrong PIN would lock this token: no PIN is sent to it; log in to it directly to clear its counter");
-                    last_try_only = true;
-                    continue;
+            match self.judge(member, &link, user, pin) {
+                Answer::Accepted => {
+                    self.logged_in(member, &link, user, pin);
+                    return Ok(member);
                 }
-                Err(rv) => {
-                    self.blame(member, Function::GetTokenInfo, rv);
-                    continue;
-                }
-            }
-            match judge(link.token.login(link.anchor(), user, Some(pin))) {
-                Verdict::Accepted => return Ok(member.index),
-                Verdict::Refused(rv) => {
-                    self.login.refuse(user, pin);
+                Answer::WrongPin(rv) => {
+                    if let Some(pin) = pin {
+                        self.login.refuse(user, pin, rv);
+                    }
                     return Err(rv);
                 }
-                Verdict::Failed(rv) => self.blame(member, Function::Login, rv),
+                Answer::Refused(rv) => return Err(rv),
+                Answer::AlreadyIn => {
+                    tracing::warn!(group = %self.config.label, member = member.name(),
+                        "somebody else in this process is logged in to the member's module: the member cannot tell whether the PIN is right");
+                    passed.get_or_insert(Rv::USER_ALREADY_LOGGED_IN);
+                }
+                Answer::NotJudged(rv) => _ = passed.get_or_insert(rv),
+                Answer::Failed(rv) => self.blame(member, Function::Login, rv),
             }
         }
-        if last_try_only {
-            return Err(Rv::PIN_LOCKED);
+        if let Some(rv) = passed {
+            return Err(rv);
         }
-        if pinned_only && self.up().next().is_some() {
+        if let Some(rv) = refused_before.filter(|_| self.members.iter().all(|m| m.is_up())) {
+            return Err(rv);
+        }
+        if others_pins_only && self.up().next().is_some() {
             return Err(Rv::PIN_INCORRECT);
         }
         Err(Rv::DEVICE_ERROR)
+    }
+
+    /// Sends a PIN to a member to which nobody is logged in: otherwise it would not look at the PIN.
+    fn judge(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
+        if let Err(rv) = self.follow(member, link) {
+            return Answer::Failed(rv);
+        }
+        match self.is_last_try(link, user) {
+            Ok(false) => match self.ask(member, link, user, pin) {
+                // In an instance of our own it is we who are, after a logout that failed.
+                Answer::AlreadyIn if member.connector().reinitialises() => match log_out(link) {
+                    Ok(()) => self.ask(member, link, user, pin),
+                    Err(rv) => Answer::Failed(rv),
+                },
+                answer => answer,
+            },
+            Ok(true) => {
+                self.tell_last_try(member);
+                Answer::NotJudged(Rv::PIN_LOCKED)
+            }
+            Err(rv) => Answer::Failed(rv),
+        }
+    }
+
+    /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
+    fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
+        let login = || pin::of_login(link.token.login(link.anchor(), user, pin.map(|p| &***p)));
+        match login() {
+            Answer::NotJudged(Rv::USER_ANOTHER_ALREADY_LOGGED_IN) if member.connector().reinitialises() => {
+                match log_out(link) {
+                    Ok(()) => login(),
+                    Err(rv) => Answer::Failed(rv),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    pub(super) fn tell_last_try(&self, member: &Member) {
+        tracing::error!(group = %self.config.label, member = member.name(),
+            "one more wrong PIN would lock this token: no PIN is sent to it; log in to it directly to clear its counter");
     }
 
     pub(super) fn is_last_try(&self, link: &Link, user: UserType) -> Result<bool> {
@@ -130,64 +239,232 @@ impl Group {
         })
     }
 
-    /// The PIN that the configuration gives this member.
-    fn own_pin(&self, member: &Member) -> Option<Pin> {
-        let source = member.config.pin.as_ref()?;
+    /// The PIN that the configuration gives this member; the error, when it cannot be had, is told here.
+    fn own_pin(&self, member: &Member, user: UserType) -> std::result::Result<Option<Pin>, ()> {
+        let Some(source) = member.config.pin.as_ref().filter(|_| user == UserType::User) else {
+            return Ok(None);
+        };
         match source.resolve() {
-            Ok(pin) => Some(pin),
+            Ok(pin) => Ok(Some(self.login.hold(&pin))),
             Err(error) => {
-                tracing::error!(group = %self.config.label, member = member.name(), %error, "the member's configured PIN cannot be had");
-                None
+                tracing::error!(group = %self.config.label, member = member.name(), %error,
+                    "the member's configured PIN cannot be had: the member is left out, and sent no other one");
+                Err(())
             }
         }
     }
 
-    /// Brings a connection's login to what the application's is now. A refused PIN quarantines the member: it is not
-    /// sent again.
+    /// The one PIN that a member may be sent to follow the application's login: its own, where it has one.
+    fn pin_for(&self, member: &Member, user: UserType) -> Result<Sendable> {
+        match self.own_pin(member, user) {
+            Ok(Some(own)) => Ok(Sendable { pin: Some(own), own: true }),
+            // After a login without a PIN there is nothing to follow with.
+            Ok(None) => match self.login.pin() {
+                Some(pin) => Ok(Sendable { pin: Some(pin), own: false }),
+                None => Err(Rv::USER_NOT_LOGGED_IN),
+            },
+            Err(()) => Err(Rv::PIN_INCORRECT),
+        }
+    }
+
+    /// The PIN that a member's keys with `CKA_ALWAYS_AUTHENTICATE` want: the one it was logged in with.
+    fn pin_of(&self, link: &Link) -> Option<Pin> {
+        link.own_pin().or_else(|| self.login.pin())
+    }
+
+    /// A member accepted a PIN.
+    fn logged_in(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) {
+        member.logged_in.store(true, Ordering::Release);
+        self.note_own_pin(member, link, user, pin);
+    }
+
+    /// Notes with which PIN a member is logged in, where that is not the application's.
+    fn note_own_pin(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) {
+        let own = user == UserType::User && member.config.pin.is_some();
+        link.set_own_pin(pin.filter(|_| own).cloned());
+    }
+
+    /// Brings a connection's login to what the application's is now, and the member up to date if that logged it in. A
+    /// refused PIN puts the member aside: it is not sent again.
     ///
     /// # Errors
     /// The member's answer.
     pub(crate) fn follow_login(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
-        let epoch = self.login.epoch();
-        let who = self.login.who();
-        link.follow(epoch, || match who {
-            Who::Nobody => match link.token.logout(link.anchor()) {
-                Ok(()) | Err(Rv::USER_NOT_LOGGED_IN) => Ok(()),
-                Err(rv) => Err(rv),
-            },
-            Who::User | Who::So => {
-                let user = if who == Who::So { UserType::So } else { UserType::User };
-                let pin = match user {
-                    UserType::User if member.config.pin.is_some() => {
-                        self.own_pin(member).ok_or(Rv::PIN_INCORRECT)?
-                    }
-                    _ => self.login.pin().ok_or(Rv::USER_NOT_LOGGED_IN)?,
-                };
-                if self.is_last_try(link, user)? {
-                    self.quarantine(member, Rv::PIN_INCORRECT);
-                    return Err(Rv::PIN_INCORRECT);
-                }
-                match judge(link.token.login(link.anchor(), user, Some(&pin))) {
-                    Verdict::Accepted => Ok(()),
-                    Verdict::Refused(rv) => {
-                        self.quarantine(member, rv);
-                        Err(rv)
-                    }
-                    Verdict::Failed(rv) => Err(rv),
-                }
-            }
-        })?;
-        if who == Who::User {
+        self.follow(member, link)?;
+        if self.login.who() == Who::User {
             self.catch_up(member, link)?;
         }
         Ok(())
     }
 
-    fn quarantine(&self, member: &Member, rv: Rv) {
-        tracing::error!(group = %self.config.label, member = member.name(), rv = %rv,
-            "the member does not accept the PIN that the group is logged in with: it is not used, and the PIN not sent to it again; \
-             give it the same PIN, or a `pin` of its own in the configuration");
-        self.health_event(member, Event::Quarantine);
+    /// As [`follow_login`](Self::follow_login), without bringing the member up to date.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(super) fn follow(&self, member: &Member, link: &Link) -> Result<()> {
+        let epoch = self.login.epoch();
+        link.follow(epoch, || match self.login.who() {
+            Who::Nobody => self.leave(member, link),
+            Who::User => self.enter(member, link, UserType::User),
+            Who::So => self.enter(member, link, UserType::So),
+        })
+    }
+
+    fn leave(&self, member: &Member, link: &Link) -> Result<()> {
+        link.set_own_pin(None);
+        // The host is not logged out of an instance that is shared with it.
+        if member.logged_in.load(Ordering::Acquire) || member.connector().reinitialises() {
+            log_out(link)?;
+        }
+        member.logged_in.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Logs a member in as the application is: with a PIN that a member accepted.
+    fn enter(&self, member: &Member, link: &Link, user: UserType) -> Result<()> {
+        let Sendable { pin, own } = match self.pin_for(member, user) {
+            Ok(sendable) => sendable,
+            Err(rv @ Rv::PIN_INCORRECT) => {
+                self.put_aside(member, "its configured `pin` cannot be had".into());
+                return Err(rv);
+            }
+            Err(rv) => return Err(rv),
+        };
+        let digest = pin.as_ref().map(|p| self.login.digest(p));
+        let whose = if own { "its configured `pin`" } else { "the PIN that the group is logged in with" };
+        if let Some(rv) = digest.and_then(|d| member.refused.answer(user, &d)) {
+            self.put_aside(member, refusal(whose, rv));
+            return Err(rv);
+        }
+        if self.is_last_try(link, user)? {
+            self.put_aside(
+                member,
+                "one more wrong PIN would lock its token, so that none is sent to it; log in to it directly to clear its counter".into(),
+            );
+            return Err(Rv::PIN_INCORRECT);
+        }
+        match self.ask(member, link, user, pin.as_ref()) {
+            Answer::Accepted => self.logged_in(member, link, user, pin.as_ref()),
+            // What is followed is a PIN that was verified elsewhere.
+            Answer::AlreadyIn => self.note_own_pin(member, link, user, pin.as_ref()),
+            Answer::WrongPin(rv) | Answer::NotJudged(rv @ Rv::PIN_LOCKED) => {
+                if let Some(digest) = digest {
+                    member.refused.remember(user, digest, rv);
+                }
+                self.put_aside(member, refusal(whose, rv));
+                return Err(rv);
+            }
+            Answer::NotJudged(rv) | Answer::Refused(rv) => {
+                self.put_aside(member, format!("it answered {rv} to the login"));
+                return Err(rv);
+            }
+            Answer::Failed(rv) => return Err(rv),
+        }
+        Ok(())
+    }
+
+    /// Takes a member that cannot be logged in out of use, until it can be.
+    pub(super) fn put_aside(&self, member: &Member, reason: String) {
+        if member.connect_error().as_deref() != Some(&reason) {
+            tracing::error!(group = %self.config.label, member = member.name(), reason, "member is not used");
+        }
+        member.set_connect_error(Some(reason));
+        self.health_event(member, Event::Quarantine(Until::Mended));
+        // Its keeper sleeps without an end while the member is up.
+        member.wake.set();
+    }
+
+    /// The PIN that a proof on a member may use for a private key that wants a login for each use; none where the member
+    /// would take one more wrong PIN for the last, or has refused it.
+    pub(crate) fn proof_pin(&self, lease: &Lease, class: Ulong) -> Option<Pin> {
+        let pin = self.pin_of(&lease.link).filter(|_| class == ck::CKO_PRIVATE_KEY)?;
+        let refused =
+            lease.member.refused.answer(UserType::ContextSpecific, &self.login.digest(&pin)).is_some();
+        let sound = || self.is_last_try(&lease.link, UserType::ContextSpecific) == Ok(false);
+        (!refused && sound()).then_some(pin)
+    }
+
+    /// A proof with this PIN ended with that answer: a PIN that was refused is not sent again.
+    pub(crate) fn proof_ended(&self, lease: &Lease, pin: Option<&Pin>, rv: Rv) {
+        if let (Some(pin), Answer::WrongPin(rv)) = (pin, pin::of_login(Err(rv))) {
+            lease.member.refused.remember(UserType::ContextSpecific, self.login.digest(pin), rv);
+        }
+    }
+
+    /// How a PIN for `CKU_CONTEXT_SPECIFIC` stands before a member has seen it.
+    ///
+    /// # Errors
+    /// The answer of the member that refused it before.
+    pub(crate) fn standing(&self, pin: Option<&Pin>) -> Result<Standing> {
+        let Some(pin) = pin else { return Ok(Standing::Given) };
+        if let Some(rv) = self.login.refusal(UserType::ContextSpecific, pin) {
+            let why = "this PIN was refused before and is not sent to a token again";
+            self.reporter.refused(Function::Login, rv, why);
+            return Err(rv);
+        }
+        Ok(match self.login.pin() {
+            Some(login) if login == *pin => Standing::OfLogin,
+            _ => Standing::Given,
+        })
+    }
+
+    /// `C_Login` with `CKU_CONTEXT_SPECIFIC` in a backing session, with the member's own PIN where it has one. A PIN that
+    /// is not known to be right goes to no member that has its own: that one could not judge it.
+    ///
+    /// # Errors
+    /// The member's refusal of a PIN that it was the first to see; otherwise an answer that lets another member serve.
+    pub(crate) fn context_login(&self, lease: &Lease, pin: Option<&Pin>, standing: Standing) -> Result<()> {
+        const USER: UserType = UserType::ContextSpecific;
+        let (member, link) = (&*lease.member, &*lease.link);
+        let own = link.own_pin();
+        let sent = match (&own, pin) {
+            (None, pin) => pin,
+            (Some(own), Some(pin)) if standing != Standing::Given || **own == **pin => Some(own),
+            (Some(_), _) => return Err(NOT_HERE),
+        };
+        let foreign = own.is_some();
+        if sent.is_some_and(|p| member.refused.answer(USER, &self.login.digest(p)).is_some()) {
+            return Err(NOT_HERE);
+        }
+        if self.is_last_try(link, USER)? {
+            self.tell_last_try(member);
+            return Err(NOT_HERE);
+        }
+        match pin::of_login(lease.token().login(lease.session, USER, sent.map(|p| &***p))) {
+            Answer::Accepted => Ok(()),
+            Answer::WrongPin(rv) => {
+                if let Some(sent) = sent {
+                    member.refused.remember(USER, self.login.digest(sent), rv);
+                }
+                if standing == Standing::Accepted || (foreign && standing == Standing::OfLogin) {
+                    tracing::error!(group = %self.config.label, member = member.name(), %rv,
+                        "the member refused a PIN for the use of a key that another one accepts: it does not serve with such keys");
+                    return Err(NOT_HERE);
+                }
+                if let Some(pin) = pin {
+                    self.login.refuse(USER, pin, rv);
+                }
+                Err(rv)
+            }
+            Answer::NotJudged(Rv::PIN_LOCKED) => {
+                tracing::error!(group = %self.config.label, member = member.name(), "the member's PIN is locked");
+                Err(NOT_HERE)
+            }
+            Answer::AlreadyIn => Err(Rv::USER_ALREADY_LOGGED_IN),
+            Answer::NotJudged(rv) | Answer::Refused(rv) | Answer::Failed(rv) => Err(rv),
+        }
+    }
+
+    /// What the application is told when no member could be asked about its PIN for a key's use.
+    pub(crate) fn context_answer(&self, rv: Rv) -> Rv {
+        let last = |m: &Arc<Member>| {
+            m.link().is_some_and(|l| self.is_last_try(&l, UserType::ContextSpecific) == Ok(true))
+        };
+        match rv {
+            NOT_HERE if self.up().any(last) => Rv::PIN_LOCKED,
+            NOT_HERE => Rv::PIN_INCORRECT,
+            rv => rv,
+        }
     }
 
     /// `C_Logout`, on every member.
@@ -195,10 +472,26 @@ impl Group {
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`.
     pub fn log_out(&self) -> Result<()> {
+        self.log_out_when(&|| true)
+    }
+
+    /// As [`log_out`](Self::log_out), if `due` says so once no other login or logout is under way.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`.
+    pub(crate) fn log_out_when(&self, due: &dyn Fn() -> bool) -> Result<()> {
         let _turn = self.login.turn();
         if self.login.who() == Who::Nobody {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
+        if due() {
+            self.log_out_now();
+        }
+        Ok(())
+    }
+
+    /// Logs out on every member. Whoever calls this has the turn.
+    pub(crate) fn log_out_now(&self) {
         self.login.set(Who::Nobody, None);
         for object in self.objects.select(|o| o.private) {
             self.objects.remove(&object);
@@ -208,85 +501,24 @@ impl Group {
                 let gone = |v| v == 0 || self.objects.get(ha_token::ObjectHandle(v)).is_err();
                 link.unbind_where(gone);
                 link.set_group_keys(None);
-                if let Err(rv) = self.follow_login(member, &link) {
+                if let Err(rv) = self.follow(member, &link) {
                     self.blame(member, Function::Logout, rv);
                 }
             }
         }
-        Ok(())
     }
+}
 
-    /// `C_SetPIN`: on every member, or on none. Every member must be up and have no PIN of its own.
-    ///
-    /// # Errors
-    /// `CKR_ACTION_PROHIBITED` where a member has its own PIN, `CKR_DEVICE_ERROR` where one is not up, else the first member's refusal.
-    pub fn change_pin(&self, old: &[u8], new: &[u8]) -> Result<()> {
-        let _turn = self.login.turn();
-        let links = self.all_links(Function::SetPin)?;
-        let mut changed: Vec<&Arc<Link>> = Vec::new();
-        for (member, link) in &links {
-            if let Err(rv) = link.token.set_pin(link.anchor(), Some(old), Some(new)) {
-                for link in &changed {
-                    if let Err(rv) = link.token.set_pin(link.anchor(), Some(new), Some(old)) {
-                        tracing::error!(group = %self.config.label, rv = %rv, "a member's PIN was changed and could not be changed back");
-                    }
-                }
-                if classify(Function::SetPin, rv) != Class::Caller {
-                    self.blame(member, Function::SetPin, rv);
-                }
-                return Err(rv);
-            }
-            changed.push(link);
-        }
-        if self.login.who() != Who::Nobody {
-            self.login.replace_pin(Some(Zeroizing::new(new.to_vec())));
-        } else {
-            self.login.forgive();
-        }
-        Ok(())
+/// `C_Logout` on a member, whoever was logged in.
+pub(super) fn log_out(link: &Link) -> Result<()> {
+    match link.token.logout(link.anchor()) {
+        Ok(()) | Err(Rv::USER_NOT_LOGGED_IN) => Ok(()),
+        Err(rv) => Err(rv),
     }
+}
 
-    /// `C_InitPIN`: on every member.
-    ///
-    /// # Errors
-    /// As [`Group::change_pin`]; `CKR_USER_NOT_LOGGED_IN` unless the security officer is logged in.
-    pub fn init_pin(&self, pin: &[u8]) -> Result<()> {
-        let _turn = self.login.turn();
-        if self.login.who() != Who::So {
-            return Err(Rv::USER_NOT_LOGGED_IN);
-        }
-        for (member, link) in self.all_links(Function::InitPin)? {
-            if let Err(rv) = link.token.init_pin(link.anchor(), Some(pin)) {
-                if classify(Function::InitPin, rv) != Class::Caller {
-                    self.blame(member, Function::InitPin, rv);
-                }
-                return Err(rv);
-            }
-        }
-        self.login.forgive();
-        Ok(())
-    }
-
-    /// Every member's connection, logged in as the application is; refused where a PIN change could not reach all.
-    fn all_links(&self, function: Function) -> Result<Vec<(&Arc<Member>, Arc<Link>)>> {
-        let mut links = Vec::new();
-        for member in &self.members {
-            if member.config.pin.is_some() {
-                let reason = format!("member {:?} has a PIN of its own in the configuration", member.name());
-                self.reporter.refused(function, Rv::ACTION_PROHIBITED, &reason);
-                return Err(Rv::ACTION_PROHIBITED);
-            }
-            let Some(link) = member.link().filter(|_| member.is_up()) else {
-                let reason = format!(
-                    "member {:?} is not up, and a PIN is changed on every member or on none",
-                    member.name()
-                );
-                self.reporter.refused(function, Rv::DEVICE_ERROR, &reason);
-                return Err(Rv::DEVICE_ERROR);
-            };
-            self.follow_login(member, &link)?;
-            links.push((member, link));
-        }
-        Ok(links)
-    }
+fn refusal(whose: &str, rv: Rv) -> String {
+    format!(
+        "it answered {rv} to {whose}, which is not sent to it again; give it the group's PIN, or its right one as `pin` in the configuration, then log in anew"
+    )
 }

@@ -156,7 +156,7 @@ impl Group {
         for member in self.up().filter(|m| row.copies.iter().any(|c| c == m.name())) {
             let outcome = self.lease(member).and_then(|lease| {
                 let handle = self.backing(&lease, object)?;
-                self.challenge(&lease, |challenge| {
+                self.challenge(&lease, row.class, |challenge| {
                     proof::prove_as_if(challenge, handle, row.class, &verifier, template)
                 })
             });

@@ -157,12 +157,12 @@ impl Group {
         let _bootstrap = self.bootstrap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
         self.log_in(UserType::User, user_pin)?;
-        let done = self.enrol_all(user_pin, so_pin);
+        let done = self.enrol_all(so_pin);
         let out = self.log_out();
         done.and(out)
     }
 
-    fn enrol_all(&self, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
+    fn enrol_all(&self, so_pin: &[u8]) -> Result<()> {
         let group = self.ledger()?.identity().group;
         let mut source = None;
         for member in &self.members {
@@ -188,7 +188,7 @@ impl Group {
             return Err(Rv::ACTION_PROHIBITED);
         }
         for member in self.members.iter().filter(|m| m.index != first.index) {
-            self.enrol_one(first, member, &group, user_pin, so_pin)?;
+            self.enrol_one(first, member, &group, so_pin)?;
         }
         Ok(())
     }
@@ -198,7 +198,6 @@ impl Group {
         first: &Arc<Member>,
         member: &Arc<Member>,
         group: &[u8; 16],
-        user_pin: &[u8],
         so_pin: &[u8],
     ) -> Result<()> {
         let there = self.lease(member)?;
@@ -209,9 +208,14 @@ impl Group {
         // The security officer's step wants nobody else logged in to the first member's token; the joining member stays
         // logged in, because its new pair is a session object of that login.
         let link = first.link().ok_or(Rv::DEVICE_ERROR)?;
+        if self.is_last_try(&link, UserType::So)? {
+            self.tell_last_try(first);
+            return Err(Rv::PIN_LOCKED);
+        }
         link.token.logout(link.anchor())?;
         let trusted = group_key::trust(&*link.token, so_pin, &key);
-        let back = link.token.login(link.anchor(), UserType::User, Some(user_pin));
+        link.doubt_login();
+        let back = self.follow(first, &link);
         trusted.and(back)?;
         let from = self.lease(first)?;
         // The logout made every private handle invalid: the keys are looked up again.

@@ -364,7 +364,7 @@ impl Group {
         class: Ulong,
         verifier: &Verifier,
     ) -> Result<Outcome> {
-        self.challenge(lease, |challenge| proof::prove(challenge, handle, class, verifier))
+        self.challenge(lease, class, |challenge| proof::prove(challenge, handle, class, verifier))
     }
 
     /// What copies of an object must answer, as it is on one member; `None` when nothing can be asked of it.
@@ -378,21 +378,24 @@ impl Group {
         class: Ulong,
         known: Known<'_>,
     ) -> Result<Option<Verifier>> {
-        self.challenge(lease, |challenge| proof::make_verifier(challenge, handle, class, known))
+        self.challenge(lease, class, |challenge| proof::make_verifier(challenge, handle, class, known))
     }
 
+    /// Challenges an object of this class, with the PIN that its use may want on this member.
     pub(super) fn challenge<T>(
         &self,
         lease: &Lease,
+        class: Ulong,
         f: impl FnOnce(Challenge<'_>) -> Result<T>,
     ) -> Result<T> {
-        let pin = self.login.pin();
+        let pin = self.proof_pin(lease, class);
         f(Challenge {
             on: lease.on(),
             nonce: self.nonce()?,
-            pin: pin.as_ref().map(|p| p.as_slice()),
+            pin: pin.as_ref().map(|p| &***p),
             group_key: lease.link.group_keys().map(|k| k.extractable),
         })
+        .inspect_err(|rv| self.proof_ended(lease, pin.as_ref(), *rv))
     }
 
     /// Whether a search has to ask this member too: it has objects that no other member has, or may have.

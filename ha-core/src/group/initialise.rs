@@ -16,7 +16,7 @@ impl Group {
     /// # Errors
     /// `CKR_ACTION_PROHIBITED` where the group forbids it; `CKR_DEVICE_ERROR` unless every member is up; the first member's
     /// refusal, after which nothing has changed: a wrong PIN is sent to one member only.
-    pub(crate) fn initialise(self: &Arc<Self>, pin: &[u8]) -> Result<()> {
+    pub(crate) fn initialise(&self, pin: Option<&[u8]>) -> Result<()> {
         if self.config.init_token == InitToken::Refuse {
             let why = "it would wipe every copy of every key; init_token = \"all\" allows it";
             self.reporter.refused(Function::InitToken, Rv::ACTION_PROHIBITED, why);
@@ -60,12 +60,12 @@ impl Group {
         failed.map_or(Ok(()), Err)
     }
 
-    fn initialise_one(&self, link: &Link, pin: &[u8]) -> Result<()> {
+    fn initialise_one(&self, link: &Link, pin: Option<&[u8]>) -> Result<()> {
         if self.is_last_try(link, UserType::So)? {
             return Err(Rv::PIN_LOCKED);
         }
         link.token.close_all_sessions()?;
-        link.token.init_token(Some(pin), &link.info.label)
+        link.token.init_token(pin, &link.info.label)
     }
 
     /// Every token object is destroyed, on members that cannot be asked too.

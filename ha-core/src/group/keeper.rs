@@ -2,15 +2,16 @@
 //!
 //! Members do not wait for each other here: a module that hangs while it is initialised holds up its own keeper only.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
 use ha_token::{ConnectError, Function, Rv};
 
-use super::{Fault, Group, Link, Member};
+use super::{Fault, Group, Link, Member, Who};
 use crate::config::RecoveryMode;
 use crate::policy::failure::Class;
-use crate::policy::health::{Event, State};
+use crate::policy::health::{Event, State, Until};
 
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +24,7 @@ impl Group {
     /// When a thread cannot be started.
     pub fn start(self: &Arc<Self>, threads: bool) -> std::io::Result<()> {
         if !threads {
+            self.alone.store(true, Ordering::Release);
             for member in &self.members {
                 self.connect(member);
             }
@@ -67,11 +69,14 @@ impl Group {
                 (health.state(), health.next_probe())
             };
             match due {
-                (State::Suspect, _) => self.probe(member),
                 (State::Up, _) if member.behind.load(std::sync::atomic::Ordering::Acquire) => {
                     self.catch_up_again(member);
                 }
-                (State::Down, Some(at)) if self.config.recovery.mode == RecoveryMode::Auto => {
+                (State::Suspect, Some(at)) if at <= now => self.probe(member),
+                (State::Suspect, Some(at)) => _ = member.wake.wait(Some(at - now)),
+                (State::Down | State::Quarantined, Some(at))
+                    if self.config.recovery.mode == RecoveryMode::Auto =>
+                {
                     if at <= now {
                         self.connect(member);
                     } else {
@@ -85,8 +90,27 @@ impl Group {
         }
     }
 
+    /// Does a keeper's work where there is none: probes the suspect members that are due, on the caller's thread.
+    pub(super) fn look_after(&self) {
+        if !self.alone.load(Ordering::Relaxed) {
+            return;
+        }
+        for member in self.members.iter().filter(|m| m.state() == State::Suspect) {
+            // One caller probes; the others go on with the members that are up.
+            let _one = match member.connecting.try_lock() {
+                Ok(one) => one,
+                Err(TryLockError::Poisoned(one)) => one.into_inner(),
+                Err(TryLockError::WouldBlock) => continue,
+            };
+            let due = member.health().next_probe().is_some_and(|at| at <= self.world.now());
+            if due {
+                self.probe(member);
+            }
+        }
+    }
+
     /// Asks a suspect member whether it still is what it was.
-    fn probe(self: &Arc<Self>, member: &Arc<Member>) {
+    fn probe(&self, member: &Arc<Member>) {
         let started = self.world.now();
         let answer = match member.link() {
             None => Err(Rv::DEVICE_ERROR),
@@ -126,10 +150,11 @@ impl Group {
 
     /// The first tries, before the start goes on without the member: SoftHSM does not see a token for a moment while
     /// another process writes to it.
-    fn connect_first(self: &Arc<Self>, member: &Arc<Member>) {
+    fn connect_first(&self, member: &Arc<Member>) {
         self.connect(member);
         for pause in [Duration::from_millis(20), Duration::from_millis(60)] {
-            if member.state() != State::Down || self.is_stopping() {
+            // Nothing that is wrong for good, and nothing that was taken in.
+            if member.health().next_probe().is_none() || self.is_stopping() {
                 return;
             }
             self.world.event().wait(Some(pause));
@@ -138,7 +163,7 @@ impl Group {
     }
 
     /// One try to connect a member: initialise, find the token, log in, catch up, use.
-    pub(crate) fn connect(self: &Arc<Self>, member: &Arc<Member>) {
+    pub(crate) fn connect(&self, member: &Arc<Member>) {
         let _one = member.connecting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         member.set_link(None);
         let token = match member.connector().connect() {
@@ -149,9 +174,12 @@ impl Group {
                 }
                 member.set_connect_error(Some(error.to_string()));
                 let event = match error {
-                    ConnectError::Itself { .. }
-                    | ConnectError::Ambiguous { .. }
-                    | ConnectError::NotInitialised { .. } => Event::Quarantine,
+                    ConnectError::Itself { .. } => Event::Quarantine(Until::Wanted),
+                    // Mended by the operator, at the token; and what SoftHSM shows for a moment while another process
+                    // writes.
+                    ConnectError::Ambiguous { .. } | ConnectError::NotInitialised { .. } => {
+                        Event::Quarantine(Until::Mended)
+                    }
                     ConnectError::Load { .. } | ConnectError::Call { .. } | ConnectError::NoToken { .. } => {
                         Event::ProbeFailed
                     }
@@ -172,9 +200,14 @@ impl Group {
             }
         };
         if let Err(reason) = self.recognise(member, &link) {
-            tracing::error!(group = %self.config.label, member = member.name(), reason, "member is not used");
-            member.set_connect_error(Some(reason));
-            self.health_event(member, Event::Quarantine);
+            self.put_aside(member, reason);
+            return;
+        }
+        self.forget_login_without_pin();
+        // Before anything else is said of it: a member that is in quarantine because of its PIN stays there.
+        if let Err(rv) = self.follow(member, &link) {
+            self.note(member, Function::Login, rv);
+            self.health_event(member, Event::ProbeFailed);
             return;
         }
         member.set_connect_error(None);
@@ -185,13 +218,31 @@ impl Group {
             return;
         }
         if let Err(reason) = self.take_in(member, &link) {
-            tracing::error!(group = %self.config.label, member = member.name(), reason, "member is not used");
-            member.set_connect_error(Some(reason));
-            self.health_event(member, Event::Quarantine);
+            self.put_aside(member, reason);
+            return;
+        }
+        // A logout while it caught up did not see this connection.
+        if let Err(rv) = self.follow(member, &link) {
+            self.note(member, Function::Login, rv);
+            self.health_event(member, Event::ProbeFailed);
             return;
         }
         self.health_event(member, Event::CaughtUp);
         self.appeared();
+    }
+
+    /// A login without a PIN, on a single member's own PIN pad, cannot be made again for the application: with the
+    /// connection that it was made on it has ended.
+    fn forget_login_without_pin(&self) {
+        if self.login.who() == Who::Nobody || self.login.pin().is_some() {
+            return;
+        }
+        // A login under way may be waiting for this member: the next try to connect it sees what became of that.
+        let Some(_turn) = self.login.turn_if_free() else { return };
+        if self.login.who() != Who::Nobody && self.login.pin().is_none() {
+            tracing::warn!(group = %self.config.label, "the login without a PIN ended with the member's connection: the application must log in anew");
+            self.log_out_now();
+        }
     }
 
     /// Whether the token may be this member: nobody else's, and the one that was there before.

@@ -9,6 +9,7 @@ use crate::map::RandomState;
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
+use super::login::Pin;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;
@@ -44,6 +45,8 @@ pub struct Link {
     login_turn: Mutex<()>,
     /// The login epoch that it was last brought up to date in; [`NEVER`] when it has to be again.
     caught_up: AtomicU64,
+    /// The PIN it is logged in with, where that is the member's own and not the application's.
+    own_pin: Mutex<Option<Pin>>,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
     handles: RwLock<HashMap<Ulong, Ulong, RandomState>>,
     /// This connection's handles of the group keys, once found or made.
@@ -82,6 +85,7 @@ impl Link {
             login_turn: Mutex::new(()),
             caught_up: AtomicU64::new(NEVER),
             handles: RwLock::default(),
+            own_pin: Mutex::default(),
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
         })
@@ -192,6 +196,15 @@ impl Link {
         change()?;
         self.login_epoch.store(epoch, Ordering::Release);
         Ok(())
+    }
+
+    /// The member's own PIN, while it is logged in with that.
+    pub(super) fn own_pin(&self) -> Option<Pin> {
+        self.own_pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_own_pin(&self, pin: Option<Pin>) {
+        *self.own_pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
     }
 
     /// The virtual handle that a backing handle was given; `Some(0)` for an object of our own.

@@ -1,13 +1,15 @@
-//! The login that the application made, and how it is carried to members (guarantee G6).
+//! The login that the application made, and what is remembered of PINs (guarantee G6).
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use ha_token::UserType;
-use zeroize::Zeroizing;
+use ha_member::Secret;
+use ha_token::{Rv, UserType};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
-/// A PIN, wiped when dropped. Never printed.
-pub type Pin = Zeroizing<Vec<u8>>;
+/// A PIN, in locked memory that is wiped when the last who has it lets go. Never printed.
+pub type Pin = Arc<Secret>;
 
 /// Who is logged in to the virtual token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,22 +25,74 @@ pub enum Who {
 /// The virtual token's login state. Reading it takes no lock.
 pub struct Login {
     who: AtomicU8,
+    /// Whether the security officer is logged in, or is about to be.
+    so: AtomicBool,
     /// Raised by every login and logout; each connection notes the epoch it has followed to.
     epoch: AtomicU64,
     pin: Mutex<Option<Pin>>,
-    /// PINs (digests of, salted by kind) that a member refused: not sent again by us.
-    refused: Mutex<Vec<[u8; 32]>>,
+    /// PINs that were refused: not sent again by us.
+    refused: Refusals,
+    /// Keys the digests of PINs: what is remembered of them says nothing outside this process.
+    key: Secret,
     turn: Mutex<()>,
 }
 
+/// PINs that were refused, as keyed digests, each with the answer.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<Vec<(UserType, Digest, Rv)>>);
+
+/// What is remembered of a PIN.
+pub(super) type Digest = [u8; 32];
+
+impl Refusals {
+    /// How this PIN was refused, if it was.
+    pub(super) fn answer(&self, user: UserType, digest: &Digest) -> Option<Rv> {
+        self.lock().iter().find(|(u, d, _)| *u == user && d == digest).map(|r| r.2)
+    }
+
+    /// Whether any PIN was refused for a user.
+    pub(super) fn has(&self, user: UserType) -> bool {
+        self.lock().iter().any(|r| r.0 == user)
+    }
+
+    pub(super) fn remember(&self, user: UserType, digest: Digest, rv: Rv) {
+        if self.answer(user, &digest).is_none() {
+            self.lock().push((user, digest, rv));
+        }
+    }
+
+    /// Forgets what was refused for a user; answers whether there was anything.
+    pub(super) fn forget(&self, user: UserType) -> bool {
+        let mut refused = self.lock();
+        let before = refused.len();
+        refused.retain(|(u, _, _)| *u != user);
+        refused.len() != before
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(UserType, Digest, Rv)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Withdraws the announcement that the security officer is about to log in, unless he has.
+pub(super) struct SoComes<'a>(&'a Login);
+
+impl Drop for SoComes<'_> {
+    fn drop(&mut self) {
+        self.0.so.store(self.0.who() == Who::So, Ordering::SeqCst);
+    }
+}
+
 impl Login {
-    /// Nobody is logged in.
-    pub fn new() -> Self {
+    /// Nobody is logged in. `key` is random.
+    pub(super) fn new(key: &[u8; 32]) -> Self {
         Login {
             who: AtomicU8::new(0),
+            so: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             pin: Mutex::new(None),
-            refused: Mutex::new(Vec::new()),
+            refused: Refusals::default(),
+            key: Secret::new(key),
             turn: Mutex::new(()),
         }
     }
@@ -62,12 +116,41 @@ impl Login {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy of the PIN of who is logged in.
+    /// As [`turn`](Self::turn), for who cannot wait.
+    pub(super) fn turn_if_free(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Says that the security officer is about to log in: who opens a read-only session from here on waits and sees.
+    pub(super) fn so_comes(&self) -> SoComes<'_> {
+        self.so.store(true, Ordering::SeqCst);
+        SoComes(self)
+    }
+
+    /// Whether the security officer is logged in, once a login of his that is under way has ended.
+    pub(crate) fn so_is_in(&self) -> bool {
+        if !self.so.load(Ordering::SeqCst) {
+            return false;
+        }
+        let _ended = self.turn();
+        self.who() == Who::So
+    }
+
+    /// The PIN of who is logged in.
     pub fn pin(&self) -> Option<Pin> {
         self.pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes the state; answers the new epoch. The old PIN is wiped.
+    /// These bytes as a PIN; those of who is logged in are not kept twice.
+    pub(crate) fn hold(&self, pin: &[u8]) -> Pin {
+        self.pin().filter(|p| ***p == *pin).unwrap_or_else(|| Arc::new(Secret::new(pin)))
+    }
+
+    /// Changes the state; answers the new epoch. The old PIN is let go.
     pub(super) fn set(&self, who: Who, pin: Option<Pin>) -> u64 {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
         self.who.store(
@@ -78,47 +161,59 @@ impl Login {
             },
             Ordering::Release,
         );
+        self.so.store(who == Who::So, Ordering::SeqCst);
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// After `C_SetPIN`: the login stays, the PIN is another. `None` leaves none to carry.
     pub(super) fn replace_pin(&self, pin: Option<Pin>) {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
-        self.forgive();
     }
 
-    /// Whether a member refused this PIN before.
-    pub(super) fn was_refused(&self, user: UserType, pin: &[u8]) -> bool {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest(user, pin))
+    /// What is remembered of a PIN.
+    pub(super) fn digest(&self, pin: &[u8]) -> Digest {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.key).map(|mac| mac.chain_update(pin).finalize());
+        // A key of any length will do for HMAC.
+        mac.map(|m| m.into_bytes().into()).unwrap_or_default()
+    }
+
+    /// How a member refused this PIN before, if one did.
+    pub(super) fn refusal(&self, user: UserType, pin: &[u8]) -> Option<Rv> {
+        self.refused.answer(user, &self.digest(pin))
     }
 
     /// Remembers a refusal.
-    pub(super) fn refuse(&self, user: UserType, pin: &[u8]) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let digest = digest(user, pin);
-        if !refused.contains(&digest) {
-            refused.push(digest);
-        }
+    pub(super) fn refuse(&self, user: UserType, pin: &[u8], rv: Rv) {
+        self.refused.remember(user, self.digest(pin), rv);
     }
 
-    /// Forgets all refusals: a PIN was accepted or changed.
-    pub(super) fn forgive(&self) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Forgets a user's refusals: a PIN was accepted or changed.
+    pub(super) fn forgive(&self, user: UserType) {
+        self.refused.forget(user);
     }
 }
 
-impl Default for Login {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn digest(user: UserType, pin: &[u8]) -> [u8; 32] {
-    use sha2::{Digest, Sha256};
-    let kind: u8 = match user {
-        UserType::So => 0,
-        UserType::User => 1,
-        UserType::ContextSpecific => 2,
-    };
-    Sha256::new().chain_update([kind]).chain_update(pin).finalize().into()
+    #[test]
+    fn what_is_remembered_of_a_pin_means_nothing_under_another_key() {
+        let (a, b) = (Login::new(&[1; 32]), Login::new(&[2; 32]));
+        assert_eq!(a.digest(b"1234"), a.digest(b"1234"));
+        assert_ne!(a.digest(b"1234"), a.digest(b"1235"));
+        assert_ne!(a.digest(b"1234"), b.digest(b"1234"));
+    }
+
+    #[test]
+    fn a_refusal_is_one_users_and_keeps_its_answer() {
+        let login = Login::new(&[1; 32]);
+        login.refuse(UserType::User, b"1234", Rv::PIN_EXPIRED);
+        login.refuse(UserType::ContextSpecific, b"5678", Rv::PIN_INCORRECT);
+        assert_eq!(login.refusal(UserType::User, b"1234"), Some(Rv::PIN_EXPIRED));
+        assert_eq!(login.refusal(UserType::So, b"1234"), None);
+        login.forgive(UserType::User);
+        assert_eq!(login.refusal(UserType::User, b"1234"), None);
+        assert_eq!(login.refusal(UserType::ContextSpecific, b"5678"), Some(Rv::PIN_INCORRECT));
+    }
 }

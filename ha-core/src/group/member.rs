@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use ha_token::{Connector, Function, MechanismInfo, Rv, Ulong};
 
 use super::link::Link;
+use super::login::Refusals;
 use crate::config::{MemberConfig, Role};
 use crate::policy::failure::Class;
 use crate::policy::health::{Health, State};
@@ -38,6 +39,10 @@ pub struct Member {
     last_fault: Mutex<Option<Fault>>,
     connect_error: Mutex<Option<String>>,
     rtt: AtomicU64,
+    /// PINs that it refused: not sent to it again, unless the application gives one anew and another member accepts it.
+    pub(super) refused: Refusals,
+    /// Whether it is we who are logged in to its token: in a shared instance it may be the host.
+    pub(super) logged_in: AtomicBool,
     /// Objects that applications can see here and nowhere else: a search has to ask this member too.
     pub(super) alone: AtomicU32,
     /// Whether the token holds objects that the ledger does not know.
@@ -91,6 +96,8 @@ impl Member {
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),
+            refused: Refusals::default(),
+            logged_in: AtomicBool::new(false),
             alone: AtomicU32::new(0),
             foreign: AtomicBool::new(true),
             wake,

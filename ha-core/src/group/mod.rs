@@ -17,6 +17,7 @@ mod link;
 mod login;
 mod member;
 mod objects;
+mod pins;
 mod put;
 mod replicate;
 mod report;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulong};
 
+pub(crate) use authenticate::Standing;
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub use lease::Lease;
@@ -80,6 +82,8 @@ pub struct Group {
     seen: AtomicBool,
     stopping: AtomicBool,
     by_hand: AtomicBool,
+    /// Whether no keeper looks after the members: whoever calls does.
+    alone: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
     on_appear: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
@@ -117,6 +121,10 @@ impl Group {
         world: Arc<dyn World>,
     ) -> Arc<Self> {
         let settings = health::Settings::from(&config.recovery);
+        let mut key = [0; 32];
+        if let Err(error) = world.random(&mut key) {
+            tracing::error!(group = %config.label, %error, "no random numbers: what is remembered of refused PINs is not keyed");
+        }
         let members = config
             .members
             .iter()
@@ -131,7 +139,7 @@ impl Group {
             reporter: Reporter::new(&config.label, Arc::clone(&world)),
             members,
             objects: Objects::new(),
-            login: Login::new(),
+            login: Login::new(&key),
             ledger,
             foreign_verifiers: Mutex::default(),
             budget: Budget::new(),
@@ -140,6 +148,7 @@ impl Group {
             seen: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             by_hand: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             keepers: Mutex::default(),
             on_appear: Mutex::default(),
             bootstrap: Mutex::default(),
@@ -174,6 +183,7 @@ impl Group {
 
     /// The members to try, best first.
     pub fn plan(&self, need: &Need<'_>) -> Plan {
+        self.look_after();
         let mut candidates = [Candidate { usable: false, standby: false, load: 0 }; MAX_MEMBERS];
         for (candidate, member) in candidates.iter_mut().zip(&self.members) {
             *candidate = Candidate {

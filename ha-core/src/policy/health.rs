@@ -9,10 +9,16 @@
 //!        └───────────────── caught up ◄──────────────────────── syncing ──────────────┘
 //!                                                                         failed
 //!   any state ── refused PIN, wrong token ──► quarantined ── recover ──► down
+//!                                                  └── connected at last ──► syncing
 //!   any state ── by the operator ───────────► drained ────── resume ───► down
 //! ```
 //!
 //! A member that goes down soon after it came up flaps: it is held down longer each time, and forgiven when it stays up.
+//! One in quarantine is looked at again at the longest interval, because what is wrong with it may be mended outside:
+//! unless nothing can be.
+//!
+//! Where nobody takes members back by themselves a suspect one stays suspect: it is probed slower and slower, and used
+//! again when it answers on the connection that it has.
 
 use std::fmt;
 use std::time::Duration;
@@ -70,11 +76,20 @@ pub enum Event {
     /// What it missed has been brought to it.
     CaughtUp,
     /// Its PIN was refused, or another token is behind it.
-    Quarantine,
+    Quarantine(Until),
     /// The operator takes it out.
     Drain,
     /// The operator, or the application with a new PIN, wants it back.
     Recover,
+}
+
+/// How long a quarantine lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// Until the member can be connected and logged in: it is looked at again now and then.
+    Mended,
+    /// Until somebody wants it back: looking again would show the same.
+    Wanted,
 }
 
 impl fmt::Display for Event {
@@ -85,7 +100,7 @@ impl fmt::Display for Event {
             Event::ProbeFailed => "it does not answer",
             Event::Connected => "it was connected",
             Event::CaughtUp => "it is up to date",
-            Event::Quarantine => "it may not be used until somebody has looked",
+            Event::Quarantine(_) => "it may not be used until somebody has looked",
             Event::Drain => "the operator took it out",
             Event::Recover => "it is wanted back",
         })
@@ -110,6 +125,8 @@ pub struct Settings {
     pub interval: Duration,
     /// The longest time between probes.
     pub max_interval: Duration,
+    /// Whether members that are down are connected again without being asked for.
+    pub takes_back: bool,
 }
 
 /// The machine of one member.
@@ -121,6 +138,8 @@ pub struct Health {
     flaps: u32,
     up_since: Duration,
     next_probe: Option<Duration>,
+    /// When a suspect member may be probed at the earliest, where it stays suspect.
+    rested: Duration,
 }
 
 /// A member that goes down within this many probe intervals of coming up flaps.
@@ -138,6 +157,7 @@ impl Health {
             flaps: 0,
             up_since: Duration::ZERO,
             next_probe: Some(Duration::ZERO),
+            rested: Duration::ZERO,
         }
     }
 
@@ -146,11 +166,11 @@ impl Health {
         self.state
     }
 
-    /// When a member that is down is to be tried again.
+    /// When a member that is not used is to be tried again: a suspect one probed, any other one connected.
     pub fn next_probe(&self) -> Option<Duration> {
         match self.state {
-            State::Down => self.next_probe,
-            State::Up | State::Suspect | State::Syncing | State::Quarantined | State::Drained => None,
+            State::Down | State::Suspect | State::Quarantined => self.next_probe,
+            State::Up | State::Syncing | State::Drained => None,
         }
     }
 
@@ -158,13 +178,16 @@ impl Health {
     pub fn on(&mut self, event: Event, now: Duration, random: u64) -> Option<Transition> {
         let from = self.state;
         let to = match (from, event) {
-            (_, Event::Quarantine) => State::Quarantined,
+            (State::Drained, Event::Quarantine(_)) => State::Drained,
+            (_, Event::Quarantine(_)) => State::Quarantined,
             (_, Event::Drain) => State::Drained,
             (State::Drained | State::Quarantined | State::Down, Event::Recover) => State::Down,
             (State::Up, Event::CallFailed(Class::Member)) => State::Suspect,
             (State::Suspect, Event::ProbeSucceeded) => State::Up,
+            (State::Suspect, Event::ProbeFailed) if !self.settings.takes_back => State::Suspect,
             (State::Up | State::Suspect | State::Syncing | State::Down, Event::ProbeFailed) => State::Down,
             (State::Down | State::Suspect, Event::Connected) => State::Syncing,
+            (State::Quarantined, Event::Connected) if self.next_probe.is_some() => State::Syncing,
             (State::Syncing, Event::CaughtUp) => State::Up,
             (State::Syncing, Event::CallFailed(Class::Member)) => State::Down,
             (state, _) => state,
@@ -188,6 +211,24 @@ impl Health {
                 self.next_probe = Some(now + self.back_off(random));
                 self.failures = self.failures.saturating_add(1);
             }
+            (_, State::Quarantined) => match event {
+                Event::Quarantine(Until::Wanted) => self.next_probe = None,
+                Event::Quarantine(Until::Mended) => self.next_probe = Some(now + self.slowest(random)),
+                Event::ProbeFailed if self.next_probe.is_some() => {
+                    self.next_probe = Some(now + self.slowest(random));
+                }
+                _ => {}
+            },
+            (State::Suspect, State::Suspect) if event == Event::ProbeFailed => {
+                self.next_probe = Some(now + self.back_off(random));
+                self.failures = self.failures.saturating_add(1);
+            }
+            (State::Up, State::Suspect) if self.settings.takes_back => self.next_probe = Some(now),
+            (State::Up, State::Suspect) => self.next_probe = Some(now.max(self.rested)),
+            (State::Suspect, State::Up) => {
+                self.failures = 0;
+                self.rested = now + self.back_off(random);
+            }
             (State::Syncing, State::Up) => {
                 self.failures = 0;
                 self.up_since = now;
@@ -198,12 +239,20 @@ impl Health {
         (from != to).then_some(Transition { from, to, cause: event })
     }
 
+    fn slowest(&self, random: u64) -> Duration {
+        spread(self.settings.max_interval, random)
+    }
+
     /// The interval, doubled for each failure, at most the longest one, up to a fifth shorter by chance.
     fn back_off(&self, random: u64) -> Duration {
         let doubled = self.settings.interval.saturating_mul(1 << self.failures.min(MAX_SHIFT));
-        let longest = doubled.min(self.settings.max_interval);
-        longest - longest.mul_f64((random % 1000) as f64 / 5000.0)
+        spread(doubled.min(self.settings.max_interval), random)
     }
+}
+
+/// Up to a fifth shorter by chance, so that members do not come back all at once.
+fn spread(time: Duration, random: u64) -> Duration {
+    time - time.mul_f64((random % 1000) as f64 / 5000.0)
 }
 
 #[cfg(test)]
@@ -211,8 +260,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SETTINGS: Settings =
-        Settings { interval: Duration::from_secs(1), max_interval: Duration::from_secs(60) };
+    const SETTINGS: Settings = Settings {
+        interval: Duration::from_secs(1),
+        max_interval: Duration::from_secs(60),
+        takes_back: true,
+    };
+    const BY_HAND: Settings = Settings { takes_back: false, ..SETTINGS };
 
     fn events() -> impl Strategy<Value = Vec<(Event, u64, u64)>> {
         let event = prop_oneof![
@@ -223,7 +276,8 @@ mod tests {
             Just(Event::ProbeFailed),
             Just(Event::Connected),
             Just(Event::CaughtUp),
-            Just(Event::Quarantine),
+            Just(Event::Quarantine(Until::Mended)),
+            Just(Event::Quarantine(Until::Wanted)),
             Just(Event::Drain),
             Just(Event::Recover),
         ];
@@ -246,13 +300,72 @@ mod tests {
         }
 
         #[test]
-        fn a_quarantined_member_comes_out_only_when_wanted_back(history in events()) {
+        fn a_quarantined_member_comes_out_only_when_connected_or_wanted_back(history in events()) {
             let mut health = Health::new(SETTINGS);
+            let mut until = Until::Mended;
             for (event, _, random) in history {
+                if let Event::Quarantine(now) = event
+                    && health.state() != State::Drained
+                {
+                    until = now;
+                }
                 if let Some(t) = health.on(event, Duration::ZERO, random)
                     && t.from == State::Quarantined
                 {
-                    prop_assert!(matches!(t.cause, Event::Recover | Event::Drain));
+                    let mended = t.cause == Event::Connected && until == Until::Mended;
+                    prop_assert!(mended || matches!(t.cause, Event::Recover | Event::Drain));
+                }
+            }
+        }
+
+        #[test]
+        fn a_quarantined_member_is_looked_at_again_at_the_longest_interval(history in events()) {
+            let mut health = Health::new(SETTINGS);
+            let mut now = Duration::ZERO;
+            for (event, ms, random) in history {
+                now += Duration::from_millis(ms);
+                health.on(event, now, random);
+                if health.state() == State::Quarantined && event == Event::Quarantine(Until::Mended) {
+                    let after = health.next_probe().unwrap() - now;
+                    prop_assert!(after <= SETTINGS.max_interval && after >= SETTINGS.max_interval.mul_f64(0.8));
+                }
+            }
+        }
+
+        #[test]
+        fn only_the_operator_brings_a_drained_member_back(history in events()) {
+            let mut health = Health::new(SETTINGS);
+            for (event, _, random) in history {
+                if let Some(t) = health.on(event, Duration::ZERO, random)
+                    && t.from == State::Drained
+                {
+                    prop_assert_eq!(t.cause, Event::Recover);
+                }
+            }
+        }
+
+        #[test]
+        fn where_none_is_taken_back_a_suspect_member_is_probed_at_most_once_an_interval(history in events()) {
+            let mut health = Health::new(BY_HAND);
+            let (mut now, mut last) = (Duration::ZERO, None);
+            for (event, ms, random) in history {
+                now += Duration::from_millis(ms);
+                // Who looks asks the machine, and tells it what came of it.
+                let probe = matches!(event, Event::ProbeSucceeded | Event::ProbeFailed);
+                let due = health.state() == State::Suspect && health.next_probe().is_some_and(|at| at <= now);
+                if probe && health.state() == State::Suspect {
+                    if !due {
+                        continue;
+                    }
+                    if let Some(last) = last {
+                        prop_assert!(now >= last + BY_HAND.interval.mul_f64(0.8));
+                    }
+                    last = Some(now);
+                }
+                if let Some(t) = health.on(event, now, random)
+                    && (t.from == State::Syncing || t.to == State::Down)
+                {
+                    last = None; // another connection
                 }
             }
         }
@@ -270,6 +383,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn where_none_is_taken_back_a_suspect_member_stays_suspect_and_is_probed_slower() {
+        let mut health = Health::new(BY_HAND);
+        health.on(Event::Connected, Duration::ZERO, 0);
+        health.on(Event::CaughtUp, Duration::ZERO, 0);
+        health.on(Event::CallFailed(Class::Member), Duration::ZERO, 0);
+        assert_eq!(health.next_probe(), Some(Duration::ZERO), "at once, the first time");
+        for wait in [1, 2, 4] {
+            health.on(Event::ProbeFailed, Duration::ZERO, 0);
+            assert_eq!(health.state(), State::Suspect);
+            assert_eq!(health.next_probe(), Some(Duration::from_secs(wait)));
+        }
+        health.on(Event::ProbeSucceeded, Duration::ZERO, 0);
+        assert_eq!(health.state(), State::Up);
     }
 
     #[test]

@@ -4,3 +4,4 @@ pub mod balance;
 pub mod budget;
 pub mod failure;
 pub mod health;
+pub mod pin;

@@ -15,7 +15,7 @@ mod session;
 mod table;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ha_token::{
     AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
@@ -35,9 +35,13 @@ pub struct VirtualSlot {
     /// The group behind it.
     pub(crate) group: Arc<Group>,
     sessions: Sessions,
-    /// Open sessions: all of them, and the read-write ones.
-    open: AtomicU32,
-    open_rw: AtomicU32,
+    /// Open sessions in the low half; above them how often the last one was closed: one word, so that who closes the last
+    /// one and who opens the next one agree about which login has ended.
+    open: AtomicU64,
+    open_ro: AtomicU32,
+    /// How often the last session had been closed when the login of this epoch was made.
+    login_of: AtomicU32,
+    login_epoch: AtomicU64,
 }
 
 impl VirtualSlot {
@@ -46,37 +50,53 @@ impl VirtualSlot {
         VirtualSlot {
             group,
             sessions: Sessions::new(number),
-            open: AtomicU32::new(0),
-            open_rw: AtomicU32::new(0),
+            open: AtomicU64::new(0),
+            open_ro: AtomicU32::new(0),
+            login_of: AtomicU32::new(0),
+            login_epoch: AtomicU64::new(0),
         }
     }
 
-    fn count_session(&self, read_write: bool, opened: bool) {
-        let step = |counter: &AtomicU32| {
-            if opened {
-                counter.fetch_add(1, Ordering::AcqRel);
-            } else {
-                counter.fetch_sub(1, Ordering::AcqRel);
-            }
+    /// Counts a session; answers whether it was the last one that closed. A read-only one is counted as such for as long
+    /// as it is counted at all.
+    fn count_session(&self, read_write: bool, opened: bool) -> bool {
+        let step = |n: u64| match (opened, n as u32) {
+            (true, _) => n + 1,
+            (false, 1) => u64::from(((n >> 32) as u32).wrapping_add(1)) << 32,
+            (false, _) => n - 1,
         };
-        step(&self.open);
-        if read_write {
-            step(&self.open_rw);
+        if !read_write && opened {
+            self.open_ro.fetch_add(1, Ordering::SeqCst);
         }
+        let before =
+            self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| Some(step(n))).unwrap_or_default();
+        if !read_write && !opened {
+            self.open_ro.fetch_sub(1, Ordering::SeqCst);
+        }
+        !opened && before as u32 == 1
     }
 
     /// Open sessions, and how many of them are read-write.
     fn session_counts(&self) -> (u32, u32) {
-        (self.open.load(Ordering::Acquire), self.open_rw.load(Ordering::Acquire))
+        let read_only = self.open_ro.load(Ordering::SeqCst);
+        let all = self.open.load(Ordering::SeqCst) as u32;
+        (all, all.saturating_sub(read_only))
     }
 
-    /// The PIN, where there may be none: with one member its protected authentication path may take it.
-    fn pin<'a>(&self, pin: Option<&'a [u8]>) -> Result<&'a [u8]> {
-        pin.ok_or_else(|| {
-            let why = "a PIN must be given: a group cannot use its members' own PIN pads";
-            self.group.reporter.refused(Function::Login, Rv::ARGUMENTS_BAD, why);
-            Rv::ARGUMENTS_BAD
-        })
+    /// How often the last session was closed.
+    fn endings(&self) -> u32 {
+        (self.open.load(Ordering::SeqCst) >> 32) as u32
+    }
+
+    /// A PIN, which must be one where there is more than one member: a single one's protected authentication path may
+    /// take it.
+    fn pin<'a>(&self, function: Function, pin: Option<&'a [u8]>) -> Result<Option<&'a [u8]>> {
+        if pin.is_none() && self.group.members.len() > 1 {
+            let why = "a PIN must be given: a group of several members cannot use their own PIN pads";
+            self.group.reporter.refused(function, Rv::ARGUMENTS_BAD, why);
+            return Err(Rv::ARGUMENTS_BAD);
+        }
+        Ok(pin)
     }
 
     /// A call without objects or mechanism that any member answers.
@@ -189,7 +209,7 @@ impl Token for VirtualSlot {
         if self.session_counts().0 > 0 {
             return Err(Rv::SESSION_EXISTS);
         }
-        self.group.initialise(self.pin(pin)?)
+        self.group.initialise(self.pin(Function::InitToken, pin)?)
     }
 
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
@@ -198,14 +218,14 @@ impl Token for VirtualSlot {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
         self.session(session)?;
-        self.group.init_pin(self.pin(pin)?)
+        self.group.init_pin(self.pin(Function::InitPin, pin)?)
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
         if !self.session(session)?.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
-        self.group.change_pin(self.pin(old)?, self.pin(new)?)
+        self.group.change_pin(self.pin(Function::SetPin, old)?, self.pin(Function::SetPin, new)?)
     }
 
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
@@ -260,13 +280,10 @@ impl Token for VirtualSlot {
 
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
         self.session(session)?;
-        let pin = self.pin(pin)?;
+        let pin = self.pin(Function::Login, pin)?;
         match user {
             UserType::ContextSpecific => self.context_login(session, pin),
-            UserType::So if self.session_counts().0 > self.session_counts().1 => {
-                Err(Rv::SESSION_READ_ONLY_EXISTS)
-            }
-            UserType::So | UserType::User => self.group.log_in(user, pin),
+            UserType::So | UserType::User => self.log_in(session, user, pin),
         }
     }
 

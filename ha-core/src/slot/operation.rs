@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ha_token::{
     CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle,
-    Token, Ulong,
+    TemplateExt, Token, Ulong, ck,
 };
 use sha2::{Digest, Sha256};
 
@@ -13,7 +13,7 @@ use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
 use super::run::{Call, Left};
 use super::session::SessionState;
-use crate::group::{Lease, Need, Object, Pin, Who};
+use crate::group::{Lease, Need, Object, Pin, Standing, Who};
 use crate::policy::failure::Class;
 
 /// An operation of a virtual session, with all that another member needs to go on with it.
@@ -23,6 +23,8 @@ pub(super) struct Operation {
     pinned: bool,
     mechanism: Ulong,
     key: Option<Arc<Object>>,
+    /// Counts the session's operations.
+    pub number: u32,
     /// What most one-shot operations do not have.
     more: Option<Box<More>>,
     /// Where it runs.
@@ -37,7 +39,7 @@ struct More {
     inner: Box<[Arc<Object>]>,
     /// `C_VerifySignatureInit`'s signature.
     signature: Box<[u8]>,
-    /// The PIN of `CKU_CONTEXT_SPECIFIC`, done again on a member that takes over.
+    /// The PIN that a member accepted for `CKU_CONTEXT_SPECIFIC`, given again to one that takes over.
     context_pin: Option<Pin>,
     replay: Replay,
 }
@@ -153,8 +155,15 @@ impl VirtualSlot {
             _ => Some(self.more(mechanism, signature)?),
         };
         let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
-        let mut op =
-            Operation { kind, pinned: false, mechanism: mechanism.kind, key, more, runs: Runs::Nowhere };
+        let mut op = Operation {
+            kind,
+            pinned: false,
+            mechanism: mechanism.kind,
+            key,
+            number: 0,
+            more,
+            runs: Runs::Nowhere,
+        };
         // Nothing but the token can refuse to start what it has just done: a digest without a parameter. It is started
         // with its first call, in one go.
         if kind == OpKind::Digest && op.more.is_none() && state.kept.has_just_done(op.mechanism_and_flag()) {
@@ -300,7 +309,7 @@ impl VirtualSlot {
             token.op_init(session, op.kind, Some(&mut mechanism), key)?;
         }
         if let Some(pin) = &more.context_pin {
-            token.login(session, ha_token::UserType::ContextSpecific, Some(pin))?;
+            self.group.context_login(lease, Some(pin), Standing::Accepted)?;
         }
         let written = more.inner.is_empty() && mechanism.params != more.params;
         Ok(written.then(|| Box::new(mechanism)))
@@ -610,27 +619,47 @@ impl VirtualSlot {
 
     /// `C_Login` with `CKU_CONTEXT_SPECIFIC` (section 5.6.8): for the operation that was just started with a key that
     /// has `CKA_ALWAYS_AUTHENTICATE`.
-    pub(super) fn context_login(&self, session: SessionHandle, pin: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` without one; the first asked member's refusal.
+    pub(super) fn context_login(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
-        for kind in [
-            OpKind::Sign,
-            OpKind::Decrypt,
-            OpKind::SignRecover,
-            OpKind::Encrypt,
-            OpKind::Verify,
-            OpKind::VerifyRecover,
-        ] {
-            if let Ok(mut running) = state.operation(kind)
-                && let Some(lease) = running.lease()
-            {
-                lease.token().login(lease.session, ha_token::UserType::ContextSpecific, Some(pin))?;
-                let more = running.op.more.get_or_insert_default();
-                more.context_pin = Some(zeroize::Zeroizing::new(pin.to_vec()));
-                return Ok(());
-            }
+        let kind = self.wants_login(&mut state).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
+        let mut running = state.operation(kind)?;
+        let pin = pin.map(|p| self.group.login.hold(p));
+        let standing = self.group.standing(pin.as_ref())?;
+        self.advance(&mut running, Function::Login, &mut Output::query(), &mut |lease, _| {
+            self.group.context_login(lease, pin.as_ref(), standing)
+        })
+        .map_err(|rv| self.group.context_answer(rv))?;
+        running.op.more.get_or_insert_default().context_pin = pin;
+        Ok(())
+    }
+
+    /// The operation that a login for its key's use is meant for: the last one started with a private key, or, of several,
+    /// the last whose key says that it wants one.
+    fn wants_login(&self, state: &mut SessionState) -> Option<OpKind> {
+        let private = |o: &Operation| {
+            let class = o.key.as_ref().map(|k| k.traits().class);
+            class.is_some_and(|c| c != ck::CKO_PUBLIC_KEY)
+        };
+        let candidates = state.latest(private);
+        let says = |kind: OpKind, state: &mut SessionState| -> Result<bool> {
+            let mut running = state.operation(kind)?;
+            let key = running.op.key.clone().ok_or(Rv::KEY_HANDLE_INVALID)?;
+            let lease = running.lease().ok_or(Rv::DEVICE_ERROR)?;
+            let handle = self.group.handle_to_read(lease, &key, &[])?;
+            let on = lease.on();
+            Ok(on.read(handle, &[ck::CKA_ALWAYS_AUTHENTICATE])?.get_bool(ck::CKA_ALWAYS_AUTHENTICATE)
+                == Some(true))
+        };
+        if let [_, _, ..] = &candidates[..]
+            && let Some(kind) = candidates.iter().find(|k| says(**k, state) == Ok(true))
+        {
+            return Some(*kind);
         }
-        Err(Rv::OPERATION_NOT_INITIALIZED)
+        candidates.first().copied()
     }
 }
 

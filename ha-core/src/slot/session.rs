@@ -1,8 +1,9 @@
 //! What goes on in a virtual session: its operations, its search, and the backing sessions that own its objects.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, ck};
+use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, UserType, ck};
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
@@ -16,6 +17,8 @@ use crate::group::{Lease, Member, Origin, Who};
 pub(super) struct SessionState {
     /// At most one of each kind.
     operations: Vec<Operation>,
+    /// Operations started since the session was opened.
+    started: u32,
     /// The message-based operation of each kind.
     pub messages: [Option<MessageOperation>; 4],
     /// The handles that a search in progress has not given out yet.
@@ -47,8 +50,17 @@ impl SessionState {
 
     /// Adds an operation of a kind that has none.
     #[inline]
-    pub(super) fn add(&mut self, operation: Operation) {
+    pub(super) fn add(&mut self, mut operation: Operation) {
+        self.started = self.started.wrapping_add(1);
+        operation.number = self.started;
         self.operations.push(operation);
+    }
+
+    /// The kinds of the active operations that `f` picks, the one that was started last first.
+    pub(super) fn latest(&self, f: impl Fn(&Operation) -> bool) -> Vec<OpKind> {
+        let mut picked: Vec<_> = self.operations.iter().filter(|o| f(o)).collect();
+        picked.sort_by_key(|o| self.started.wrapping_sub(o.number));
+        picked.into_iter().map(Operation::kind).collect()
     }
 
     /// Takes an operation out that its member has ended with its last answer, or that was never started. Its backing
@@ -132,12 +144,72 @@ impl VirtualSlot {
         if !self.group.is_present() {
             return Err(Rv::TOKEN_NOT_PRESENT);
         }
-        if !read_write && self.group.login.who() == Who::So {
-            return Err(Rv::SESSION_READ_WRITE_SO_EXISTS);
-        }
-        let handle = self.sessions.open(read_write)?;
+        // Counted first: a login of the security officer that does not see this session is seen here.
         self.count_session(read_write, true);
-        Ok(handle)
+        let opened = if !read_write && self.group.login.so_is_in() && !self.is_login_over(false) {
+            Err(Rv::SESSION_READ_WRITE_SO_EXISTS)
+        } else {
+            self.end_login(false);
+            self.sessions.open(read_write)
+        };
+        if opened.is_err() {
+            self.session_closed(read_write);
+        }
+        opened
+    }
+
+    fn session_closed(&self, read_write: bool) {
+        if self.count_session(read_write, false) {
+            self.end_login(true);
+        }
+    }
+
+    /// Logs out if the last session that the login was made for has closed: by whoever comes first, the thread that closed
+    /// it or one that opens the next session, so that no new session has the login of old ones.
+    fn end_login(&self, closed: bool) {
+        if self.is_login_over(closed) {
+            // Another thread may have been quicker.
+            _ = self.group.log_out_when(&|| self.is_login_over(closed));
+        }
+    }
+
+    /// Whether the login was made for sessions that are all closed. One that was made without a session ends when the last
+    /// one closes.
+    fn is_login_over(&self, closed: bool) -> bool {
+        let login = &self.group.login;
+        if login.who() == Who::Nobody {
+            return false;
+        }
+        match self.login_epoch.load(Ordering::SeqCst) == login.epoch() {
+            true => self.login_of.load(Ordering::SeqCst) != self.endings(),
+            false => closed && self.session_counts().0 == 0,
+        }
+    }
+
+    /// `C_Login` as the user or the security officer.
+    ///
+    /// # Errors
+    /// As [`Group::log_in`](crate::group::Group::log_in); `CKR_SESSION_READ_ONLY_EXISTS`.
+    pub(super) fn log_in(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
+        let group = &self.group;
+        let done = group.log_in_when(user, pin, &|| {
+            self.session(session)?;
+            if self.is_login_over(false) {
+                group.log_out_now();
+            }
+            let (all, read_write) = self.session_counts();
+            if user == UserType::So && all > read_write {
+                return Err(Rv::SESSION_READ_ONLY_EXISTS);
+            }
+            if group.login.who() == Who::Nobody {
+                self.login_of.store(self.endings(), Ordering::SeqCst);
+                self.login_epoch.store(group.login.epoch() + 1, Ordering::SeqCst);
+            }
+            Ok(())
+        });
+        // The session may have been closed, as the last one, while the token was asked.
+        self.end_login(false);
+        done
     }
 
     /// `C_CloseSession`. The last one that closes logs out (section 5.6.7).
@@ -146,13 +218,9 @@ impl VirtualSlot {
     /// `CKR_SESSION_HANDLE_INVALID`.
     pub(super) fn close(&self, handle: SessionHandle) -> Result<()> {
         self.sessions.close(handle, |session, state| {
-            self.count_session(session.is_read_write(), false);
             self.end_all(session.handle, state);
-        })?;
-        if self.session_counts().0 == 0 && self.group.login.who() != Who::Nobody {
-            _ = self.log_out_everywhere();
-        }
-        Ok(())
+            self.session_closed(session.is_read_write());
+        })
     }
 
     /// `C_CloseAllSessions`.

@@ -29,12 +29,16 @@ impl Open {
         let slot = Arc::clone(provider.slot(0).unwrap());
         let s = slot.open_session(true).unwrap();
         let open = Open { provider, slot, s };
-        // No member can be asked for a moment when other processes write to all of their files.
-        while let Err(rv) = open.slot.login(s, UserType::User, Some(PIN.as_bytes())) {
-            assert_eq!(rv, Rv::DEVICE_ERROR);
-            open.wait("a member is up", |g| g.up().next().is_some());
-        }
+        open.log_in();
         open
+    }
+
+    pub fn log_in(&self) {
+        // No member can be asked for a moment when other processes write to all of their files.
+        while let Err(rv) = self.slot.login(self.s, UserType::User, Some(PIN.as_bytes())) {
+            assert_eq!(rv, Rv::DEVICE_ERROR);
+            self.wait("a member is up", |g| g.up().next().is_some());
+        }
     }
 
     pub fn ec_pair(&self, id: u8) -> ha_token::Result<(ObjectHandle, ObjectHandle)> {

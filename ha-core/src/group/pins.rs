@@ -1,0 +1,180 @@
+//! Changing PINs: on every member, or on none (guarantee G6: no PIN is guessed while that is found out).
+
+use std::sync::Arc;
+
+use ha_token::{Function, Result, Rv, UserType};
+
+use super::authenticate::log_out;
+use super::{Group, Link, Member, Who};
+use crate::policy::failure::{Class, classify, outcome_unknown};
+use crate::policy::pin::{self, Holds};
+
+type Links<'a> = Vec<(&'a Arc<Member>, Arc<Link>)>;
+
+impl Group {
+    /// `C_SetPIN`: on every member, or on none. Every member must be up and have no PIN of its own. `None` leaves the PINs
+    /// to a single member's protected authentication path.
+    ///
+    /// # Errors
+    /// `CKR_ACTION_PROHIBITED` where a member has its own PIN, `CKR_DEVICE_ERROR` where one is not up, `CKR_PIN_LOCKED` where
+    /// a wrong one would lock a token, else the first member's refusal.
+    pub fn change_pin(&self, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        let _turn = self.login.turn();
+        let user = if self.login.who() == Who::So { UserType::So } else { UserType::User };
+        if let Some(rv) = old.and_then(|p| self.login.refusal(user, p)) {
+            let why = "this PIN was refused before and is not sent to a token again";
+            self.reporter.refused(Function::SetPin, rv, why);
+            return Err(rv);
+        }
+        let links = self.all_links(Function::SetPin)?;
+        for (member, link) in &links {
+            if self.is_last_try(link, user)? {
+                self.tell_last_try(member);
+                return Err(Rv::PIN_LOCKED);
+            }
+        }
+        let mut changed: Links<'_> = Vec::new();
+        for (member, link) in links {
+            let Err(rv) = link.token.set_pin(link.anchor(), old, new) else {
+                changed.push((member, link));
+                continue;
+            };
+            if outcome_unknown(Function::SetPin, rv) {
+                match self.which_pin(member, &link, user, new) {
+                    Holds::New => {
+                        tracing::warn!(group = %self.config.label, member = member.name(), %rv, "the member's PIN was changed, whatever it answered");
+                        changed.push((member, link));
+                        continue;
+                    }
+                    Holds::Old => {}
+                    Holds::Unknown => {
+                        tracing::error!(group = %self.config.label, member = member.name(), %rv,
+                            "whether the member's PIN was changed could not be found out; the other members keep the old PIN: see to it that this one has it");
+                    }
+                }
+            }
+            // Of the codes of PINs this one alone speaks of the old one.
+            if let (Rv::PIN_INCORRECT, Some(old)) = (rv, old) {
+                member.refused.remember(user, self.login.digest(old), rv);
+                if changed.is_empty() {
+                    self.login.refuse(user, old, rv);
+                }
+            }
+            self.change_back(&changed, old, new);
+            if classify(Function::SetPin, rv) != Class::Caller {
+                self.blame(member, Function::SetPin, rv);
+            }
+            return Err(rv);
+        }
+        if self.login.who() != Who::Nobody {
+            self.login.replace_pin(new.map(|p| self.login.hold(p)));
+        }
+        self.forgive_all(user);
+        Ok(())
+    }
+
+    fn change_back(&self, changed: &Links<'_>, old: Option<&[u8]>, new: Option<&[u8]>) {
+        for (member, link) in changed.iter().rev() {
+            match link.token.set_pin(link.anchor(), new, old) {
+                Ok(()) => {}
+                Err(rv) if outcome_unknown(Function::SetPin, rv) => {
+                    tracing::error!(group = %self.config.label, member = member.name(), %rv,
+                        "the member has the new PIN or the old one: it was to be changed back, as another member refused the new one, and its answer does not tell");
+                }
+                Err(rv) => {
+                    tracing::error!(group = %self.config.label, member = member.name(), %rv,
+                        "the member has the new PIN and the others have the old one: another member refused the new one, and this one's could not be changed back");
+                }
+            }
+        }
+    }
+
+    /// Which PIN a member has whose answer to a change does not tell: one login with the new one shows it. The old one
+    /// was right, so that following the group's login afterwards clears the counter of wrong ones.
+    fn which_pin(&self, member: &Member, link: &Link, user: UserType, new: Option<&[u8]>) -> Holds {
+        // A shared instance may be logged in for the host.
+        let Some(new) = new.filter(|_| member.connector().reinitialises()) else { return Holds::Unknown };
+        link.doubt_login();
+        link.set_group_keys(None);
+        if log_out(link).is_err() || self.is_last_try(link, user) != Ok(false) {
+            return Holds::Unknown;
+        }
+        let holds = pin::after_trial(pin::of_login(link.token.login(link.anchor(), user, Some(new))));
+        // Should this fail, following the group's login logs out once more.
+        _ = log_out(link);
+        holds
+    }
+
+    /// `C_InitPIN`: on every member. The old PIN is not known, so that nothing can be changed back: what each member has is
+    /// told.
+    ///
+    /// # Errors
+    /// As [`Group::change_pin`]; `CKR_USER_NOT_LOGGED_IN` unless the security officer is logged in.
+    pub fn init_pin(&self, pin: Option<&[u8]>) -> Result<()> {
+        let _turn = self.login.turn();
+        if self.login.who() != Who::So {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let links = self.all_links(Function::InitPin)?;
+        for (n, (member, link)) in links.iter().enumerate() {
+            let set = || link.token.init_pin(link.anchor(), pin);
+            let answer = match set() {
+                // Setting the same PIN once more guesses nothing, and shows whether it can be set.
+                Err(rv) if outcome_unknown(Function::InitPin, rv) => set(),
+                answer => answer,
+            };
+            let Err(rv) = answer else { continue };
+            let unknown = outcome_unknown(Function::InitPin, rv);
+            if n > 0 || unknown {
+                for (m, (other, _)) in links.iter().enumerate() {
+                    let has = match m.cmp(&n) {
+                        std::cmp::Ordering::Less => "the new user PIN",
+                        std::cmp::Ordering::Equal if unknown => "the new user PIN or the one from before",
+                        _ => "the user PIN from before",
+                    };
+                    tracing::error!(group = %self.config.label, member = other.name(), %rv, has,
+                        "the members have different user PINs now: set the PIN again");
+                }
+            }
+            if classify(Function::InitPin, rv) != Class::Caller {
+                self.blame(member, Function::InitPin, rv);
+            }
+            return Err(rv);
+        }
+        self.forgive_all(UserType::User);
+        Ok(())
+    }
+
+    /// A user has another PIN now: what was refused before says nothing any more.
+    fn forgive_all(&self, user: UserType) {
+        for kind in [user, UserType::ContextSpecific] {
+            self.login.forgive(kind);
+            for member in &self.members {
+                member.refused.forget(kind);
+            }
+        }
+    }
+
+    /// Every member's connection, logged in as the application is; refused where a PIN change could not reach all.
+    fn all_links(&self, function: Function) -> Result<Links<'_>> {
+        let mut links = Vec::new();
+        for member in &self.members {
+            if member.config.pin.is_some() {
+                let reason = format!("member {:?} has a PIN of its own in the configuration", member.name());
+                self.reporter.refused(function, Rv::ACTION_PROHIBITED, &reason);
+                return Err(Rv::ACTION_PROHIBITED);
+            }
+            let Some(link) = member.link().filter(|_| member.is_up()) else {
+                let reason = format!(
+                    "member {:?} is not up, and a PIN is changed on every member or on none",
+                    member.name()
+                );
+                self.reporter.refused(function, Rv::DEVICE_ERROR, &reason);
+                return Err(Rv::DEVICE_ERROR);
+            };
+            self.follow_login(member, &link)?;
+            links.push((member, link));
+        }
+        Ok(links)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a member's answer to a login says of the PIN, and what follows (guarantee G6).
+
+use ha_token::{Function, Result, Rv};
+
+use super::failure::{Class, classify};
+
+/// A member's answer to `C_Login`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The PIN is right.
+    Accepted,
+    /// The user is logged in there already: the PIN was not looked at.
+    AlreadyIn,
+    /// The PIN is not to be sent again.
+    WrongPin(Rv),
+    /// The member's own state forbids a login, whatever the PIN: another member may judge it.
+    NotJudged(Rv),
+    /// Something the caller did; it says nothing of the PIN.
+    Refused(Rv),
+    /// The member failed.
+    Failed(Rv),
+}
+
+/// Takes an answer to `C_Login` apart.
+pub fn of_login(answer: Result<()>) -> Answer {
+    match answer {
+        Ok(()) => Answer::Accepted,
+        Err(Rv::USER_ALREADY_LOGGED_IN) => Answer::AlreadyIn,
+        Err(rv @ (Rv::PIN_INCORRECT | Rv::PIN_INVALID | Rv::PIN_LEN_RANGE | Rv::PIN_EXPIRED)) => {
+            Answer::WrongPin(rv)
+        }
+        Err(
+            rv @ (Rv::PIN_LOCKED
+            | Rv::USER_PIN_NOT_INITIALIZED
+            | Rv::USER_ANOTHER_ALREADY_LOGGED_IN
+            | Rv::USER_TOO_MANY_TYPES
+            | Rv::USER_TYPE_INVALID
+            | Rv::SESSION_READ_ONLY_EXISTS),
+        ) => Answer::NotJudged(rv),
+        Err(rv) => match classify(Function::Login, rv) {
+            Class::Caller => Answer::Refused(rv),
+            Class::Session
+            | Class::Login
+            | Class::Object
+            | Class::Capacity
+            | Class::Member
+            | Class::Ambiguous => Answer::Failed(rv),
+        },
+    }
+}
+
+/// Which PIN a member has after a change whose outcome is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    /// The new one.
+    New,
+    /// The old one.
+    Old,
+    /// That could not be found out.
+    Unknown,
+}
+
+/// What one login with the new PIN, on a member where nobody is logged in, shows.
+pub fn after_trial(answer: Answer) -> Holds {
+    match answer {
+        Answer::Accepted | Answer::WrongPin(Rv::PIN_EXPIRED) => Holds::New,
+        Answer::WrongPin(_) => Holds::Old,
+        Answer::AlreadyIn | Answer::NotJudged(_) | Answer::Refused(_) | Answer::Failed(_) => Holds::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn codes() -> impl Strategy<Value = Rv> {
+        prop_oneof![
+            proptest::sample::select(Rv::ALL),
+            any::<ha_token::Ulong>().prop_filter("CKR_OK is no error", |n| *n != 0).prop_map(Rv)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn only_success_is_an_accepted_pin(rv in codes()) {
+            prop_assert_ne!(of_login(Err(rv)), Answer::Accepted);
+        }
+
+        #[test]
+        fn only_what_speaks_of_the_pin_makes_it_a_wrong_one(rv in codes()) {
+            let wrong = matches!(of_login(Err(rv)), Answer::WrongPin(_));
+            prop_assert_eq!(wrong, rv.name().is_some_and(|n| n.starts_with("CKR_PIN_")) && !matches!(rv, Rv::PIN_LOCKED | Rv::PIN_TOO_WEAK));
+        }
+
+        #[test]
+        fn only_what_is_not_the_callers_is_put_down_to_the_member(rv in codes()) {
+            let failed = matches!(of_login(Err(rv)), Answer::Failed(_));
+            prop_assert_eq!(failed, classify(Function::Login, rv) != Class::Caller);
+        }
+
+        #[test]
+        fn a_trial_that_did_not_look_at_the_pin_shows_nothing(rv in codes()) {
+            let answer = of_login(Err(rv));
+            prop_assert_eq!(after_trial(answer) == Holds::Unknown, !matches!(answer, Answer::WrongPin(_)));
+        }
+    }
+}
