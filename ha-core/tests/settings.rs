@@ -51,6 +51,24 @@ fn strict_usage_refuses_keys_that_wrap_and_decrypt() {
     for one in [[ck::CKA_WRAP, ck::CKA_SIGN], [ck::CKA_DECRYPT, ck::CKA_SIGN]] {
         assert_eq!(make(&*slot, s, &one), [Ok(()); 2], "each of the two alone");
     }
+    // The two halves of a pair together do the same.
+    let token = Attribute::bool(ck::CKA_TOKEN, true);
+    let pair = |decrypt: bool| {
+        let public = vec![
+            token.clone(),
+            Attribute::ulong(ck::CKA_MODULUS_BITS, 1024),
+            Attribute::bool(ck::CKA_WRAP, true),
+        ];
+        let private = vec![
+            token.clone(),
+            Attribute::bool(ck::CKA_SIGN, true),
+            Attribute::bool(ck::CKA_DECRYPT, decrypt),
+        ];
+        let mut mechanism = Mechanism::plain(ck::CKM_RSA_PKCS_KEY_PAIR_GEN);
+        slot.generate_key_pair(s, &mut mechanism, &public, &private).map(drop)
+    };
+    assert_eq!(pair(true), Err(Rv::TEMPLATE_INCONSISTENT));
+    assert_eq!(pair(false), Ok(()));
     provider.shutdown(std::time::Duration::from_secs(60));
     let (_provider, slot, s) = open(&tokens, "");
     assert_eq!(make(&*slot, s, &both), [Ok(()); 2], "many programs ask for both by default");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Attribute, Function, Mechanism, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
+use ha_token::{Attribute, Function, Mechanism, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::put::{How, Item};
 use super::{Group, Lease, Member, Need, Object, Origin, Who};
@@ -85,6 +85,11 @@ impl Group {
         private: &Template,
     ) -> Result<(Arc<Object>, Arc<Object>)> {
         let function = Function::GenerateKeyPair;
+        // Both halves together are what can read out other keys.
+        let asked: Template = public.iter().chain(private).cloned().collect();
+        self.vet_usage(function, |kind| {
+            asked.iter().any(|a| a.kind == kind && a.value.as_bool() == Some(true))
+        })?;
         let writers = self.key_writers(function, private)?;
         let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
         let outcome = self.put_pair(function, need, &writers, ids, mechanism, public, private);
@@ -499,19 +504,7 @@ impl Group {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        let both =
-            asked.get_bool(ck::CKA_WRAP) == Some(true) && asked.get_bool(ck::CKA_DECRYPT) == Some(true);
-        if both {
-            if self.config.strict_usage {
-                self.reporter.refused(
-                    function,
-                    Rv::TEMPLATE_INCONSISTENT,
-                    "a key that may wrap and decrypt reads out any other key (strict_usage)",
-                );
-                return Err(Rv::TEMPLATE_INCONSISTENT);
-            }
-            tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
-        }
+        self.vet_usage(function, |kind| asked.get_bool(kind) == Some(true))?;
         if self.config.non_extractable == NonExtractable::Refuse && !life::may_be_extracted(asked) {
             self.reporter.refused(function, Rv::TEMPLATE_INCONSISTENT, "non_extractable = \"refuse\"");
             return Err(Rv::TEMPLATE_INCONSISTENT);
@@ -519,6 +512,23 @@ impl Group {
         let mut writers = self.writers(function)?;
         self.group_keys_everywhere(&mut writers)?;
         Ok(writers)
+    }
+
+    /// Refuses, or tells of, a key that may both wrap and decrypt.
+    fn vet_usage(&self, function: Function, asks_for: impl Fn(Ulong) -> bool) -> Result<()> {
+        if !(asks_for(ck::CKA_WRAP) && asks_for(ck::CKA_DECRYPT)) {
+            return Ok(());
+        }
+        if self.config.strict_usage {
+            self.reporter.refused(
+                function,
+                Rv::TEMPLATE_INCONSISTENT,
+                "a key that may wrap and decrypt reads out any other key (strict_usage)",
+            );
+            return Err(Rv::TEMPLATE_INCONSISTENT);
+        }
+        tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
+        Ok(())
     }
 
     fn announce(&self, class: ha_token::Ulong) -> Result<ObjectId> {
