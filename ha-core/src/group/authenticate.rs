@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use ha_token::{Function, Result, Rv, Ulong, UserType, ck};
 
+use super::link::PAUSES;
 use super::{Group, Lease, Link, Member, Pin, Who};
 use crate::config::RecoveryMode;
 use crate::policy::failure::{Class, classify};
@@ -213,8 +214,20 @@ impl Group {
     }
 
     /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
+    /// SoftHSM takes a token for one without a PIN, and looks at none, for a moment while another process writes to it.
     fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
-        let login = || pin::of_login(link.token.login(link.anchor(), user, pin.map(|p| &***p)));
+        let once = || pin::of_login(link.token.login(link.anchor(), user, pin.map(|p| &***p)));
+        let login = || {
+            for pause in PAUSES {
+                match once() {
+                    Answer::NotJudged(Rv::USER_PIN_NOT_INITIALIZED) => {
+                        _ = self.world.event().wait(Some(pause));
+                    }
+                    answer => return answer,
+                }
+            }
+            once()
+        };
         match login() {
             Answer::NotJudged(Rv::USER_ANOTHER_ALREADY_LOGGED_IN) if member.connector().reinitialises() => {
                 match log_out(link) {

@@ -283,7 +283,7 @@ fn most_kept(token_has: Ulong) -> usize {
 }
 
 /// Pauses before a token that could not say what it is is asked again.
-const PAUSES: [Duration; 6] = [
+pub(super) const PAUSES: [Duration; 6] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
     Duration::from_millis(5),
