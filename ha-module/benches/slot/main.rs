@@ -42,7 +42,11 @@ impl Subject {
             .spawn()
             .unwrap();
         let to = child.stdin.take().unwrap();
-        let from = BufReader::new(child.stdout.take().unwrap());
+        let mut from = BufReader::new(child.stdout.take().unwrap());
+        // One after the other: SoftHSM shows a token half written to who looks while another process logs in to it.
+        let mut ready = String::new();
+        from.read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n", "{name}");
         Subject { child, to, from }
     }
 

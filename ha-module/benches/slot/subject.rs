@@ -238,6 +238,8 @@ pub(crate) fn serve(modules: &[(&Path, &str, Option<&Path>)]) {
         })
         .collect();
     let mut out = std::io::stdout();
+    writeln!(out, "ready").unwrap();
+    out.flush().unwrap();
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let mut words = line.split(' ').map(|w| w.parse::<usize>().unwrap());
