@@ -76,15 +76,13 @@ impl Group {
         if let Some(pin) = &pin {
             self.see_changed_pins(user, pin);
         }
-        let accepted = self.ask_one(user, pin.as_ref())?;
+        let (accepted, judge) = self.ask_one(user, pin.as_ref())?;
         self.login.forgive(user);
         let epoch = self.login.set(who, pin);
         for member in &self.members {
             if Arc::ptr_eq(member, accepted) {
-                // This one is logged in already; marking it keeps the PIN from being sent twice.
-                if let Some(link) = member.link() {
-                    _ = link.follow(epoch, || Ok(()));
-                }
+                // This connection is logged in already; marking it keeps the PIN from being sent twice.
+                _ = judge.follow(epoch, || Ok(()));
                 continue;
             }
             self.given_anew(member, user);
@@ -137,8 +135,8 @@ impl Group {
     }
 
     /// Sends the PIN to one member after the other until one accepts or refuses it; a member that cannot judge it is
-    /// passed over. Answers the one that accepted.
-    fn ask_one(&self, user: UserType, pin: Option<&Pin>) -> Result<&Arc<Member>> {
+    /// passed over. Answers the one that accepted, and in which connection.
+    fn ask_one(&self, user: UserType, pin: Option<&Pin>) -> Result<(&Arc<Member>, Arc<Link>)> {
         let digest = pin.map(|p| self.login.digest(p));
         let mut passed = None;
         let mut refused_before = None;
@@ -161,7 +159,7 @@ impl Group {
             match self.judge(member, &link, user, pin) {
                 Answer::Accepted => {
                     self.logged_in(member, &link, user, pin);
-                    return Ok(member);
+                    return Ok((member, link));
                 }
                 Answer::WrongPin(rv) => {
                     if let Some(pin) = pin {

@@ -8,8 +8,10 @@ use ha_token::{Function, Result, Rv, TemplateExt, ck};
 use super::copies::{Copy, Trouble, row_traits};
 use super::identify::place;
 use super::{Group, Lease, Link, Member, Trust};
+use crate::config::RecoveryMode;
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::{Ledger, ObjectRow};
+use crate::policy::health::Event;
+use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
 use crate::replica::proof::Outcome;
 
 /// What catching up did, or would do.
@@ -23,11 +25,24 @@ pub struct CaughtUp {
     pub copied: usize,
     /// What could not be done, in words.
     pub left: Vec<String>,
+    /// Whether all of it is to be tried again: another process was at it, or the ledger could not be read.
+    pub undone: bool,
 }
+
+/// How often a member is brought up to date in a row while more passes it by.
+const ROUNDS: usize = 4;
 
 /// What stands for an answer where a member's object may or may not be the one that is meant.
 const UNCLEAR: Rv = Rv::KEY_FUNCTION_NOT_PERMITTED;
 const CANNOT_TELL: &str = ", and what is there cannot be proven to be it or another";
+
+/// A copy that a member has now.
+#[derive(Clone, Copy)]
+struct Given {
+    handle: ha_token::ObjectHandle,
+    /// Whether it was made, or found there.
+    made: bool,
+}
 
 impl Group {
     /// After a login: what every member that is up may have missed.
@@ -41,59 +56,79 @@ impl Group {
         }
     }
 
-    /// Brings a connection up to date, once for each login: by one thread of one process of this host at a time, so that
-    /// nothing is given twice. The user is logged in on it.
+    /// Brings a connection up to date, in each login and whenever something has passed the member by: by one thread of one
+    /// process of this host at a time, so that nothing is given twice. The user is logged in on it.
     ///
     /// # Errors
     /// The member's answers that say that it cannot be used.
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
         let epoch = self.login.epoch();
         let _one = member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if link.is_caught_up(epoch) {
-            return Ok(());
+        // What passes it by meanwhile makes it another round; what goes on and on is left to its keeper.
+        for _ in 0..ROUNDS {
+            let owed = member.owed.load(Ordering::Acquire);
+            if link.is_caught_up(epoch, owed) {
+                return Ok(());
+            }
+            member.refuses_writes.store(false, Ordering::Release);
+            let lease = Lease::new(member, Arc::clone(link))?;
+            self.recall_group_keys(&lease)?;
+            let by_hand = self.by_hand.load(Ordering::Acquire);
+            if lease.link.group_keys().is_none() && !by_hand {
+                self.receive_group_keys(member, link);
+            }
+            if !by_hand {
+                let done = self.bring_up_to_date(&lease, false)?;
+                if done != CaughtUp::default() {
+                    tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");
+                }
+                for line in &done.left {
+                    tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
+                }
+                self.take_stock(&lease)?;
+                if done.undone {
+                    return Ok(());
+                }
+            }
+            link.set_caught_up(epoch, owed);
+            member.behind_tries.store(0, Ordering::Release);
         }
-        let lease = Lease::new(member, Arc::clone(link))?;
-        self.recall_group_keys(&lease)?;
-        if lease.link.group_keys().is_none() && !self.by_hand.load(Ordering::Acquire) {
-            self.receive_group_keys(member, link);
-        }
-        if self.by_hand.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let done = self.bring_up_to_date(&lease, false)?;
-        if done != CaughtUp::default() {
-            tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");
-        }
-        for line in done.left {
-            tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
-        }
-        self.take_stock(&lease)?;
-        link.set_caught_up(epoch);
         Ok(())
     }
 
-    /// A member lacks what the others have, or what became of it there is not known: its keeper sees to it.
+    /// Something has passed a member by, or what became of it there is not known. What is to be done is found out when it
+    /// is next brought up to date: by its keeper at once if it is up, else when it is back.
     pub(crate) fn falls_behind(&self, member: &Member) {
-        if let Some(link) = member.link() {
-            link.set_behind();
-        }
-        member.behind.store(true, Ordering::Release);
+        member.owed.fetch_add(1, Ordering::AcqRel);
         member.wake.set();
     }
 
-    /// Brings a member that is up and has fallen behind up to date. One that cannot be is connected anew: SoftHSM goes on
-    /// refusing to write after the cause is gone.
-    pub(super) fn catch_up_again(&self, member: &Arc<Member>) {
-        if !member.behind.swap(false, Ordering::AcqRel) || self.login.who() != super::Who::User {
-            return;
+    /// When a member that is up is to be brought up to date again, if it is: later each time that it could not be.
+    pub(super) fn is_behind(&self, member: &Member) -> bool {
+        self.login.who() == super::Who::User
+            && !self.by_hand.load(Ordering::Acquire)
+            && member.link().is_some_and(|link| {
+                !link.is_caught_up(self.login.epoch(), member.owed.load(Ordering::Acquire))
+            })
+    }
+
+    /// Brings a member that is up and has fallen behind up to date. One that refuses to write what others wrote is
+    /// connected anew: SoftHSM goes on refusing after the cause is gone. Answers how long to wait before the next try.
+    pub(super) fn catch_up_again(&self, member: &Arc<Member>) -> std::time::Duration {
+        let tries = member.behind_tries.fetch_add(1, Ordering::AcqRel);
+        let recovery = &self.config.recovery;
+        let wait = recovery.interval.saturating_mul(1 << tries.min(16)).min(recovery.max_interval);
+        let refused = member.refuses_writes.load(Ordering::Acquire);
+        let Some(link) = member.link() else { return wait };
+        if let Err(rv) = self.follow_login(member, &link) {
+            self.failed(member, &link, Function::FindObjects, rv);
         }
-        let Some(link) = member.link() else { return };
-        let answer = self.catch_up(member, &link);
-        if let Err(rv) = answer {
-            self.blame(member, Function::CreateObject, rv);
-        } else if member.refuses_writes.swap(false, Ordering::AcqRel) {
-            self.health_event(member, crate::policy::health::Event::ProbeFailed);
+        let refuses = refused || member.refuses_writes.load(Ordering::Acquire);
+        // Once for each cause: what a new connection does not mend another one will not either.
+        if refuses && tries == 0 && recovery.mode == RecoveryMode::Auto {
+            self.health_event(member, Event::Renew);
         }
+        wait
     }
 
     /// Whether the token holds more than the ledger says: only then do searches have to ask it too when another member
@@ -121,6 +156,7 @@ impl Group {
             Ok(lock) => lock,
             Err(error) => {
                 done.left.push(format!("another process does it: {error}"));
+                done.undone = true;
                 return Ok(done);
             }
         };
@@ -129,6 +165,7 @@ impl Group {
             Err(Trouble::Member(rv)) => Err(rv),
             Err(Trouble::Ledger(error)) => {
                 done.left.push(format!("what the ledger cannot say: {error}"));
+                done.undone = true;
                 Ok(done)
             }
         }
@@ -141,7 +178,7 @@ impl Group {
         dry: bool,
         done: &mut CaughtUp,
     ) -> std::result::Result<(), Trouble> {
-        let CaughtUp { destroyed, changed, copied, left } = done;
+        let CaughtUp { destroyed, changed, copied, left, .. } = done;
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
             match answer {
                 Ok(did) => {
@@ -207,8 +244,29 @@ impl Group {
             if dry {
                 let answer = if row.is_copyable() { Ok(true) } else { Err(Rv::KEY_NOT_WRAPPABLE) };
                 _ = note(answer, copied, what)?;
-            } else if note(self.give(ledger, lease, &row)?, copied, what)? {
-                ledger.add_copy(row.id, name)?;
+                continue;
+            }
+            // The list may be long, and much may have happened since it was made.
+            let Some(row) = ledger.object(row.id)?.filter(|r| r.is_committed()) else { continue };
+            let given = self.give(ledger, lease, &row)?;
+            let made = match given {
+                Ok(Given { made, .. }) => Ok(made),
+                Err(rv) => Err(rv),
+            };
+            if note(made, copied, what)?
+                && let Ok(given) = given
+            {
+                match ledger.add_copy(&row, name) {
+                    Ok(()) => self.seen(lease, &row, given.handle),
+                    // Destroyed or changed meanwhile: what was made of the old row goes, and the next round sees to the rest.
+                    Err(LedgerError::Conflict) => {
+                        if given.made {
+                            lease.token().destroy_object(lease.session, given.handle)?;
+                        }
+                        lease.member.owed.fetch_add(1, Ordering::AcqRel);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())
@@ -220,18 +278,15 @@ impl Group {
         ledger: &Ledger,
         lease: &Lease,
         row: &ObjectRow,
-    ) -> std::result::Result<Result<bool>, Trouble> {
+    ) -> std::result::Result<Result<Given>, Trouble> {
         Ok(match self.find_copy(ledger, lease, row)? {
-            Copy::At(handle) => {
-                self.seen(lease, row, handle);
-                Ok(false)
-            }
-            Copy::Absent => self.make_copy(lease, row),
+            Copy::At(handle) => Ok(Given { handle, made: false }),
+            Copy::Absent => self.make_copy(lease, row).map(|handle| Given { handle, made: true }),
             Copy::Unclear => Err(UNCLEAR),
         })
     }
 
-    fn make_copy(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
+    fn make_copy(&self, lease: &Lease, row: &ObjectRow) -> Result<ha_token::ObjectHandle> {
         let secret = crate::replica::is_secret(row.class);
         let handle = match &row.blob {
             Some(_) if lease.link.group_keys().is_none() => return Err(Rv::KEY_NOT_WRAPPABLE),
@@ -265,8 +320,7 @@ impl Group {
                 return Err(Rv::KEY_FUNCTION_NOT_PERMITTED);
             }
         }
-        self.seen(lease, row, handle);
-        Ok(true)
+        Ok(handle)
     }
 
     /// An object's value, from another member that holds it.
@@ -274,7 +328,9 @@ impl Group {
         let holders =
             self.up().filter(|m| m.index != lease.member.index && row.copies.iter().any(|c| c == m.name()));
         for member in holders {
-            let there = self.lease(member)?;
+            // Not brought up to date for this: two members would wait for each other.
+            let Some(link) = member.link().filter(|l| l.has_followed(self.login.epoch())) else { continue };
+            let there = Lease::new(member, link)?;
             for handle in self.with_traits(&there, &row_traits(row))? {
                 if let Some(verifier) = row.verifier()
                     && self.prove(&there, handle, row.class, &verifier)? == Outcome::Same

@@ -30,16 +30,21 @@ impl Group {
         let (holders, others): (Vec<_>, Vec<_>) = self.up().partition(|m| holds(m));
         let (mut is_final, mut refused) = (false, Rv::DEVICE_ERROR);
         let mut uncertain = Vec::new();
+        let mut acknowledged = Vec::new();
+        let mut ledgers_fault = None;
         for member in holders.into_iter().chain(others) {
             if !is_final && !holds(member) {
                 continue;
             }
             match self.destroy_on(ledger, member, object, &row) {
                 Ok(()) => {
-                    if !std::mem::replace(&mut is_final, true) {
-                        ledger.destroy_final(id).map_err(|e| self.ledger_failed(e))?;
+                    let is_first = !std::mem::replace(&mut is_final, true);
+                    let noted = if is_first { ledger.destroy_final(id) } else { Ok(()) };
+                    // It goes on where it can: what is not noted is found out when the member is next brought up to date.
+                    match noted.and_then(|()| ledger.acknowledge(id, member.name())) {
+                        Ok(()) => acknowledged.push(member.index),
+                        Err(error) => ledgers_fault = Some(error),
                     }
-                    ledger.acknowledge(id, member.name()).map_err(|e| self.ledger_failed(e))?;
                 }
                 Err(rv) => {
                     refused = rv;
@@ -50,8 +55,10 @@ impl Group {
             }
         }
         if is_final {
-            uncertain.iter().for_each(|member| self.falls_behind(member));
-            return Ok(());
+            for member in self.members.iter().filter(|m| !acknowledged.contains(&m.index)) {
+                self.falls_behind(member);
+            }
+            return ledgers_fault.map_or(Ok(()), |error| Err(self.ledger_failed(error)));
         }
         // A member whose answer says nothing may have destroyed its copy: it is looked for, and given again if need be.
         let copies: Vec<&str> = row
@@ -87,8 +94,8 @@ impl Group {
                     lease.link.unbind(handle);
                     Ok(())
                 }
-                // Not there is as good as destroyed, on a member that is sound.
-                Copy::Absent => self.looks_alive(&lease.link).map_err(|_| Rv::DEVICE_REMOVED),
+                // Not there is as good as destroyed.
+                Copy::Absent => Ok(()),
                 // There, and not proven to be this object: it stays.
                 Copy::Unclear => Err(Rv::KEY_FUNCTION_NOT_PERMITTED),
             }
@@ -221,7 +228,7 @@ impl Group {
                     tracing::warn!(group = %self.config.label, %error, "a change was made, and the ledger could not note that it was: it is made again when the members are next brought up to date");
                 }
                 object.set_traits(traits);
-                for (member, _) in holders.iter().zip(made).filter(|(m, made)| !made && m.is_up()) {
+                for (member, _) in holders.iter().zip(made).filter(|(_, made)| !made) {
                     self.falls_behind(member);
                 }
                 Ok(())

@@ -94,7 +94,21 @@ impl Group {
             }
             unclear |= others;
         }
-        Ok(if unclear { Copy::Unclear } else { Copy::Absent })
+        Ok(if unclear || !self.sees_all(lease, row)? { Copy::Unclear } else { Copy::Absent })
+    }
+
+    /// Whether what is not found on a member is not there: a session without the user's login sees no private object, and a
+    /// lost SoftHSM token shows none at all; both say that all is well.
+    fn sees_all(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
+        if row.private {
+            let info = lease.token().session_info(lease.session)?;
+            let logged_in = matches!(info.state, ck::CKS_RW_USER_FUNCTIONS | ck::CKS_RO_USER_FUNCTIONS);
+            if !logged_in || !lease.link.has_followed(self.login.epoch()) {
+                return Ok(false);
+            }
+        }
+        self.looks_alive(&lease.link)?;
+        Ok(true)
     }
 
     /// Whether another object's copy here is known: it is then no candidate anyway.

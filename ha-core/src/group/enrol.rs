@@ -19,6 +19,11 @@ impl Group {
             return Ok(());
         }
         let _bootstrap = self.bootstrap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.share_group_keys(writers)
+    }
+
+    /// As [`group_keys_everywhere`](Self::group_keys_everywhere), by who holds the right to make and move them.
+    fn share_group_keys(&self, writers: &mut Vec<Lease>) -> Result<()> {
         let group = self.ledger()?.identity().group;
         // Two processes that find no keys at once would each make their own.
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
@@ -35,7 +40,7 @@ impl Group {
                 self.may_make_group_keys()?;
                 let first = writers.first().ok_or(Rv::DEVICE_ERROR)?;
                 tracing::warn!(group = %self.config.label,
-                    "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` and `hactl member add` enrol members with a ceremony");
+                    "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
                 let keys = group_key::create(first.on(), &group, false)?;
                 self.recognise_group_keys(first, &keys)?;
                 first.link.set_group_keys(Some(keys));
@@ -93,13 +98,17 @@ impl Group {
     /// Gives a member that has just logged in the group keys, if another one has them and may. What fails is logged, and
     /// tried again when a key is made.
     pub(crate) fn receive_group_keys(&self, member: &Arc<Member>, link: &Arc<Link>) {
-        let giver = self.up().find(|m| m.link().is_some_and(|l| l.group_keys().is_some()));
-        let Some(Ok(giver)) = giver.map(|m| self.lease(m)) else { return };
+        // Who holds it may be waiting for this member.
+        let Ok(_bootstrap) = self.bootstrap.try_lock() else { return };
+        let epoch = self.login.epoch();
+        let ready = |l: &Arc<Link>| l.group_keys().is_some() && l.has_followed(epoch);
+        let giver = self.up().find_map(|m| Some((m, m.link().filter(ready)?)));
+        let Some(Ok(giver)) = giver.map(|(m, link)| Lease::new(m, link)) else { return };
         if giver.link.group_keys().is_some_and(|k| !k.enrolled)
             && let Ok(lease) = Lease::new(member, Arc::clone(link))
         {
             // What it is is told in words already.
-            _ = self.group_keys_everywhere(&mut vec![giver, lease]);
+            _ = self.share_group_keys(&mut vec![giver, lease]);
         }
     }
 

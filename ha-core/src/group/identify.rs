@@ -143,10 +143,10 @@ impl Group {
             };
             for other in others {
                 let known = there.link.virtual_of(other).and_then(|h| self.objects.get(ObjectHandle(h)).ok());
-                if known
-                    .as_ref()
-                    .is_some_and(|o| o.origin != Origin::Foreign || o.lives_on(lease.member.index))
-                {
+                if known.as_ref().is_some_and(|o| {
+                    o.origin != Origin::Foreign
+                        || o.place(lease.member.index, lease.link.generation).is_some()
+                }) {
                     continue;
                 }
                 if verifier.is_none() {

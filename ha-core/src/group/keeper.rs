@@ -69,8 +69,11 @@ impl Group {
                 (health.state(), health.next_probe())
             };
             match due {
-                (State::Up, _) if member.behind.load(std::sync::atomic::Ordering::Acquire) => {
-                    self.catch_up_again(member);
+                (State::Up, _) if self.is_behind(member) => {
+                    let wait = self.catch_up_again(member);
+                    if member.is_up() && self.is_behind(member) {
+                        member.wake.wait(Some(wait));
+                    }
                 }
                 (State::Suspect, Some(at)) if at <= now => self.probe(member),
                 (State::Suspect, Some(at)) => _ = member.wake.wait(Some(at - now)),
@@ -94,6 +97,11 @@ impl Group {
     pub(super) fn look_after(&self) {
         if !self.alone.load(Ordering::Relaxed) {
             return;
+        }
+        for member in self.members.iter().filter(|m| m.is_up() && self.is_behind(m)) {
+            if member.catching_up.try_lock().is_ok() {
+                self.catch_up_again(member);
+            }
         }
         for member in self.members.iter().filter(|m| m.state() == State::Suspect) {
             // One caller probes; the others go on with the members that are up.
@@ -255,7 +263,7 @@ impl Group {
             Ok(None) => Ok(()),
             Ok(Some(before)) if before == link.info.serial => Ok(()),
             Ok(Some(before)) => Err(format!(
-                "the token behind it has serial {} and had {before}; put the right token back, or take the member out and add it as a new one",
+                "the token behind it has serial {} and had {before}; put the right token back, or give the member another name in the configuration",
                 link.info.serial
             )),
             Err(error) => {

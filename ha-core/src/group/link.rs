@@ -17,9 +17,6 @@ use crate::seam::World;
 /// Idle backing sessions kept open for each connection; more are closed when they come back.
 const POOL: usize = 128;
 
-/// No login's epoch.
-const NEVER: u64 = u64::MAX;
-
 /// One connection: from one initialisation of the member's module to the next.
 pub struct Link {
     /// The token. Answers `CKR_CRYPTOKI_NOT_INITIALIZED` once a newer connection was made.
@@ -43,8 +40,8 @@ pub struct Link {
     /// The group's login epoch that this connection has followed to.
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
-    /// The login epoch that it was last brought up to date in; [`NEVER`] when it has to be again.
-    caught_up: AtomicU64,
+    /// What it was last brought up to date with: the login's epoch, and what its member was owed then.
+    caught_up: Mutex<Option<(u64, u64)>>,
     /// The PIN it is logged in with, where that is the member's own and not the application's.
     own_pin: Mutex<Option<Pin>>,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
@@ -83,7 +80,7 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
-            caught_up: AtomicU64::new(NEVER),
+            caught_up: Mutex::default(),
             handles: RwLock::default(),
             own_pin: Mutex::default(),
             group_keys: Mutex::new(None),
@@ -172,19 +169,14 @@ impl Link {
         self.login_epoch.store(u64::MAX, Ordering::Release);
     }
 
-    /// Whether it was brought up to date since this login.
-    pub(super) fn is_caught_up(&self, epoch: u64) -> bool {
-        self.caught_up.load(Ordering::Acquire) == epoch
+    /// Whether it was brought up to date in this login, with all that its member was owed.
+    pub(super) fn is_caught_up(&self, epoch: u64, owed: u64) -> bool {
+        *self.caught_up.lock().unwrap_or_else(PoisonError::into_inner) == Some((epoch, owed))
     }
 
-    /// It was brought up to date in this login.
-    pub(super) fn set_caught_up(&self, epoch: u64) {
-        self.caught_up.store(epoch, Ordering::Release);
-    }
-
-    /// It has to be brought up to date again.
-    pub(super) fn set_behind(&self) {
-        self.caught_up.store(NEVER, Ordering::Release);
+    /// It was.
+    pub(super) fn set_caught_up(&self, epoch: u64, owed: u64) {
+        *self.caught_up.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, owed));
     }
 
     /// Runs `change` unless this connection follows `epoch` already; one thread at a time.

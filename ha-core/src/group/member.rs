@@ -49,8 +49,10 @@ pub struct Member {
     pub(super) foreign: AtomicBool,
     /// Held while it is brought up to date: by one thread at a time.
     pub(super) catching_up: Mutex<()>,
-    /// Whether it lacks what other members were given while it was up.
-    pub(super) behind: AtomicBool,
+    /// Counts what passed it by: what others were given, or what became of it here is not known.
+    pub(super) owed: AtomicU64,
+    /// Tries in a row to bring it up to date that left something.
+    pub(super) behind_tries: AtomicU32,
     /// Whether it refused to write what others wrote, in words that say nothing of the cause.
     pub(super) refuses_writes: AtomicBool,
     /// Wakes the member's keeper.
@@ -91,7 +93,8 @@ impl Member {
             generation: AtomicU64::new(0),
             connecting: Mutex::default(),
             catching_up: Mutex::default(),
-            behind: AtomicBool::new(false),
+            owed: AtomicU64::new(0),
+            behind_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),

@@ -8,7 +8,7 @@ use ha_token::{
 };
 
 use super::identify::place;
-use super::{Group, Lease, Object, Origin, Traits, Trust};
+use super::{Group, Lease, Member, Object, Origin, Traits, Trust};
 use crate::policy::failure::Class;
 use crate::replica::ledger::{Blob, LedgerError, ObjectId, Staged};
 use crate::replica::proof::Outcome;
@@ -176,8 +176,9 @@ impl Group {
             self.give_up_on(&items, &touched);
             return Err(rv);
         }
-        // Those that could not, and those that have come up since the writers were counted.
-        for member in self.up().filter(|m| !done.iter().any(|(w, _)| w.member.index == m.index) && !local) {
+        // Those that could not, and those that were not there or on their way when the writers were counted.
+        let passed = |m: &&Arc<Member>| !done.iter().any(|(w, _)| w.member.index == m.index);
+        for member in self.members.iter().filter(passed).filter(|_| !local) {
             self.falls_behind(member);
         }
         let mut objects = Vec::new();

@@ -71,6 +71,8 @@ pub enum Event {
     ProbeSucceeded,
     /// It did not; or it could not be connected.
     ProbeFailed,
+    /// It answers, and refuses to write what others write: it is to be connected anew.
+    Renew,
     /// A new connection was made.
     Connected,
     /// What it missed has been brought to it.
@@ -98,9 +100,13 @@ impl fmt::Display for Event {
             Event::CallFailed(_) => "a call failed",
             Event::ProbeSucceeded => "it answers",
             Event::ProbeFailed => "it does not answer",
+            Event::Renew => "it refuses what others write, and is connected anew",
             Event::Connected => "it was connected",
             Event::CaughtUp => "it is up to date",
-            Event::Quarantine(_) => "it may not be used until somebody has looked",
+            Event::Quarantine(Until::Mended) => {
+                "it may not be used as it is, and is looked at again now and then"
+            }
+            Event::Quarantine(Until::Wanted) => "it may not be used until somebody has looked",
             Event::Drain => "the operator took it out",
             Event::Recover => "it is wanted back",
         })
@@ -186,6 +192,7 @@ impl Health {
             (State::Suspect, Event::ProbeSucceeded) => State::Up,
             (State::Suspect, Event::ProbeFailed) if !self.settings.takes_back => State::Suspect,
             (State::Up | State::Suspect | State::Syncing | State::Down, Event::ProbeFailed) => State::Down,
+            (State::Up, Event::Renew) if self.settings.takes_back => State::Down,
             (State::Down | State::Suspect, Event::Connected) => State::Syncing,
             (State::Quarantined, Event::Connected) if self.next_probe.is_some() => State::Syncing,
             (State::Syncing, Event::CaughtUp) => State::Up,
@@ -197,7 +204,7 @@ impl Health {
                 self.failures = 0;
                 self.next_probe = Some(now);
             }
-            (_, State::Down) if event == Event::Recover => self.next_probe = Some(now),
+            (_, State::Down) if matches!(event, Event::Recover | Event::Renew) => self.next_probe = Some(now),
             (_, State::Down) if event == Event::ProbeFailed || from != to => {
                 if from == State::Up || from == State::Suspect {
                     let soon = self.settings.interval * FLAP_INTERVALS;

@@ -1,7 +1,7 @@
 //! The ledger's contents: objects from intent to destruction, pending changes.
 
 use ha_token::{Template, Ulong};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 
@@ -207,13 +207,19 @@ impl Ledger {
         )
     }
 
-    /// A member has been given a copy, proven.
+    /// A member has been given a copy of an object as `row` has it, proven.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn add_copy(&self, id: ObjectId, member: &str) -> Result<()> {
-        self.writable()?.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
-        Ok(())
+    /// [`LedgerError::Conflict`] when the object was changed or destroyed since the row was read: the copy must go.
+    pub fn add_copy(&self, row: &ObjectRow, member: &str) -> Result<()> {
+        let sql = "INSERT OR IGNORE INTO copy SELECT id, ?2 FROM object WHERE id = ?1 AND state = 2 AND version = ?3";
+        let connection = self.writable()?;
+        connection.execute(sql, params![row.id.0, member, row.version])?;
+        let there = "SELECT 1 FROM copy c JOIN object o ON o.id = c.object
+                     WHERE o.id = ?1 AND c.member = ?2 AND o.state = 2 AND o.version = ?3";
+        let there =
+            connection.query_row(there, params![row.id.0, member, row.version], |_| Ok(())).optional()?;
+        there.ok_or(LedgerError::Conflict)
     }
 
     /// Announces a change of attributes, before the first of `members` makes it: from now on copies are made and found

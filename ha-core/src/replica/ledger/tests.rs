@@ -136,7 +136,8 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     let ledger = open_in(dir.path()).unwrap();
     let id = committed(&ledger, 1, &["a"]);
     assert_eq!((ledger.missing_on("a").unwrap().len(), ledger.missing_on("b").unwrap().len()), (0, 1));
-    ledger.add_copy(id, "b").unwrap();
+    let row = ledger.object(id).unwrap().unwrap();
+    ledger.add_copy(&row, "b").unwrap();
     assert_eq!((ledger.missing_on("b").unwrap().len(), ledger.count_on("b").unwrap()), (0, 1));
     let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
     let numbers = pend(&ledger, id, "b", &change);
@@ -154,7 +155,9 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     assert!(ledger.pending_for("b").unwrap().is_empty());
     let row = ledger.object(id).unwrap().unwrap();
     assert_eq!((row.label.as_slice(), &row.template), (b"new".as_slice(), &before.template));
+    assert!(matches!(ledger.add_copy(&before, "c"), Err(LedgerError::Conflict)), "it was changed since");
     ledger.destroy_begin(id, &[]).unwrap();
+    assert!(matches!(ledger.add_copy(&row, "c"), Err(LedgerError::Conflict)), "it is dead");
     assert!(matches!(ledger.change_begin(&row, &["b"], &change, &found), Err(LedgerError::Conflict)));
 }
 

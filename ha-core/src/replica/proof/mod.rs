@@ -356,9 +356,12 @@ fn once(
     }
     let mut space = vec![0; 4096];
     let mut out = Output::buffer(&mut space);
-    Ok(match taken(on.token.op_one_shot(on.session, kind, input, &mut out))? {
-        Some(()) => Once::Done(out.written().to_vec()),
-        None => Once::Failed,
+    let answer = on.token.op_one_shot(on.session, kind, input, &mut out);
+    Ok(match (answer, taken(answer)?) {
+        (_, Some(())) => Once::Done(out.written().to_vec()),
+        // Vague words say nothing of the key.
+        (Err(rv), None) if classify(kind.one_shot(), rv) == Class::Caller => Once::Failed,
+        (_, None) => Once::Refused,
     })
 }
 
