@@ -1,0 +1,193 @@
+//! Answers that do not tell what was done: nothing is lost by them, comes back after them, or is left over (guarantees G1, G2).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod watched;
+
+use std::sync::Arc;
+
+use ha_core::group::Word;
+use ha_core::provider::Provider;
+use ha_rig::{PIN, Tokens};
+use ha_token::*;
+use watched::{Act, Watch, start, wait};
+
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const SOON: &str = "[group.recovery]\ninterval = \"5ms\"\nmax_interval = \"20ms\"";
+/// Answers after which nobody knows what was done.
+const VAGUE: [Rv; 3] = [Rv::DEVICE_ERROR, Rv::GENERAL_ERROR, Rv::FUNCTION_FAILED];
+
+struct Open {
+    provider: Arc<Provider>,
+    members: Vec<Arc<Watch>>,
+    slot: Arc<dyn Token>,
+    s: SessionHandle,
+}
+
+impl Open {
+    fn new(tokens: &Tokens) -> Self {
+        let (provider, members) = start(&tokens.config(false, SOON));
+        let slot = Arc::clone(provider.slot(0).unwrap());
+        let s = slot.open_session(true).unwrap();
+        let open = Open { provider, members, slot, s };
+        open.log_in();
+        open
+    }
+
+    fn log_in(&self) {
+        while let Err(rv) = self.slot.login(self.s, UserType::User, Some(PIN.as_bytes())) {
+            assert_eq!(rv, Rv::DEVICE_ERROR);
+            wait(&self.provider.groups()[0], "a member is up", |g| g.up().next().is_some());
+        }
+    }
+
+    fn all_up(&self) {
+        wait(&self.provider.groups()[0], "every member is up", |g| g.up().count() == g.members.len());
+    }
+
+    fn pair(&self, id: u8) -> Result<()> {
+        let token = Attribute::bool(ck::CKA_TOKEN, true);
+        let id = Attribute::bytes(ck::CKA_ID, [id]);
+        let public = vec![token.clone(), Attribute::bytes(ck::CKA_EC_PARAMS, P256), id.clone()];
+        let private = vec![token, Attribute::bool(ck::CKA_SIGN, true), id];
+        let mut mechanism = Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN);
+        self.slot.generate_key_pair(self.s, &mut mechanism, &public, &private).map(drop)
+    }
+
+    fn find(&self, id: u8) -> Vec<ObjectHandle> {
+        self.slot.find_objects_init(self.s, &vec![Attribute::bytes(ck::CKA_ID, [id])]).unwrap();
+        let found = self.slot.find_objects(self.s, 100).unwrap();
+        self.slot.find_objects_final(self.s).unwrap();
+        found
+    }
+
+    fn destroy(&self, id: u8) -> Vec<Result<()>> {
+        self.find(id).into_iter().map(|object| self.slot.destroy_object(self.s, object)).collect()
+    }
+
+    /// Everything has come to rest: every member holds what the ledger says, and no other one of this id.
+    fn at_rest(&self, tokens: &Tokens, id: u8, expected: usize) {
+        self.all_up();
+        let holds = |member: usize| {
+            let list = tokens.bare(member, &["--list-objects"]);
+            list.matches(&format!("ID:         {id:02x}\n")).count()
+        };
+        // The keepers are at it; the test runner's own limit ends what never comes.
+        while (0..self.members.len()).any(|m| holds(m) != expected) {
+            std::thread::yield_now();
+        }
+        assert_eq!(self.find(id).len(), expected);
+    }
+}
+
+#[test]
+fn a_destruction_that_got_no_answer_is_finished_although_the_application_logs_out_at_once() {
+    for rv in VAGUE {
+        for act in [Act::Answer(rv), Act::DoneAndAnswer(rv)] {
+            let tokens = Tokens::new(2);
+            let open = Open::new(&tokens);
+            open.pair(1).unwrap();
+            open.members[1].next(Function::DestroyObject, act);
+            assert!(open.destroy(1).iter().all(|answer| *answer == Ok(())), "{rv}");
+            open.slot.logout(open.s).unwrap();
+            open.log_in();
+            open.at_rest(&tokens, 1, 0);
+            drop(open);
+            let again = Open::new(&tokens);
+            again.at_rest(&tokens, 1, 0);
+        }
+    }
+}
+
+#[test]
+fn a_destruction_that_no_member_is_known_to_have_made_leaves_the_key_whole() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    open.pair(1).unwrap();
+    // The first member did it and did not say so; the other one did not.
+    open.members[0].next(Function::DestroyObject, Act::DoneAndAnswer(Rv::FUNCTION_FAILED));
+    open.members[1].next(Function::DestroyObject, Act::Answer(Rv::FUNCTION_FAILED));
+    let answers = open.destroy(1);
+    assert_eq!(answers.iter().filter(|a| a.is_err()).count(), 1, "{answers:?}");
+    open.at_rest(&tokens, 1, 1);
+    let checked = open.provider.groups()[0].check(true).unwrap();
+    assert!(checked.iter().all(|c| c.worst() == Word::Same), "{checked:?}");
+}
+
+#[test]
+fn a_copy_whose_making_got_no_answer_is_kept_or_goes() {
+    for rv in VAGUE {
+        for act in [Act::Answer(rv), Act::DoneAndAnswer(rv)] {
+            let tokens = Tokens::new(2);
+            let open = Open::new(&tokens);
+            open.pair(9).unwrap();
+            open.members[1].next(Function::UnwrapKey, act);
+            let made = open.pair(1);
+            open.at_rest(&tokens, 1, if made.is_ok() { 2 } else { 0 });
+            drop(open);
+            Open::new(&tokens).at_rest(&tokens, 1, if made.is_ok() { 2 } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn with_three_members_a_vague_one_is_given_what_the_others_have() {
+    for act in [Act::Answer(Rv::GENERAL_ERROR), Act::DoneAndAnswer(Rv::DEVICE_ERROR)] {
+        let tokens = Tokens::new(3);
+        let open = Open::new(&tokens);
+        open.pair(9).unwrap();
+        open.members[2].next(Function::UnwrapKey, act);
+        open.pair(1).unwrap();
+        open.at_rest(&tokens, 1, 2);
+        // What nobody counted as there goes with the rest.
+        assert!(open.destroy(1).iter().all(|answer| *answer == Ok(())));
+        open.at_rest(&tokens, 1, 0);
+    }
+}
+
+#[test]
+fn a_change_that_got_no_answer_is_made() {
+    for act in [Act::Answer(Rv::FUNCTION_FAILED), Act::DoneAndAnswer(Rv::DEVICE_ERROR)] {
+        let tokens = Tokens::new(2);
+        let open = Open::new(&tokens);
+        open.pair(1).unwrap();
+        open.members[1].next(Function::SetAttributeValue, act);
+        let renamed = vec![Attribute::bytes(ck::CKA_ID, [2])];
+        for object in open.find(1) {
+            open.slot.set_attributes(open.s, object, &renamed).unwrap();
+        }
+        open.at_rest(&tokens, 2, 2);
+        open.at_rest(&tokens, 1, 0);
+    }
+}
+
+#[test]
+fn a_key_made_while_a_member_is_on_its_way_back_is_given_to_it() {
+    let tokens = Tokens::new(3);
+    let open = Open::new(&tokens);
+    open.pair(9).unwrap();
+    watched::lose(&open.provider.groups()[0], 2, &open.members[2]);
+    open.pair(1).unwrap();
+    // In the moment in which it is given the first key a second one is made, and a third one destroyed.
+    open.pair(3).unwrap();
+    let (slot, s) = (Arc::clone(&open.slot), open.s);
+    let doomed = open.find(3);
+    let (sender, done) = std::sync::mpsc::channel();
+    open.members[2].next(
+        Function::UnwrapKey,
+        Act::First(Box::new(move || {
+            let token = Attribute::bool(ck::CKA_TOKEN, true);
+            let id = Attribute::bytes(ck::CKA_ID, [2]);
+            let public = vec![token.clone(), Attribute::bytes(ck::CKA_EC_PARAMS, P256), id.clone()];
+            let private = vec![token, Attribute::bool(ck::CKA_SIGN, true), id];
+            let mut mechanism = Mechanism::plain(ck::CKM_EC_KEY_PAIR_GEN);
+            slot.generate_key_pair(s, &mut mechanism, &public, &private).unwrap();
+            doomed.into_iter().for_each(|object| slot.destroy_object(s, object).unwrap());
+            sender.send(()).unwrap();
+        })),
+    );
+    open.members[2].dead.store(false, std::sync::atomic::Ordering::Release);
+    done.recv().unwrap();
+    for (id, expected) in [(1, 2), (2, 2), (3, 0)] {
+        open.at_rest(&tokens, id, expected);
+    }
+}
