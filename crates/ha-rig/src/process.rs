@@ -143,7 +143,15 @@ impl Alone {
         if lowered {
             command.uid(NOBODY).gid(NOBODY);
         }
-        command.output().unwrap()
+        // The copy of this test may still be open for writing in a child that another test is just starting.
+        loop {
+            match command.output() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now()
+                }
+                output => return output.unwrap(),
+            }
+        }
     }
 }
 

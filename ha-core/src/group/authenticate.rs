@@ -505,7 +505,7 @@ impl Group {
     pub(crate) fn log_out_now(&self) {
         self.login.set(Who::Nobody, None);
         for object in self.objects.select(|o| o.private) {
-            self.objects.remove(&object);
+            self.forget_object(&object);
         }
         for member in &self.members {
             if let Some(link) = member.link() {

@@ -166,7 +166,7 @@ impl Group {
                     Outcome::Same => {
                         if let Some(known) = known {
                             // The other one was here first: this is a copy of it.
-                            self.objects.remove(&object);
+                            self.forget_object(&object);
                             known.put(here);
                             lease.link.bind(backing, known.handle.0);
                             return Ok(known);
@@ -279,6 +279,20 @@ impl Group {
                 self.foreign_verifiers().insert(object.handle, verifier);
             }
             object.set_used();
+        }
+    }
+
+    /// An object is taken out: nothing of it is remembered, and it is counted no more where it was alone.
+    pub(crate) fn forget_object(&self, object: &Object) {
+        self.objects.remove(object);
+        match object.origin {
+            Origin::Ledger(_) => {}
+            Origin::Foreign => _ = self.foreign_verifiers().remove(&object.handle),
+            Origin::Session(_) => {
+                for member in object.members().into_iter().filter_map(|m| self.members.get(m)) {
+                    self.host_less(member);
+                }
+            }
         }
     }
 

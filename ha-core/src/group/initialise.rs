@@ -79,7 +79,7 @@ impl Group {
             }
         }
         for object in self.objects.select(|o| !matches!(o.origin, Origin::Session(_))) {
-            self.objects.remove(&object);
+            self.forget_object(&object);
         }
         Ok(())
     }

@@ -230,15 +230,21 @@ impl Group {
             template,
             blob: blob.clone(),
         };
-        ledger.stage(id, &staged).map_err(|e| self.ledger_failed(e))?;
+        let staged = ledger.stage(id, &staged);
         let mut copies = Vec::new();
-        let mut failed = None;
+        let mut failed = staged.err().map(|e| self.ledger_failed(e));
         let mut why_not = None;
+        // Members that may hold a copy that nobody wants.
+        let mut touched = Vec::new();
         for writer in writers {
+            if failed.is_some() {
+                break;
+            }
             if let Some(there) = object.place(writer.member.index, writer.link.generation) {
                 copies.push((writer, there.handle, false));
                 continue;
             }
+            touched.push(writer.member.name().to_owned());
             let made = match &blob {
                 Some(blob) => self.unwrap_blob(writer, blob, &kept),
                 None => writer.token().create_object(writer.session, &kept),
@@ -260,17 +266,24 @@ impl Group {
         if copies.len() < self.config.min_copies || failed.is_some() {
             for (writer, made, fresh) in copies {
                 if fresh {
+                    // Where it fails the copy is found, and destroyed, when the member is next brought up to date.
                     _ = writer.token().destroy_object(writer.session, made);
                 }
             }
-            ledger.abandon(id, &[]).map_err(|e| self.ledger_failed(e))?;
+            ledger.abandon(id, &touched).map_err(|e| self.ledger_failed(e))?;
+            for writer in writers.iter().filter(|w| touched.iter().any(|t| t == w.member.name())) {
+                self.falls_behind(&writer.member);
+            }
             return match why_not {
                 Some(why) => Ok(Some(why)),
                 None => Err(failed.unwrap_or(Rv::DEVICE_ERROR)),
             };
         }
         ledger.commit(&[(id, names)]).map_err(|e| self.ledger_failed(e))?;
-        self.objects.remove(object);
+        for member in self.members.iter().filter(|m| !copies.iter().any(|c| c.0.member.index == m.index)) {
+            self.falls_behind(member);
+        }
+        self.forget_object(object);
         let own = self.objects.add(Origin::Ledger(id), traits, object.private, None);
         for (writer, made, _) in copies {
             own.put(place(writer, made, Trust::Proven));

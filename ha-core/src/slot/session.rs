@@ -10,7 +10,7 @@ use super::kept::{Keep, Runs};
 use super::messages::MessageOperation;
 use super::operation::{Operation, Running};
 use super::table::Session;
-use crate::group::{Lease, Member, Origin, Who};
+use crate::group::{Lease, Member, Who};
 
 /// What goes on in a session. One call at a time has it.
 #[derive(Default)]
@@ -311,18 +311,12 @@ impl VirtualSlot {
 
     /// Takes an object out of the table and out of every connection's look-up.
     pub(super) fn drop_object(&self, object: &crate::group::Object) {
-        self.group.objects.remove(object);
-        let session_object = matches!(object.origin, Origin::Session(_));
+        self.group.forget_object(object);
         for index in object.members() {
-            if let Some(member) = self.group.members.get(index) {
-                if session_object {
-                    self.group.host_less(member);
-                }
-                if let Some(link) = member.link()
-                    && let Some(place) = object.place(index, link.generation)
-                {
-                    link.unbind(place.handle);
-                }
+            if let Some(link) = self.group.members.get(index).and_then(|m| m.link())
+                && let Some(place) = object.place(index, link.generation)
+            {
+                link.unbind(place.handle);
             }
         }
     }

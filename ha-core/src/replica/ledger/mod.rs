@@ -216,8 +216,8 @@ pub struct Ledger {
     wait: std::time::Duration,
     /// After the connection, here and below: given up when that is closed.
     _sole: Option<std::sync::Arc<sole::Sole>>,
-    /// The folder of the copy that is read in place of the file.
-    beside: Option<tempfile::TempDir>,
+    /// Whether a copy is read in place of the file.
+    beside: bool,
 }
 
 impl Ledger {
@@ -239,7 +239,7 @@ impl Ledger {
     /// Whether this is a copy of the ledger as it was when it was opened, because another copy of this library in this
     /// process has it open.
     pub fn is_beside(&self) -> bool {
-        self.beside.is_some()
+        self.beside
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

@@ -172,16 +172,23 @@ impl Ledger {
     fn connect_beside(path: &Path, wait: Duration) -> Result<Ledger, LedgerError> {
         let (folder, copy) = beside::copy(path)
             .map_err(|e| LedgerError::Place { path: path.to_owned(), reason: e.to_string() })?;
-        let connection = Connection::open_with_flags(
-            &copy,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
+        {
+            // Its log is taken into the copy, which is then read from memory: nothing of it stays on a disk.
+            let merge = Connection::open_with_flags(
+                &copy,
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?;
+            merge.pragma_query_value(None, "wal_checkpoint", |_| Ok(()))?;
+            merge.pragma_update(None, "journal_mode", "DELETE")?;
+        }
+        let connection = copy_in_memory(&copy)?;
+        drop(folder);
         let found = format(&connection)?;
         if found != FORMAT {
             return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
         }
         let mut ledger = Self::with(connection, path, wait, Some(BESIDE.into()), None)?;
-        ledger.beside = Some(folder);
+        ledger.beside = true;
         Ok(ledger)
     }
 
@@ -215,7 +222,7 @@ impl Ledger {
             path: path.to_owned(),
             wait,
             _sole: sole,
-            beside: None,
+            beside: false,
         })
     }
 }
