@@ -140,17 +140,20 @@ impl Group {
         let digest = pin.map(|p| self.login.digest(p));
         let mut passed = None;
         let mut refused_before = None;
-        let mut others_pins_only = true;
+        let (mut skipped, mut tried) = (false, false);
         for member in self.members.iter().filter(|m| m.is_up()) {
             match self.own_pin(member, user) {
-                Ok(Some(own)) if pin.is_some_and(|p| **p != *own) => continue,
+                Ok(Some(own)) if pin.is_some_and(|p| **p != *own) => {
+                    skipped = true;
+                    continue;
+                }
                 Ok(_) => {}
                 Err(()) => {
-                    others_pins_only = false;
+                    tried = true;
                     continue;
                 }
             }
-            others_pins_only = false;
+            tried = true;
             if let Some(rv) = digest.and_then(|d| member.refused.answer(user, &d)) {
                 refused_before.get_or_insert(rv);
                 continue;
@@ -183,7 +186,7 @@ impl Group {
         if let Some(rv) = refused_before.filter(|_| self.members.iter().all(|m| m.is_up())) {
             return Err(rv);
         }
-        if others_pins_only && self.up().next().is_some() {
+        if skipped && !tried {
             return Err(Rv::PIN_INCORRECT);
         }
         Err(Rv::DEVICE_ERROR)

@@ -6,8 +6,7 @@ use std::sync::atomic::Ordering;
 use ha_token::{Function, Result, Rv, TemplateExt, ck};
 
 use super::copies::{Copy, Trouble, row_traits};
-use super::identify::place;
-use super::{Group, Lease, Link, Member, Trust};
+use super::{Group, Lease, Link, Member};
 use crate::config::RecoveryMode;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::Event;
@@ -104,7 +103,7 @@ impl Group {
     }
 
     /// When a member that is up is to be brought up to date again, if it is: later each time that it could not be.
-    pub(super) fn is_behind(&self, member: &Member) -> bool {
+    pub(crate) fn is_behind(&self, member: &Member) -> bool {
         self.login.who() == super::Who::User
             && !self.by_hand.load(Ordering::Acquire)
             && member.link().is_some_and(|link| {
@@ -344,8 +343,7 @@ impl Group {
 
     fn seen(&self, lease: &Lease, row: &ObjectRow, handle: ha_token::ObjectHandle) {
         if let Some(object) = self.objects.by_id(row.id) {
-            object.put(place(lease, handle, Trust::Proven));
-            lease.link.bind(handle, object.handle.0);
+            self.take_over(lease, handle, &object);
         }
     }
 }

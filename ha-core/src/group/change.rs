@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
-use super::copies::{Copy, Trouble};
+use super::copies::{Copy, Trouble, row_traits};
 use super::{Group, Lease, Member, Object, Origin, Traits, Who};
 use crate::policy::failure::{Class, classify};
 use crate::replica::is_secret;
@@ -201,9 +201,10 @@ impl Group {
             (None, Origin::Ledger(_)) => Vec::new(),
             (None, _) => self.members.iter().filter(|m| object.lives_on(m.index)).collect(),
         };
-        let traits = changed(&object.traits(), template);
+        let before = row.as_ref().map_or_else(|| (*object.traits()).clone(), row_traits);
+        let traits = changed(&before, template);
         let Some(row) = row else {
-            self.set_on(&holders, object, template)?;
+            self.set_on(&holders, object, None, template).map_err(|(rv, _)| rv)?;
             object.set_traits(traits);
             return Ok(());
         };
@@ -220,7 +221,8 @@ impl Group {
             Err(LedgerError::Conflict) if tries > 1 => return self.set_within(object, template, tries - 1),
             Err(error) => return Err(self.ledger_failed(error)),
         };
-        match self.set_on(&holders, object, template) {
+        let now = ledger.object(row.id).map_err(|e| self.ledger_failed(e))?;
+        match self.set_on(&holders, object, now.as_ref().map(|now| (ledger, now)), template) {
             Ok(made) => {
                 let done: Vec<i64> =
                     pending.iter().zip(&made).filter(|(_, m)| **m).map(|(n, _)| *n).collect();
@@ -233,8 +235,17 @@ impl Group {
                 }
                 Ok(())
             }
-            Err(rv) => {
-                match ledger.change_rollback(&row, &pending) {
+            Err((rv, uncertain)) => {
+                // Who may have made the change makes it back.
+                let back: Template = template
+                    .iter()
+                    .filter_map(|a| row.template.iter().find(|b| b.kind == a.kind))
+                    .cloned()
+                    .collect();
+                let undo: Vec<&str> = uncertain.iter().map(|m| m.name()).collect();
+                object.set_traits(before);
+                uncertain.iter().for_each(|member| self.falls_behind(member));
+                match ledger.change_rollback(&row, &pending, &undo, &back) {
                     // Somebody else has changed it since, and with it what this would undo.
                     Ok(()) | Err(LedgerError::Conflict) => {}
                     Err(error) => return Err(self.ledger_failed(error)),
@@ -248,28 +259,49 @@ impl Group {
     ///
     /// # Errors
     /// A member's answer, when none made the change.
-    fn set_on(&self, holders: &[&Arc<Member>], object: &Object, template: &Template) -> Result<Vec<bool>> {
+    /// With the error come the members that may have made it all the same.
+    fn set_on<'m>(
+        &self,
+        holders: &[&'m Arc<Member>],
+        object: &Object,
+        row: Option<(&Ledger, &ObjectRow)>,
+        template: &Template,
+    ) -> std::result::Result<Vec<bool>, (Rv, Vec<&'m Arc<Member>>)> {
         let mut made = vec![false; holders.len()];
         let mut refused = Rv::DEVICE_ERROR;
         let mut changed = false;
+        let mut uncertain = Vec::new();
         for (member, made) in holders.iter().zip(&mut made) {
-            let answer = if member.is_up() {
-                self.write_on(member, Function::SetAttributeValue, object, &mut |lease| {
-                    let handle = self.backing(lease, object)?;
-                    lease.token().set_attributes(lease.session, handle, template)
-                })
-            } else {
-                Err(Rv::DEVICE_ERROR)
-            };
+            if !member.is_up() {
+                continue;
+            }
+            let answer = self.write_on(member, Function::SetAttributeValue, object, &mut |lease| {
+                let handle = match row {
+                    None => self.backing(lease, object)?,
+                    // The member may know it by its names of before.
+                    Some((ledger, row)) => match self.find_copy(ledger, lease, row) {
+                        Ok(Copy::At(handle)) => handle,
+                        Ok(Copy::Absent | Copy::Unclear) => return Err(Rv::DEVICE_ERROR),
+                        Err(Trouble::Member(rv)) => return Err(rv),
+                        Err(Trouble::Ledger(error)) => return Err(self.ledger_failed(error)),
+                    },
+                };
+                lease.token().set_attributes(lease.session, handle, template)
+            });
             match answer {
                 Ok(()) => (changed, *made) = (true, true),
-                Err(rv) if !changed && classify(Function::SetAttributeValue, rv) == Class::Caller => {
-                    return Err(rv);
+                Err(rv) if classify(Function::SetAttributeValue, rv) == Class::Caller => {
+                    if !changed {
+                        return Err((rv, uncertain));
+                    }
                 }
-                Err(rv) => refused = rv,
+                Err(rv) => {
+                    refused = rv;
+                    uncertain.push(*member);
+                }
             }
         }
-        if changed { Ok(made) } else { Err(refused) }
+        if changed { Ok(made) } else { Err((refused, uncertain)) }
     }
 }
 

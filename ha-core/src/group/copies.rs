@@ -142,7 +142,8 @@ impl Group {
             .filter(|v| *v != 0)
             .and_then(|v| self.objects.get(ObjectHandle(v)).ok())
             .is_some_and(|o: Arc<Object>| {
-                o.origin != Origin::Ledger(row.id)
+                // What nobody vouched for does not keep a key of the group's own from being found.
+                matches!(o.origin, Origin::Ledger(id) if id != row.id)
                     && o.place(lease.member.index, lease.link.generation)
                         .is_some_and(|p| p.trust == Trust::Proven)
             })
@@ -172,7 +173,7 @@ impl Group {
     }
 }
 
-fn changes_names(template: &Template) -> bool {
+pub(super) fn changes_names(template: &Template) -> bool {
     [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_APPLICATION].iter().any(|kind| template.get(*kind).is_some())
 }
 

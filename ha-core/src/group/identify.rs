@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, Ulong, ck};
+use ha_token::{
+    Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck,
+};
 
-use super::copies::row_traits;
+use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
@@ -73,11 +75,25 @@ impl Group {
             lease.link.bind(backing, 0);
             return Ok(None);
         }
-        let object = match self.match_row(lease, &traits) {
-            Match::Row(row) => {
-                let place = place(lease, backing, Trust::Unproven);
-                let object = self.objects.add(Origin::Ledger(row.id), traits, private, None);
-                object.put(place);
+        // Of two threads that see it for the first time one says what it is.
+        let _one = lease.link.identifying.lock().unwrap_or_else(PoisonError::into_inner);
+        match lease.link.virtual_of(backing) {
+            Some(0) => return Ok(None),
+            Some(handle) => {
+                if let Ok(object) = self.objects.get(ObjectHandle(handle)) {
+                    return Ok(Some(object));
+                }
+            }
+            None => {}
+        }
+        let object = match self.match_row(lease, backing, &traits)? {
+            Match::Row(row, trust) => {
+                let object = self.objects.add(Origin::Ledger(row.id), row_traits(&row), private, None);
+                if let Some(before) = object.place(lease.member.index, lease.link.generation) {
+                    // It was taken for this one by its names, and is looked at anew.
+                    lease.link.unbind(before.handle);
+                }
+                object.put(place(lease, backing, trust));
                 object
             }
             Match::Destroyed => {
@@ -90,30 +106,79 @@ impl Group {
         Ok(Some(object))
     }
 
-    fn match_row(&self, lease: &Lease, traits: &Traits) -> Match {
-        let Some(ledger) = &self.ledger else { return Match::Foreign };
+    /// Which of the ledger's objects a member's object is. Where its names leave no other choice they are believed until it
+    /// is used; where they do, it is asked.
+    fn match_row(&self, lease: &Lease, backing: ObjectHandle, traits: &Traits) -> Result<Match> {
+        let Some(ledger) = &self.ledger else { return Ok(Match::Foreign) };
+        let name = lease.member.name();
+        let unreadable = |error| {
+            tracing::warn!(group = %self.config.label, %error, "the ledger cannot be read: the object counts as foreign");
+            Match::Foreign
+        };
         let rows = match ledger.find(traits.class, traits.key_type, &traits.id, &traits.label) {
             Ok(rows) => rows,
-            Err(error) => {
-                tracing::warn!(group = %self.config.label, %error, "the ledger cannot be read: the object counts as foreign");
-                return Match::Foreign;
-            }
+            Err(error) => return Ok(unreadable(error)),
         };
-        let mut destroyed = false;
-        for row in rows {
-            if row.is_destroyed() {
-                destroyed |= row.copies.iter().any(|c| c == lease.member.name());
-                continue;
-            }
-            let taken = self
-                .objects
-                .by_id(row.id)
-                .is_some_and(|o| o.place(lease.member.index, lease.link.generation).is_some());
-            if !taken {
-                return Match::Row(Box::new(row));
+        let (dead, mut live): (Vec<_>, Vec<_>) = rows.into_iter().partition(ObjectRow::is_destroyed);
+        let place_of = |row: &ObjectRow| {
+            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
+        };
+        if let [only] = live.as_slice()
+            && place_of(only).is_none()
+        {
+            return Ok(live.pop().map_or(Match::Foreign, |row| Match::Row(Box::new(row), Trust::Unproven)));
+        }
+        if live.is_empty() {
+            // It may be called as it was before a change that this member has yet to make.
+            let waiting = match ledger.pending_for(name) {
+                Ok(waiting) => waiting,
+                Err(error) => return Ok(unreadable(error)),
+            };
+            for pending in waiting.iter().filter(|p| changes_names(&p.template)) {
+                let row = ledger.object(pending.object).ok().flatten();
+                live.extend(row.filter(|r| r.class == traits.class && r.key_type == traits.key_type));
             }
         }
-        if destroyed { Match::Destroyed } else { Match::Foreign }
+        live.retain(|row| !place_of(row).is_some_and(|p| p.trust == Trust::Proven));
+        let mut fits = Vec::new();
+        if !live.is_empty() {
+            // A public key, or the digest of a content, tells at once; other answers are compared one by one.
+            let own = self.make_verifier(lease, backing, traits.class, Known::default())?;
+            let tells = own.as_ref().is_some_and(Verifier::is_identity);
+            for row in live {
+                let Some(verifier) = row.verifier() else { continue };
+                let same = if tells && verifier.is_identity() {
+                    own.as_ref() == Some(&verifier)
+                } else {
+                    self.prove(lease, backing, traits.class, &verifier)? == Outcome::Same
+                };
+                if same {
+                    fits.push(row);
+                }
+            }
+        }
+        // Copies of one key under one name differ in what they may do.
+        let mut best: Option<(usize, ObjectRow)> = None;
+        let several = fits.len() > 1;
+        for row in fits {
+            let differs = if several { self.differences(lease, backing, &row)? } else { 0 };
+            if best.as_ref().is_none_or(|(least, _)| differs < *least) {
+                best = Some((differs, row));
+            }
+        }
+        Ok(match best {
+            Some((_, row)) => Match::Row(Box::new(row), Trust::Proven),
+            None if dead.iter().any(|r| r.copies.iter().any(|c| c == name)) => Match::Destroyed,
+            None => Match::Foreign,
+        })
+    }
+
+    /// How many flags of an object are not as the ledger has them.
+    fn differences(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> Result<usize> {
+        let flags: Vec<&Attribute> = row.template.iter().filter(|a| a.value.as_bool().is_some()).collect();
+        let types: Vec<AttributeType> = flags.iter().map(|a| a.kind).collect();
+        let read = lease.on().read(handle, &types)?;
+        Ok(flags.iter().filter(|a| read.get(a.kind).is_some_and(|there| *there != a.value)).count())
     }
 
     /// An object that the ledger does not know: one with its equals on other members, or alone, or in conflict.
@@ -329,8 +394,10 @@ impl Group {
             let owner = lease.link.virtual_of(handle).filter(|h| *h != object.handle.0);
             if owner.is_some_and(|h| {
                 self.objects.get(ObjectHandle(h)).is_ok_and(|o| {
-                    o.place(lease.member.index, lease.link.generation)
-                        .is_some_and(|p| p.trust == Trust::Proven)
+                    // What nobody vouched for does not keep a key of the group's own from being found.
+                    (object.origin == Origin::Foreign || matches!(o.origin, Origin::Ledger(_)))
+                        && o.place(lease.member.index, lease.link.generation)
+                            .is_some_and(|p| p.trust == Trust::Proven)
                 })
             }) {
                 continue;
@@ -346,8 +413,7 @@ impl Group {
             };
             match outcome {
                 Outcome::Same => {
-                    object.put(place(lease, handle, Trust::Proven));
-                    lease.link.bind(handle, object.handle.0);
+                    self.take_over(lease, handle, object);
                     return Ok(handle);
                 }
                 Outcome::Different => (failed, is_another) = (Some(handle), true),
@@ -365,6 +431,20 @@ impl Group {
             }
         }
         Err(Rv::OBJECT_HANDLE_INVALID)
+    }
+
+    /// A member's object is this one, proven; whatever was taken for it by its names has it no more.
+    pub(super) fn take_over(&self, lease: &Lease, handle: ObjectHandle, object: &Object) {
+        if let Some(other) = lease.link.virtual_of(handle).filter(|v| *v != 0 && *v != object.handle.0)
+            && let Ok(other) = self.objects.get(ObjectHandle(other))
+        {
+            other.forget(lease.member.index);
+            if other.origin == Origin::Foreign && other.members().is_empty() {
+                self.forget_object(&other);
+            }
+        }
+        object.put(place(lease, handle, Trust::Proven));
+        lease.link.bind(handle, object.handle.0);
     }
 
     /// Challenges one copy.
@@ -468,7 +548,8 @@ fn tells_value(types: &[AttributeType]) -> bool {
 }
 
 enum Match {
-    Row(Box<ObjectRow>),
+    /// One of the ledger's, by its names or proven.
+    Row(Box<ObjectRow>, Trust),
     Destroyed,
     Foreign,
 }

@@ -44,6 +44,8 @@ pub struct Link {
     caught_up: Mutex<Option<(u64, u64)>>,
     /// The PIN it is logged in with, where that is the member's own and not the application's.
     own_pin: Mutex<Option<Pin>>,
+    /// Held while it is found out what an object seen for the first time is.
+    pub(super) identifying: Mutex<()>,
     /// Virtual handle by backing handle; 0 for an object of our own, which no application sees.
     handles: RwLock<HashMap<Ulong, Ulong, RandomState>>,
     /// This connection's handles of the group keys, once found or made.
@@ -81,6 +83,7 @@ impl Link {
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
             caught_up: Mutex::default(),
+            identifying: Mutex::default(),
             handles: RwLock::default(),
             own_pin: Mutex::default(),
             group_keys: Mutex::new(None),

@@ -52,10 +52,10 @@ impl GroupKeys {
     }
 }
 
-/// Whether an object is one of ours, which no application sees.
+/// Whether an object is one of ours, which no application sees: by its label and, for the group keys, by an identity that
+/// nobody gives by chance.
 pub fn is_ours(label: &[u8], id: &[u8]) -> bool {
-    let _ = id;
-    label == LABEL || label == ENROLMENT_LABEL
+    (label == LABEL && id.len() == size_of::<[u8; 16]>() + 1) || label == ENROLMENT_LABEL
 }
 
 fn key_id(group: &[u8; 16], purpose: Purpose) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use ha_token::{Attribute, Mechanism, ObjectHandle, Output, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::On;
+use crate::policy::failure::{Class, classify};
 
 /// `CKM_AES_KEY_WRAP_KWP` (RFC 5649), `CKM_AES_KEY_WRAP_PAD` (on SoftHSM the same), `CKM_AES_KEY_WRAP` (RFC 3394):
 /// each wraps a key into the same bytes every time.
@@ -36,15 +37,23 @@ impl WrapAbility {
             &mut Mechanism::plain(ck::CKM_AES_KEY_GEN),
             &throw_away(ck::CKK_AES, Some(32)),
         );
-        let Ok(wrapping) = wrapping else { return Ok(WrapAbility::default()) };
+        let Some(wrapping) = able(wrapping)? else { return Ok(WrapAbility::default()) };
         for mechanism in CANDIDATES {
-            if on
-                .token
-                .mechanism_info(mechanism)
-                .is_ok_and(|i| i.flags & ck::CKF_WRAP != 0 && i.flags & ck::CKF_UNWRAP != 0)
-                && round_trip(on, wrapping, mechanism, &[0x5a; 24])
-            {
-                formats.push(Format { mechanism, exact: round_trip(on, wrapping, mechanism, &[0xa5; 20]) });
+            let both = ck::CKF_WRAP | ck::CKF_UNWRAP;
+            let has =
+                able(on.token.mechanism_info(mechanism)).map(|i| i.is_some_and(|i| i.flags & both == both));
+            let tried = has.and_then(|has| {
+                if !(has && round_trip(on, wrapping, mechanism, &[0x5a; 24])?) {
+                    return Ok(None);
+                }
+                Ok(Some(Format { mechanism, exact: round_trip(on, wrapping, mechanism, &[0xa5; 20])? }))
+            });
+            match tried {
+                Ok(format) => formats.extend(format),
+                Err(rv) => {
+                    on.discard(wrapping);
+                    return Err(rv);
+                }
             }
         }
         on.discard(wrapping);
@@ -63,11 +72,23 @@ impl WrapAbility {
     }
 }
 
+/// What a token can: `None` for what it refuses. Another answer is no word on that: it is tried again another time.
+fn able<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(rv) => match classify(ha_token::Function::WrapKey, rv) {
+            Class::Caller | Class::Ambiguous => Ok(None),
+            Class::Capacity if rv == ha_token::Rv::FUNCTION_NOT_SUPPORTED => Ok(None),
+            _ => Err(rv),
+        },
+    }
+}
+
 /// Whether a known value comes back as it was.
-fn round_trip(on: On<'_>, wrapping: ObjectHandle, mechanism: Ulong, value: &[u8]) -> bool {
+fn round_trip(on: On<'_>, wrapping: ObjectHandle, mechanism: Ulong, value: &[u8]) -> Result<bool> {
     let mut template = throw_away(ck::CKK_GENERIC_SECRET, None);
     template.push(Attribute::bytes(ck::CKA_VALUE, value));
-    let Ok(known) = on.token.create_object(on.session, &template) else { return false };
+    let Some(known) = able(on.token.create_object(on.session, &template))? else { return Ok(false) };
     let back = wrap(on, wrapping, known, mechanism)
         .and_then(|blob| unwrap(on, wrapping, &blob, mechanism, &throw_away(ck::CKK_GENERIC_SECRET, None)))
         .and_then(|key| {
@@ -76,7 +97,7 @@ fn round_trip(on: On<'_>, wrapping: ObjectHandle, mechanism: Ulong, value: &[u8]
             read
         });
     on.discard(known);
-    back.is_ok_and(|read| read.get_bytes(ck::CKA_VALUE) == Some(value))
+    Ok(able(back)?.is_some_and(|read| read.get_bytes(ck::CKA_VALUE) == Some(value)))
 }
 
 fn throw_away(key_type: Ulong, length: Option<Ulong>) -> Template {

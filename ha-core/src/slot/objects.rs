@@ -13,7 +13,7 @@ use super::session::SessionState;
 use super::table::Session;
 use crate::group::{Lease, Need, Object, Origin, Place, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::{is_secret, life};
+use crate::replica::{group_key, is_secret, life};
 
 impl VirtualSlot {
     /// The checks of section 4.4 and 5.6 that need no member: token objects want a read-write session, private ones the
@@ -24,6 +24,20 @@ impl VirtualSlot {
         }
         if template.get_bool(ck::CKA_PRIVATE) == Some(true) && self.group.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        // Tokens take the first or the last of two.
+        let twice = |(i, a): (usize, &Attribute)| template.iter().take(i).any(|b| b.kind == a.kind);
+        if template.iter().enumerate().any(twice) {
+            return Err(Rv::TEMPLATE_INCONSISTENT);
+        }
+        let names = [ck::CKA_LABEL, ck::CKA_ID].map(|kind| template.get_bytes(kind).unwrap_or(&[]));
+        if group_key::is_ours(names[0], names[1]) {
+            self.group.reporter.refused(
+                Function::CreateObject,
+                Rv::ATTRIBUTE_VALUE_INVALID,
+                "the label is that of the group's own objects, which no application sees",
+            );
+            return Err(Rv::ATTRIBUTE_VALUE_INVALID);
         }
         Ok(())
     }
@@ -64,11 +78,13 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&Lease, SessionHandle) -> Result<ObjectHandle>,
     ) -> Result<Arc<Object>> {
-        let (handle, lease) = self.run(call, &mut |lease| {
+        // Looked at where it was made: a member that dies in between takes the object with it, and it is made elsewhere.
+        let (object, _) = self.run(call, &mut |lease| {
             let owner = self.owner(state, &lease.member, lease.link.generation)?;
-            f(lease, owner)
+            let handle = f(lease, owner)?;
+            self.adopt_session_object(session, lease, handle)
         })?;
-        self.adopt_session_object(session, &lease, handle)
+        Ok(object)
     }
 
     /// Gives a session object that a member has just made its virtual handle.

@@ -38,8 +38,10 @@ impl VirtualSlot {
             Ok(found)
         })?;
         let first = lease.member.index;
+        // One that has fallen behind may lack what the others have.
+        let behind = group.is_behind(&lease.member);
         drop(lease);
-        for member in group.up().filter(|m| m.index != first && group.has_more(m)) {
+        for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
             // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
             found.extend(more.unwrap_or_default());

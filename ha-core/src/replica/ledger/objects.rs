@@ -248,16 +248,27 @@ impl Ledger {
         Ok(numbers)
     }
 
-    /// No member made the change: the object is as it was.
+    /// No member is known to have made the change: the object is as it was, and those in `undo`, which may have made it,
+    /// are to set what it was before.
     ///
     /// # Errors
     /// As [`Ledger::change_begin`].
-    pub fn change_rollback(&self, before: &ObjectRow, numbers: &[i64]) -> Result<()> {
+    pub fn change_rollback(
+        &self,
+        before: &ObjectRow,
+        numbers: &[i64],
+        undo: &[&str],
+        back: &Template,
+    ) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         let found = Found { ckaid: &before.ckaid, label: &before.label, template: &before.template };
         found_as(&transaction, before.id, before.version + 1, &found)?;
         made(&transaction, numbers)?;
+        for member in undo {
+            let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![member, before.id.0, codec::encode(back)])?;
+        }
         Ok(transaction.commit()?)
     }
 

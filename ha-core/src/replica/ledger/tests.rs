@@ -151,8 +151,11 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     let numbers = ledger.change_begin(&before, &["b"], &change, &found).unwrap();
     assert!(matches!(ledger.change_begin(&before, &["b"], &change, &found), Err(LedgerError::Conflict)));
     assert_eq!(ledger.object(id).unwrap().unwrap().label, b"newer");
-    ledger.change_rollback(&before, &numbers).unwrap();
-    assert!(ledger.pending_for("b").unwrap().is_empty());
+    let back = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
+    ledger.change_rollback(&before, &numbers, &["b"], &back).unwrap();
+    let undo = ledger.pending_for("b").unwrap();
+    assert_eq!((undo.len(), &undo[0].template), (1, &back), "who may have made it makes it back");
+    ledger.done(&[undo[0].number]).unwrap();
     let row = ledger.object(id).unwrap().unwrap();
     assert_eq!((row.label.as_slice(), &row.template), (b"new".as_slice(), &before.template));
     assert!(matches!(ledger.add_copy(&before, "c"), Err(LedgerError::Conflict)), "it was changed since");

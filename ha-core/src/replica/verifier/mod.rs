@@ -238,6 +238,14 @@ impl Verifier {
         }
     }
 
+    /// Whether it is what the object is, and not one of many answers that it gives: two of these can be compared.
+    pub fn is_identity(&self) -> bool {
+        matches!(
+            self,
+            Verifier::Rsa { .. } | Verifier::Ec { .. } | Verifier::Ed25519 { .. } | Verifier::Content { .. }
+        )
+    }
+
     /// For the ledger.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
