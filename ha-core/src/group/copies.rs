@@ -59,7 +59,21 @@ impl Group {
         }
         let name = lease.member.name();
         let called_so = self.with_traits(lease, &row_traits(row))?;
-        let (same, mut unclear) = self.prove_each(lease, row, &called_so)?;
+        let (mut same, mut unclear) = self.prove_each(lease, row, &called_so)?;
+        if same.len() > 1 {
+            // Copies of one key under one name differ in what they may do.
+            let mut alike = Vec::new();
+            for handle in &same {
+                if self.differences(lease, *handle, row)? == 0 {
+                    alike.push(*handle);
+                }
+            }
+            match alike.as_slice() {
+                [] => {}
+                [only] => return Ok(Copy::At(*only)),
+                _ => same = alike,
+            }
+        }
         // Copies of one key may have one name: of those that cannot be told apart each live object has its own.
         let twins = match same.as_slice() {
             [] => 0,

@@ -174,7 +174,7 @@ impl Group {
     }
 
     /// How many flags of an object are not as the ledger has them.
-    fn differences(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> Result<usize> {
+    pub(super) fn differences(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> Result<usize> {
         let flags: Vec<&Attribute> = row.template.iter().filter(|a| a.value.as_bool().is_some()).collect();
         let types: Vec<AttributeType> = flags.iter().map(|a| a.kind).collect();
         let read = lease.on().read(handle, &types)?;
@@ -368,6 +368,7 @@ impl Group {
     /// Finds an object on a member by its traits and proves it. `likely` is tried first.
     fn resolve(&self, lease: &Lease, object: &Object, likely: Option<ObjectHandle>) -> Result<ObjectHandle> {
         let mut traits = object.traits();
+        let mut own_row = None;
         let verifier = match object.origin {
             Origin::Session(_) => return Err(Rv::OBJECT_HANDLE_INVALID),
             Origin::Ledger(id) => {
@@ -379,7 +380,8 @@ impl Group {
                     object.set_traits(row_traits(row));
                     traits = object.traits();
                 }
-                row.as_ref().and_then(ObjectRow::verifier)
+                own_row = row;
+                own_row.as_ref().and_then(ObjectRow::verifier)
             }
             Origin::Foreign => self.foreign_verifiers().get(&object.handle).cloned(),
         };
@@ -389,6 +391,7 @@ impl Group {
             .chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely))
             .collect();
         let is_alone = candidates.len() == 1;
+        let mut best: Option<(usize, ObjectHandle)> = None;
         let mut is_another = false;
         for handle in candidates {
             let owner = lease.link.virtual_of(handle).filter(|h| *h != object.handle.0);
@@ -413,8 +416,17 @@ impl Group {
             };
             match outcome {
                 Outcome::Same => {
-                    self.take_over(lease, handle, object);
-                    return Ok(handle);
+                    // Copies of one key under one name differ in what they may do.
+                    let differs = match &own_row {
+                        Some(row) if !is_alone => self.differences(lease, handle, row)?,
+                        _ => 0,
+                    };
+                    if best.is_none_or(|(least, _)| differs < least) {
+                        best = Some((differs, handle));
+                    }
+                    if differs == 0 {
+                        break;
+                    }
                 }
                 Outcome::Different => (failed, is_another) = (Some(handle), true),
                 Outcome::Unproven(reason) => {
@@ -423,6 +435,10 @@ impl Group {
                     failed = Some(handle);
                 }
             }
+        }
+        if let Some((_, handle)) = best {
+            self.take_over(lease, handle, object);
+            return Ok(handle);
         }
         if let Some(handle) = failed {
             object.put(place(lease, handle, Trust::Conflict));
