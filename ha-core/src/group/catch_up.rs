@@ -24,6 +24,8 @@ pub struct CaughtUp {
     pub copied: usize,
     /// What could not be done, in words.
     pub left: Vec<String>,
+    /// Objects that it was to be given, and was not.
+    pub lacking: usize,
     /// Whether all of it is to be tried again: another process was at it, or the ledger could not be read.
     pub undone: bool,
 }
@@ -85,6 +87,7 @@ impl Group {
                     tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
                 }
                 self.take_stock(&lease)?;
+                member.lacks.store(done.lacking > 0, Ordering::Release);
                 if done.undone {
                     return Ok(());
                 }
@@ -102,8 +105,13 @@ impl Group {
         member.wake.set();
     }
 
-    /// When a member that is up is to be brought up to date again, if it is: later each time that it could not be.
-    pub(crate) fn is_behind(&self, member: &Member) -> bool {
+    /// Whether a member may lack what others have: a search that it answered says nothing of that.
+    pub(crate) fn lacks_some(&self, member: &Member) -> bool {
+        member.lacks.load(Ordering::Acquire) || self.is_behind(member)
+    }
+
+    /// Whether a member that is up is to be brought up to date again.
+    pub(super) fn is_behind(&self, member: &Member) -> bool {
         self.login.who() == super::Who::User
             && !self.by_hand.load(Ordering::Acquire)
             && member.link().is_some_and(|link| {
@@ -177,7 +185,7 @@ impl Group {
         dry: bool,
         done: &mut CaughtUp,
     ) -> std::result::Result<(), Trouble> {
-        let CaughtUp { destroyed, changed, copied, left, .. } = done;
+        let CaughtUp { destroyed, changed, copied, left, lacking, .. } = done;
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
             match answer {
                 Ok(did) => {
@@ -252,9 +260,9 @@ impl Group {
                 Ok(Given { made, .. }) => Ok(made),
                 Err(rv) => Err(rv),
             };
-            if note(made, copied, what)?
-                && let Ok(given) = given
-            {
+            if !note(made, copied, what)? {
+                *lacking += 1;
+            } else if let Ok(given) = given {
                 match ledger.add_copy(&row, name) {
                     Ok(()) => self.seen(lease, &row, given.handle),
                     // Destroyed or changed meanwhile: what was made of the old row goes, and the next round sees to the rest.

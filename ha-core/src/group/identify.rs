@@ -214,6 +214,17 @@ impl Group {
                 }) {
                     continue;
                 }
+                // One of the group's own is not for this one to be compared with.
+                if known.is_none() {
+                    match self.match_row(&there, other, &traits) {
+                        Ok(Match::Foreign) => {}
+                        Ok(Match::Row(..) | Match::Destroyed) => continue,
+                        Err(rv) => {
+                            trouble(rv);
+                            break;
+                        }
+                    }
+                }
                 if verifier.is_none() {
                     verifier = Some(self.make_verifier(lease, backing, traits.class, Known::default())?);
                 }

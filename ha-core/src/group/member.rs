@@ -51,6 +51,8 @@ pub struct Member {
     pub(super) catching_up: Mutex<()>,
     /// Counts what passed it by: what others were given, or what became of it here is not known.
     pub(super) owed: AtomicU64,
+    /// Whether it could not be given all that the others have.
+    pub(super) lacks: AtomicBool,
     /// Tries in a row to bring it up to date that left something.
     pub(super) behind_tries: AtomicU32,
     /// Whether it refused to write what others wrote, in words that say nothing of the cause.
@@ -94,6 +96,7 @@ impl Member {
             connecting: Mutex::default(),
             catching_up: Mutex::default(),
             owed: AtomicU64::new(0),
+            lacks: AtomicBool::new(false),
             behind_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),
             last_fault: Mutex::new(None),

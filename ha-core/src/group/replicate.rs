@@ -41,6 +41,40 @@ impl Group {
         asked: &Template,
         make: Make<'_>,
     ) -> Result<Arc<Object>> {
+        self.until_whole(|| self.replicate_key_once(function, need, asked, make))
+    }
+
+    /// Makes something again, from the start, when a member went down in the middle of it and enough others are up: a try
+    /// that failed has left nothing that counts.
+    fn until_whole<T>(&self, mut once: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            let before = self.up().count();
+            match once() {
+                Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
+                    for member in self.up() {
+                        if let Some(link) = member.link()
+                            && let Err(dead) = self.looks_alive(&link)
+                        {
+                            self.blame(member, Function::GetTokenInfo, dead);
+                        }
+                    }
+                    let now = self.up().count();
+                    if now >= before || now < self.config.min_copies {
+                        return Err(rv);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn replicate_key_once(
+        &self,
+        function: Function,
+        need: &Need<'_>,
+        asked: &Template,
+        make: Make<'_>,
+    ) -> Result<Arc<Object>> {
         let writers = self.key_writers(function, asked)?;
         let class = asked.get_ulong(ck::CKA_CLASS).unwrap_or(ck::CKO_SECRET_KEY);
         let id = self.announce(class)?;
@@ -90,13 +124,15 @@ impl Group {
         self.vet_usage(function, |kind| {
             asked.iter().any(|a| a.kind == kind && a.value.as_bool() == Some(true))
         })?;
-        let writers = self.key_writers(function, private)?;
-        let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
-        let outcome = self.put_pair(function, need, &writers, ids, mechanism, public, private);
-        if outcome.is_err() {
-            ids.into_iter().for_each(|id| self.give_up(id));
-        }
-        outcome
+        self.until_whole(|| {
+            let writers = self.key_writers(function, private)?;
+            let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
+            let outcome = self.put_pair(function, need, &writers, ids, mechanism, public, private);
+            if outcome.is_err() {
+                ids.into_iter().for_each(|id| self.give_up(id));
+            }
+            outcome
+        })
     }
 
     #[allow(clippy::too_many_arguments)]

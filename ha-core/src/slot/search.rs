@@ -39,7 +39,7 @@ impl VirtualSlot {
         })?;
         let first = lease.member.index;
         // One that has fallen behind may lack what the others have.
-        let behind = group.is_behind(&lease.member);
+        let behind = group.lacks_some(&lease.member);
         drop(lease);
         for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
