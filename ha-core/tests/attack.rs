@@ -738,3 +738,41 @@ fn never_copies_of_one_key_and_name_take_each_others_attributes() {
         }
     }
 }
+
+#[test]
+fn never_session_keys_of_two_sessions_cannot_be_used_together() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "balance = \"round-robin\"");
+    let slot = &open.slot;
+    let (s1, s2) = (slot.open_session(true).unwrap(), slot.open_session(true).unwrap());
+    let key = |s, usage| {
+        let length = Attribute::ulong(ck::CKA_VALUE_LEN, 32);
+        let template = vec![length, yes(usage), yes(ck::CKA_EXTRACTABLE)];
+        slot.generate_key(s, &mut plain(ck::CKM_AES_KEY_GEN), &template).unwrap()
+    };
+    let (wrapping, wrapped) = (key(s1, ck::CKA_WRAP), key(s2, ck::CKA_ENCRYPT));
+    let mut space = [0; 64];
+    let mut out = Output::buffer(&mut space);
+    let told = slot.wrap_key(s1, &mut plain(ck::CKM_AES_KEY_WRAP), wrapping, wrapped, &mut out);
+    assert_eq!(told, Ok(()));
+}
+
+#[test]
+fn never_what_is_told_of_a_key_does_not_find_it() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let template = secret(1, &[yes(ck::CKA_ENCRYPT)]);
+    let key = open.slot.generate_key(open.s, &mut plain(ck::CKM_AES_KEY_GEN), &template).unwrap();
+    let mut lost = Vec::new();
+    for kind in
+        [ck::CKA_LOCAL, ck::CKA_UNIQUE_ID, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE]
+    {
+        let told = open.slot.get_attributes(open.s, key, &[kind]).unwrap().remove(0);
+        if let ha_token::Fetched::Value(value) = told
+            && open.find(&vec![id(1), Attribute { kind, value }]) != [key]
+        {
+            lost.push(format!("{kind:#x}"));
+        }
+    }
+    assert_eq!(lost, [""; 0]);
+}

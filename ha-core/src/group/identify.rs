@@ -524,6 +524,12 @@ impl Group {
         member.alone.load(Ordering::Relaxed) > 0 || member.foreign.load(Ordering::Relaxed)
     }
 
+    /// The member that is up and has the most session objects, if there are any.
+    pub(crate) fn session_home(&self) -> Option<usize> {
+        let hosts = self.up().map(|m| (m.alone.load(Ordering::Relaxed), m.index));
+        hosts.filter(|(objects, _)| *objects > 0).max_by_key(|(objects, _)| *objects).map(|(_, index)| index)
+    }
+
     /// A member hosts one more object that no other member has.
     pub(crate) fn host_more(&self, member: &Member) {
         member.alone.fetch_add(1, Ordering::Relaxed);
@@ -537,14 +543,6 @@ impl Group {
 
     /// What the ledger answers in place of a member, among these types.
     pub(crate) fn remembered(&self, id: ObjectId, types: &[AttributeType]) -> Option<Template> {
-        const DIFFER: [AttributeType; 6] = [
-            ck::CKA_UNIQUE_ID,
-            ck::CKA_LOCAL,
-            ck::CKA_CHECK_VALUE,
-            ck::CKA_VALUE_LEN,
-            ck::CKA_KEY_GEN_MECHANISM,
-            ck::CKA_VALUE_BITS,
-        ];
         if !types.iter().any(|t| DIFFER.contains(t)) {
             return None;
         }
@@ -554,6 +552,16 @@ impl Group {
         Some(answers)
     }
 }
+
+/// What differs between the copies of an object, and is answered from the ledger (guarantee G8).
+pub(crate) const DIFFER: [AttributeType; 6] = [
+    ck::CKA_UNIQUE_ID,
+    ck::CKA_LOCAL,
+    ck::CKA_CHECK_VALUE,
+    ck::CKA_VALUE_LEN,
+    ck::CKA_KEY_GEN_MECHANISM,
+    ck::CKA_VALUE_BITS,
+];
 
 /// Whether these attributes tell what key or content an object is.
 fn tells_value(types: &[AttributeType]) -> bool {

@@ -36,6 +36,7 @@ use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulo
 pub(crate) use authenticate::Standing;
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
+pub(crate) use identify::DIFFER;
 pub use lease::Lease;
 pub use link::Link;
 pub use login::{Login, Pin, Who};

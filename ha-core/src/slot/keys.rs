@@ -38,7 +38,7 @@ impl VirtualSlot {
             mechanism: Some((mechanism.kind, flag)),
             object: None,
             others: &held,
-            preferred: state.home(),
+            preferred: self.home(&mut state),
         };
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
             let made = self.group.replicate_key(function, &need, template, &mut |lease, local| {
@@ -80,7 +80,7 @@ impl VirtualSlot {
         self.may_create(&session, template)?;
         let need = Need {
             mechanism: Some((mechanism.kind, ck::CKF_GENERATE)),
-            preferred: state.home(),
+            preferred: self.home(&mut state),
             ..Need::default()
         };
         let call = Call { function: Function::GenerateKey, need, skip: None };
@@ -290,7 +290,7 @@ impl VirtualSlot {
             mechanism: Some((mechanism.kind, ck::CKF_DERIVE)),
             object: None,
             others: &held,
-            preferred: state.home(),
+            preferred: self.home(&mut state),
         };
         let ((made, mut here), lease) =
             self.run(&Call { function: Function::DeriveKey, need, skip: None }, &mut |lease| {
@@ -338,7 +338,7 @@ impl VirtualSlot {
             mechanism: Some((mechanism.kind, ck::CKF_GENERATE_KEY_PAIR)),
             object: None,
             others: &[],
-            preferred: state.home(),
+            preferred: self.home(&mut state),
         };
         let is_token = |t: &Template| t.get_bool(ck::CKA_TOKEN) == Some(true);
         match (is_token(public), is_token(private)) {

@@ -42,6 +42,12 @@ impl VirtualSlot {
         Ok(())
     }
 
+    /// Where a new object of a session is best: where this session works, or else where there are session objects, so that
+    /// they can be used together.
+    pub(super) fn home(&self, state: &mut SessionState) -> Option<usize> {
+        state.home().or_else(|| self.group.session_home())
+    }
+
     /// `C_CreateObject`.
     ///
     /// # Errors
@@ -51,7 +57,7 @@ impl VirtualSlot {
         let mut state = session.state()?;
         self.may_create(&session, template)?;
         if template.get_bool(ck::CKA_TOKEN) != Some(true) {
-            let need = Need { preferred: state.home(), ..Need::default() };
+            let need = Need { preferred: self.home(&mut state), ..Need::default() };
             let call = Call { function: Function::CreateObject, need, skip: None };
             let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
                 lease.token().create_object(owner, template)
@@ -128,7 +134,8 @@ impl VirtualSlot {
         if source.is_sealed() && template.get_bool(ck::CKA_EXTRACTABLE) == Some(true) {
             return Err(Rv::ATTRIBUTE_READ_ONLY);
         }
-        let need = Need { mechanism: None, object: Some(&source), others: &[], preferred: state.home() };
+        let need =
+            Need { mechanism: None, object: Some(&source), others: &[], preferred: self.home(&mut state) };
         if !token {
             let call = Call { function: Function::CopyObject, need, skip: None };
             let copy = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
@@ -173,7 +180,8 @@ impl VirtualSlot {
                 asked.push(limit);
             }
         }
-        let need = Need { mechanism: None, object: Some(&source), others: &[], preferred: state.home() };
+        let need =
+            Need { mechanism: None, object: Some(&source), others: &[], preferred: self.home(&mut state) };
         let made = self.group.replicate_key(Function::CopyObject, &need, &asked, &mut |lease, local| {
             // Only what the caller changes goes into the copy; the rest follows the source.
             let mut changed: Template =
@@ -267,7 +275,7 @@ impl VirtualSlot {
         self.fetch(&object, types)
     }
 
-    fn fetch(&self, object: &Object, types: &[AttributeType]) -> Result<Vec<Fetched>> {
+    pub(super) fn fetch(&self, object: &Object, types: &[AttributeType]) -> Result<Vec<Fetched>> {
         let call = Call {
             function: Function::GetAttributeValue,
             need: Need { mechanism: None, object: Some(object), others: &[], preferred: None },

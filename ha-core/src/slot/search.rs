@@ -6,7 +6,7 @@ use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template};
 
 use super::VirtualSlot;
 use super::run::Call;
-use crate::group::{Lease, Need, Object, Origin, Who};
+use crate::group::{DIFFER, Lease, Need, Object, Origin, Who};
 
 /// Handles asked of a member at once.
 const BATCH: usize = 512;
@@ -28,6 +28,10 @@ impl VirtualSlot {
 
     fn find_all(&self, template: &Template) -> Result<Vec<ObjectHandle>> {
         let group = &*self.group;
+        // What is answered from the ledger is compared with that: a member may have another value.
+        let (told, asked): (Template, Template) =
+            template.iter().cloned().partition(|a| DIFFER.contains(&a.kind));
+        let template = &asked;
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         let (mut found, lease) = self.run(&call, &mut |lease| {
             let found = self.find_on(lease, template)?;
@@ -45,6 +49,17 @@ impl VirtualSlot {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
             // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
             found.extend(more.unwrap_or_default());
+        }
+        if !told.is_empty() {
+            let types: Vec<_> = told.iter().map(|a| a.kind).collect();
+            let mut matching = Vec::new();
+            for object in found {
+                let is = self.fetch(&object, &types)?;
+                if is.iter().zip(&told).all(|(is, asked)| is.value() == Some(&asked.value)) {
+                    matching.push(object);
+                }
+            }
+            found = matching;
         }
         let mut found: Vec<_> = found.into_iter().map(|o| o.handle).collect();
         found.sort_unstable();
