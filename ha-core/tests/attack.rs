@@ -776,3 +776,19 @@ fn never_what_is_told_of_a_key_does_not_find_it() {
     }
     assert_eq!(lost, [""; 0]);
 }
+
+#[test]
+fn never_a_process_dies_in_a_destruction_and_the_key_is_lost_and_stays_for_ever() {
+    if std::env::var_os("ATTACK_CHILD").is_some() {
+        return;
+    }
+    // At 0 before the first member destroyed it, at 1 after that.
+    for at in 0..2 {
+        let tokens = Tokens::in_memory(2);
+        Open::new(&tokens, "").ec_pair(1).unwrap();
+        dies_in(&tokens, "destroy_object", at);
+        let open = heal(&tokens);
+        let (seen, there) = (open.find(&private(1)).len(), keys(&tokens, 1));
+        assert!((seen, there) == (0, [0, 0]) || (seen, there) == (1, [1, 1]), "{at}: {seen} seen, {there:?}");
+    }
+}

@@ -23,6 +23,7 @@ impl Group {
     pub(crate) fn destroy_everywhere(&self, object: &Arc<Object>) -> Result<()> {
         let ledger = self.ledger()?;
         let Origin::Ledger(id) = object.origin else { return self.destroy_foreign(object) };
+        let _at_work = self.at_work()?;
         let everybody: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
         let row = ledger.destroy_begin(id, &everybody).map_err(|e| self.ledger_failed(e))?;
         let holds = |member: &Member| row.copies.iter().any(|c| c == member.name());

@@ -23,6 +23,7 @@ impl Group {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(self: &Arc<Self>, threads: bool) -> std::io::Result<()> {
+        self.settle();
         if !threads {
             self.alone.store(true, Ordering::Release);
             for member in &self.members {
@@ -59,6 +60,21 @@ impl Group {
             first.wait(Some(until - now));
         }
         Ok(())
+    }
+
+    /// Settles what processes have left that died while they made or destroyed something.
+    fn settle(&self) {
+        let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return };
+        let members: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
+        match ledger.settle(&members) {
+            Ok(0) => {}
+            Ok(objects) => {
+                tracing::warn!(group = %self.config.label, objects, "a process died while it made or destroyed these: what was not acknowledged is destroyed");
+            }
+            Err(error) => {
+                tracing::warn!(group = %self.config.label, %error, "what was left half done cannot be settled now");
+            }
+        }
     }
 
     fn keep(self: &Arc<Self>, member: &Arc<Member>) {

@@ -75,6 +75,7 @@ impl Group {
         asked: &Template,
         make: Make<'_>,
     ) -> Result<Arc<Object>> {
+        let _at_work = self.at_work()?;
         let writers = self.key_writers(function, asked)?;
         let class = asked.get_ulong(ck::CKA_CLASS).unwrap_or(ck::CKO_SECRET_KEY);
         let id = self.announce(class)?;
@@ -125,6 +126,7 @@ impl Group {
             asked.iter().any(|a| a.kind == kind && a.value.as_bool() == Some(true))
         })?;
         self.until_whole(|| {
+            let _at_work = self.at_work()?;
             let writers = self.key_writers(function, private)?;
             let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
             let outcome = self.put_pair(function, need, &writers, ids, mechanism, public, private);
@@ -205,6 +207,7 @@ impl Group {
     /// As [`Group::replicate_key`].
     pub(crate) fn create_everywhere(&self, template: &Template) -> Result<Arc<Object>> {
         let function = Function::CreateObject;
+        let _at_work = self.at_work()?;
         let writers = self.writers(function)?;
         let class = template.get_ulong(ck::CKA_CLASS).ok_or(Rv::TEMPLATE_INCOMPLETE)?;
         let id = self.announce(class)?;
@@ -244,6 +247,7 @@ impl Group {
     pub(crate) fn copy_everywhere(&self, source: &Arc<Object>, template: &Template) -> Result<Arc<Object>> {
         let function = Function::CopyObject;
         let Origin::Ledger(from) = source.origin else { return Err(Rv::OBJECT_HANDLE_INVALID) };
+        let _at_work = self.at_work()?;
         let writers = self.writers(function)?;
         let row = self
             .ledger()?
@@ -565,6 +569,11 @@ impl Group {
         }
         tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
         Ok(())
+    }
+
+    /// Held while something is made or destroyed: whoever finds nobody at work may settle what was left half done.
+    pub(super) fn at_work(&self) -> Result<std::fs::File> {
+        self.ledger()?.at_work().map_err(|e| self.ledger_failed(e))
     }
 
     fn announce(&self, class: ha_token::Ulong) -> Result<ObjectId> {

@@ -217,6 +217,7 @@ impl Group {
         };
         let remembered = life::to_remember(on, handle, false)?;
         let id = ObjectId(self.nonce()?);
+        let _at_work = self.at_work()?;
         ledger.begin(&Intent { id, class: traits.class }).map_err(|e| self.ledger_failed(e))?;
         let mut template = kept.clone();
         remembered.into_iter().for_each(|a| template.set(a));

@@ -245,16 +245,45 @@ impl Ledger {
         self.host_lock(&extension, "has been bringing the member up to date for too long", world)
     }
 
-    fn host_lock(&self, extension: &str, why: &str, world: &dyn World) -> Result<File, LedgerError> {
+    /// Held while something is made or destroyed, by as many as there are; let go when dropped, or when the process dies.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`].
+    pub fn at_work(&self) -> Result<File, LedgerError> {
+        let file = self.lock_file("work.lock")?;
+        match file.lock_shared() {
+            Ok(()) => Ok(file),
+            Err(e) => Err(LedgerError::Place { path: self.path.clone(), reason: e.to_string() }),
+        }
+    }
+
+    /// Settles what processes have left that died at work: what was not acknowledged is destroyed. While anybody is at work
+    /// nothing is settled. Answers how many objects that were.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn settle(&self, members: &[&str]) -> Result<usize, LedgerError> {
+        let file = self.lock_file("work.lock")?;
+        if file.try_lock().is_err() {
+            return Ok(0);
+        }
+        self.give_up_unfinished(members)
+    }
+
+    fn lock_file(&self, extension: &str) -> Result<File, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
-        let path = self.path.with_extension(extension);
-        let file = std::fs::OpenOptions::new()
+        std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(&path)
-            .map_err(|e| place(e.to_string()))?;
+            .open(self.path.with_extension(extension))
+            .map_err(|e| place(e.to_string()))
+    }
+
+    fn host_lock(&self, extension: &str, why: &str, world: &dyn World) -> Result<File, LedgerError> {
+        let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
+        let file = self.lock_file(extension)?;
         let until = world.now() + self.wait;
         let pause = world.event();
         while file.try_lock().is_err() {
