@@ -16,7 +16,7 @@ use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{On, find_all, group_key};
+use crate::replica::{On, PUBLIC_VALUE, find_all, group_key};
 
 /// `CKA_KEY_TYPE` of what has none.
 const NO_TYPE: Ulong = Ulong::MAX;
@@ -565,21 +565,9 @@ pub(crate) const DIFFER: [AttributeType; 6] = [
 
 /// Whether these attributes tell what key or content an object is.
 fn tells_value(types: &[AttributeType]) -> bool {
-    const VALUE: [AttributeType; 12] = [
-        ck::CKA_VALUE,
-        ck::CKA_MODULUS,
-        ck::CKA_PUBLIC_EXPONENT,
-        ck::CKA_EC_PARAMS,
-        ck::CKA_EC_POINT,
-        ck::CKA_PRIME,
-        ck::CKA_SUBPRIME,
-        ck::CKA_BASE,
-        ck::CKA_PUBLIC_KEY_INFO,
-        ck::CKA_SUBJECT,
-        ck::CKA_ISSUER,
-        ck::CKA_SERIAL_NUMBER,
-    ];
-    types.iter().any(|t| VALUE.contains(t))
+    const CONTENT: [AttributeType; 4] =
+        [ck::CKA_PUBLIC_KEY_INFO, ck::CKA_SUBJECT, ck::CKA_ISSUER, ck::CKA_SERIAL_NUMBER];
+    types.iter().any(|t| PUBLIC_VALUE.contains(t) || CONTENT.contains(t))
 }
 
 enum Match {

@@ -5,7 +5,7 @@
 
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Template, TemplateExt, Ulong, Value, ck};
 
-use super::On;
+use super::{On, PUBLIC_VALUE};
 
 /// What says how the key is kept, not what it is: not given to the session object it is made as.
 const KEEPING: [AttributeType; 6] = [
@@ -86,17 +86,6 @@ const LIMITS: [AttributeType; 9] = [
 /// Attributes that name the key: read from it where they were not asked for (a copy or an unwrapped key inherits them).
 const NAMES: [AttributeType; 5] =
     [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
-/// A public key's value.
-const PUBLIC_VALUE: [AttributeType; 8] = [
-    ck::CKA_MODULUS,
-    ck::CKA_PUBLIC_EXPONENT,
-    ck::CKA_EC_PARAMS,
-    ck::CKA_EC_POINT,
-    ck::CKA_PRIME,
-    ck::CKA_SUBPRIME,
-    ck::CKA_BASE,
-    ck::CKA_VALUE,
-];
 /// What differs between a key that was generated and its copies: answered from the ledger.
 const REMEMBERED: [AttributeType; 4] =
     [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];

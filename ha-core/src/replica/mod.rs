@@ -14,6 +14,18 @@ use ha_token::{
     Attribute, AttributeType, Fetched, ObjectHandle, Result, SessionHandle, Template, Token, Ulong, ck,
 };
 
+/// What a public key's value stands in.
+pub const PUBLIC_VALUE: [AttributeType; 8] = [
+    ck::CKA_MODULUS,
+    ck::CKA_PUBLIC_EXPONENT,
+    ck::CKA_EC_PARAMS,
+    ck::CKA_EC_POINT,
+    ck::CKA_PRIME,
+    ck::CKA_SUBPRIME,
+    ck::CKA_BASE,
+    ck::CKA_VALUE,
+];
+
 /// A backing session on one member.
 #[derive(Clone, Copy)]
 pub struct On<'a> {

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::verifier::Verifier;
-use super::{On, is_secret, wrapping};
+use super::{On, PUBLIC_VALUE, is_secret, wrapping};
 use crate::policy::failure::{Class, classify};
 
 /// What a proof showed.
@@ -204,7 +204,7 @@ pub fn make_verifier(
     match class {
         ck::CKO_SECRET_KEY => secret::make(&subject()?),
         ck::CKO_PRIVATE_KEY => private::make(&subject()?, known.public),
-        ck::CKO_PUBLIC_KEY => match public_part(&challenge.on.read(object, &PUBLIC)?) {
+        ck::CKO_PUBLIC_KEY => match public_on(challenge.on, object)? {
             Some(verifier) => Ok(Some(verifier)),
             None => content(challenge.on, object, class).map(Some),
         },
@@ -237,7 +237,7 @@ pub fn prove_as_if(
     attributes: &Template,
 ) -> Result<Outcome> {
     if class == ck::CKO_PUBLIC_KEY {
-        return Ok(Outcome::of(match public_part(&challenge.on.read(object, &PUBLIC)?) {
+        return Ok(Outcome::of(match public_on(challenge.on, object)? {
             Some(there) => there == *verifier,
             None => content(challenge.on, object, class)? == *verifier,
         }));
@@ -291,17 +291,11 @@ fn prove_by(subject: &Subject<'_>, verifier: &Verifier) -> Result<Outcome> {
     }
 }
 
-const PUBLIC: [AttributeType; 9] = [
-    ck::CKA_KEY_TYPE,
-    ck::CKA_MODULUS,
-    ck::CKA_PUBLIC_EXPONENT,
-    ck::CKA_EC_PARAMS,
-    ck::CKA_EC_POINT,
-    ck::CKA_PRIME,
-    ck::CKA_SUBPRIME,
-    ck::CKA_BASE,
-    ck::CKA_VALUE,
-];
+/// The verifier that a public key on a member makes, if its attributes tell its value.
+fn public_on(on: On<'_>, object: ObjectHandle) -> Result<Option<Verifier>> {
+    let types: Vec<AttributeType> = [ck::CKA_KEY_TYPE].into_iter().chain(PUBLIC_VALUE).collect();
+    Ok(public_part(&on.read(object, &types)?))
+}
 
 /// The verifier that a public key's attributes make.
 pub fn public_part(read: &Template) -> Option<Verifier> {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    Once, Outcome, PUBLIC, Subject, derived, once, public_part, read_value, readable, secret, taken,
+    Once, Outcome, Subject, derived, once, public_on, public_part, read_value, readable, secret, taken,
 };
 use crate::replica::find_all;
 use crate::replica::verifier::{
@@ -45,7 +45,7 @@ pub(super) fn make(key: &Subject<'_>, public: Option<&Verifier>) -> Result<Optio
             template.push(Attribute::bytes(ck::CKA_ID, id));
         }
         for beside in find_all(key.on(), &template, 64)? {
-            if let Some(verifier) = public_part(&key.on().read(beside, &PUBLIC)?)
+            if let Some(verifier) = public_on(key.on(), beside)?
                 && prove(key, &verifier)? == Outcome::Same
             {
                 return Ok(Some(verifier));
