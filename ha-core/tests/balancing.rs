@@ -8,7 +8,7 @@ use ha_core::config::Config;
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_rig::{PIN, Tokens};
-use ha_token::{SessionHandle, Token, UserType};
+use ha_token::{Attribute, SessionHandle, Template, Token, UserType, ck};
 
 struct Open {
     provider: Provider,
@@ -113,4 +113,16 @@ fn a_standby_member_serves_while_no_active_one_is_up_and_stands_back() {
         assert_eq!(served[0], 0, "{balance}: {served:?}");
         assert!(group.provider.shutdown(Duration::from_secs(60)).is_empty());
     }
+}
+
+/// A session that owns session objects keeps a backing session open for them on one member, in which nothing runs.
+#[test]
+fn a_member_with_session_objects_is_not_taken_for_a_busy_one() {
+    let tokens = Tokens::new(2);
+    let group = open(&tokens.config(false, "balance = \"least-busy\""));
+    let template: Template =
+        vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA), Attribute::bool(ck::CKA_TOKEN, false)];
+    group.slot.create_object(group.session, &template).unwrap();
+    let served = group.served(1000);
+    assert!(served.iter().all(|n| *n >= 400), "{served:?}");
 }

@@ -104,12 +104,13 @@ impl Caller {
         body: impl FnOnce(&[u8], &mut Output<'_>) -> Result<()>,
     ) -> Result<()> {
         let space = self.value(len).ok_or(Rv::ARGUMENTS_BAD)?;
-        let input_bytes = self.input(input, input_len)?;
+        let mut bytes = self.input(input, input_len)?;
+        let copy;
         if !buffer.is_null() && overlap((input, input_len), (buffer, space)) {
-            let copy = Zeroizing::new(input_bytes.to_vec());
-            return self.output(buffer, len, |output| body(&copy, output));
+            copy = Zeroizing::new(bytes.to_vec());
+            bytes = &copy;
         }
-        self.output(buffer, len, |output| body(input_bytes, output))
+        self.output(buffer, len, |output| body(bytes, output))
     }
 
     /// A list by the standard's convention: `count` is read as the elements there is space for, and set to how many

@@ -22,7 +22,7 @@ const LABEL_LEN: CK_ULONG = 32;
 /// # Safety
 /// `args` is NULL or points to a `CK_C_INITIALIZE_ARGS`.
 pub(crate) unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
-    contained(Function::Initialize, || {
+    contained(Function::Initialize, |_| {
         // SAFETY: this function's own condition.
         let caller = unsafe { Caller::trusted() };
         let options = start_options(caller.value(args.cast()))?;
@@ -32,8 +32,8 @@ pub(crate) unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
 
 /// `C_Finalize`.
 pub(crate) unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
-    contained(Function::Finalize, || {
-        state::with(|_| if reserved.is_null() { Ok(()) } else { Err(Rv::ARGUMENTS_BAD) })?;
+    contained(Function::Finalize, |here| {
+        state::with(here, |_| if reserved.is_null() { Ok(()) } else { Err(Rv::ARGUMENTS_BAD) })?;
         state::finalize()
     })
 }
@@ -47,12 +47,12 @@ pub(crate) unsafe extern "C" fn C_WaitForSlotEvent(
     slot: *mut CK_SLOT_ID,
     reserved: *mut c_void,
 ) -> CK_RV {
-    contained(Function::WaitForSlotEvent, || {
+    contained(Function::WaitForSlotEvent, |here| {
         // SAFETY: this function's own condition.
         let caller = unsafe { Caller::trusted() };
-        state::with(|_| if reserved.is_null() { Ok(()) } else { Err(Rv::ARGUMENTS_BAD) })?;
+        state::with(here, |_| if reserved.is_null() { Ok(()) } else { Err(Rv::ARGUMENTS_BAD) })?;
         let place = caller.place(slot)?;
-        place.put(state::wait_for_slot_event(flags & CKF_DONT_BLOCK == 0)?);
+        place.put(state::wait_for_slot_event(here, flags & CKF_DONT_BLOCK == 0)?);
         Ok(())
     })
 }

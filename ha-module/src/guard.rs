@@ -6,20 +6,10 @@ use std::thread;
 
 use cryptoki_sys::{CK_RV, CKR_OK};
 use ha_core::provider::Provider;
+use ha_member::presence::{self, Here};
 use ha_token::{Function, Result, Rv};
 
 use crate::state;
-
-thread_local! {
-    /// Has a destructor, so that it can be asked whether this thread's storage is still there.
-    static STORAGE: Storage = const { Storage };
-}
-
-struct Storage;
-
-impl Drop for Storage {
-    fn drop(&mut self) {}
-}
 
 /// A call that another thread makes while its own waits for it.
 struct Lent<T>(T);
@@ -28,44 +18,13 @@ struct Lent<T>(T);
 // the application's, which PKCS#11 binds to no thread, and what is on the waiting thread's stack.
 unsafe impl<T> Send for Lent<T> {}
 
-/// Runs a function's body; a panic in it becomes `CKR_GENERAL_ERROR`.
+/// Runs a function's body on this thread; a panic in it becomes `CKR_GENERAL_ERROR`.
 ///
 /// Nothing of ours is left half-changed behind a panic that a later call could see: what calls share is replaced as a
 /// whole (see `state`) or belongs to `ha-core`, whose locks recover from poisoning.
 // Every frame between the application and a token costs a return, and those are dear after a token's system calls.
 #[inline(always)]
-pub(crate) fn contained(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
-    if STORAGE.try_with(|_| ()).is_err() {
-        return elsewhere(function, body);
-    }
-    here(function, body)
-}
-
-/// Runs the body on a thread of its own: exit handlers, where libraries like to clean up, run after this thread's
-/// storage is gone, and the maps of sessions and objects need it.
-#[cold]
-#[inline(never)]
-fn elsewhere(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
-    let mut body = Some(body);
-    let mut answer = Rv::GENERAL_ERROR.0;
-    let lent = Lent((&mut body, &mut answer));
-    let run = move || {
-        // The whole of it is moved in, not its parts.
-        let Lent((body, answer)) = { lent };
-        if let Some(body) = body.take() {
-            *answer = here(function, body);
-        }
-    };
-    // It ends with the scope; where no thread can be had, the body is still there.
-    thread::scope(|scope| _ = thread::Builder::new().spawn_scoped(scope, run));
-    match body {
-        None => answer,
-        Some(body) => here(function, body),
-    }
-}
-
-#[inline(always)]
-fn here(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
+fn caught(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CKR_OK,
         Ok(Err(rv)) => rv.0,
@@ -76,10 +35,41 @@ fn here(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     }
 }
 
+/// Runs the body of a function that needs no running provider.
+pub(crate) fn contained(function: Function, body: impl FnOnce(Here) -> Result<()>) -> CK_RV {
+    match presence::here() {
+        Some(here) => caught(function, || body(here)),
+        None => {
+            let mut body = Some(body);
+            elsewhere(&mut || match (presence::here(), body.take()) {
+                (Some(here), Some(body)) => caught(function, || body(here)),
+                _ => Rv::GENERAL_ERROR.0,
+            })
+        }
+    }
+}
+
 /// Runs the body of a function that needs `C_Initialize` to have been called in this process.
 #[inline(always)]
-pub(crate) fn running(function: Function, body: impl FnOnce(&Provider) -> Result<()>) -> CK_RV {
-    contained(function, || state::with(body))
+pub(crate) fn running(function: Function, here: Here, body: impl FnOnce(&Provider) -> Result<()>) -> CK_RV {
+    caught(function, || state::with(here, body))
+}
+
+/// Makes a call on a thread of its own: exit handlers, where libraries like to clean up, run after this thread's
+/// storage is gone, and the maps of sessions and objects need it. `CKR_HOST_MEMORY` where no thread can be had.
+#[cold]
+#[inline(never)]
+pub(crate) fn elsewhere(call: &mut dyn FnMut() -> CK_RV) -> CK_RV {
+    let mut answer = Rv::HOST_MEMORY.0;
+    let lent = Lent((call, &mut answer));
+    let run = move || {
+        // The whole of it is moved in, not its parts.
+        let Lent((call, answer)) = { lent };
+        *answer = call();
+    };
+    // It ends with the scope.
+    thread::scope(|scope| _ = thread::Builder::new().spawn_scoped(scope, run));
+    answer
 }
 
 /// Logs a panic. Only a text that was fixed at compile time is repeated: a formatted one may hold a caller's data.
@@ -105,7 +95,11 @@ macro_rules! entry {
         /// # Safety
         /// The pointers are what PKCS#11 says of this function.
         pub(crate) unsafe extern "C" fn $name($($arg: $type),*) -> cryptoki_sys::CK_RV {
-            $crate::guard::running(ha_token::Function::$function, |$provider| {
+            let Some(here) = ha_member::presence::here() else {
+                // SAFETY: this function's own condition; the caller waits for it.
+                return $crate::guard::elsewhere(&mut || unsafe { $name($($arg),*) });
+            };
+            $crate::guard::running(ha_token::Function::$function, here, |$provider| {
                 // SAFETY: this function's own condition.
                 let $caller = unsafe { $crate::caller::Caller::trusted() };
                 $body
@@ -121,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_general_error_and_nothing_worse() {
-        assert_eq!(contained(Function::Sign, || panic!("in a test")), Rv::GENERAL_ERROR.0);
-        assert_eq!(contained(Function::Sign, || Err(Rv::DEVICE_ERROR)), Rv::DEVICE_ERROR.0);
-        assert_eq!(contained(Function::Sign, || Ok(())), CKR_OK);
+        assert_eq!(contained(Function::Sign, |_| panic!("in a test")), Rv::GENERAL_ERROR.0);
+        assert_eq!(contained(Function::Sign, |_| Err(Rv::DEVICE_ERROR)), Rv::DEVICE_ERROR.0);
+        assert_eq!(contained(Function::Sign, |_| Ok(())), CKR_OK);
     }
 
     #[test]
@@ -134,7 +128,7 @@ mod tests {
                 panic!("in a drop");
             }
         }
-        let body = || std::panic::panic_any(Bomb);
+        let body = |_: Here| std::panic::panic_any(Bomb);
         assert_eq!(contained(Function::Sign, body), Rv::GENERAL_ERROR.0);
     }
 }

@@ -185,7 +185,7 @@ const fn interface(list: *mut std::ffi::c_void) -> CK_INTERFACE {
 /// `list` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
-    contained(Function::GetFunctionList, || {
+    contained(Function::GetFunctionList, |_| {
         // SAFETY: this function's own condition.
         let caller = unsafe { Caller::trusted() };
         caller.place(list)?.put(ptr::from_ref(&LIST_2_40).cast_mut());
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
 /// `count` is NULL, or readable and writable; `list` is NULL, or writable for as many interfaces as `count` says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetInterfaceList(list: *mut CK_INTERFACE, count: *mut CK_ULONG) -> CK_RV {
-    contained(Function::GetInterfaceList, || {
+    contained(Function::GetInterfaceList, |_| {
         // SAFETY: this function's own condition.
         let caller = unsafe { Caller::trusted() };
         caller.list(&INTERFACES.0, list, count)
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn C_GetInterface(
     found: *mut *mut CK_INTERFACE,
     flags: CK_FLAGS,
 ) -> CK_RV {
-    contained(Function::GetInterface, || {
+    contained(Function::GetInterface, |_| {
         // SAFETY: this function's own condition.
         let caller = unsafe { Caller::trusted() };
         let place = caller.place(found)?;

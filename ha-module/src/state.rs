@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ha_core::provider::Provider;
-use ha_member::presence::{self, Stay};
+use ha_member::presence::{self, Here, Stay};
 use ha_member::{fork_generation, inside_member};
 use ha_token::{Result, Rv, Ulong};
 
@@ -55,18 +55,18 @@ struct Use<'a> {
     _stay: Stay,
 }
 
-/// Notes that this thread uses what runs in this process.
+/// Notes that this thread uses what runs in this process. `here` is the thread.
 ///
 /// # Errors
 /// `CKR_CRYPTOKI_NOT_INITIALIZED`.
 #[inline(always)]
-fn enter<'a>() -> Result<Use<'a>> {
+fn enter<'a>(here: Here) -> Result<Use<'a>> {
     let mut seen = RUNNING.load(Ordering::Acquire);
     loop {
         if seen.is_null() {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
-        let stay = presence::enter(seen as usize);
+        let stay = here.enter(seen as usize);
         let now = RUNNING.load(Ordering::Acquire);
         if now == seen {
             // SAFETY: it was still there after this thread had noted that it uses it, and who takes it out gives it up
@@ -81,13 +81,13 @@ fn enter<'a>() -> Result<Use<'a>> {
     }
 }
 
-/// Runs `body` on the provider.
+/// Runs `body` on the provider. `here` is this thread.
 ///
 /// # Errors
 /// `CKR_CRYPTOKI_NOT_INITIALIZED`, or the body's.
 #[inline(always)]
-pub(crate) fn with<T>(body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
-    let used = enter()?;
+pub(crate) fn with<T>(here: Here, body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
+    let used = enter(here)?;
     body(&used.running.provider)
 }
 
@@ -95,8 +95,8 @@ pub(crate) fn with<T>(body: impl FnOnce(&Provider) -> Result<T>) -> Result<T> {
 ///
 /// # Errors
 /// Those of [`Provider::wait_for_slot_event`].
-pub(crate) fn wait_for_slot_event(block: bool) -> Result<Ulong> {
-    let used = enter()?;
+pub(crate) fn wait_for_slot_event(here: Here, block: bool) -> Result<Ulong> {
+    let used = enter(here)?;
     let _waiting = Waiting::enter(&used.running.waiting);
     used.running.provider.wait_for_slot_event(block)
 }

@@ -18,6 +18,7 @@ use crate::fork::fork_generation;
 const CELLS: usize = 6;
 
 /// What one thread is in. Seats are never freed, and used again.
+#[derive(Debug)]
 #[repr(align(128))] // of one thread's own: no other's stores slow it down
 struct Seat {
     cells: [AtomicUsize; CELLS],
@@ -66,24 +67,62 @@ impl Drop for Stay {
     }
 }
 
-/// Notes that this thread is in `what`: an address that is not used for anything else, and not 0. Whether that is still
-/// open has to be looked at after this.
+/// This thread, as one that notes what it is in.
+#[derive(Clone, Copy, Debug)]
+pub struct Here {
+    seat: &'static Seat,
+    /// Seats are a thread's own.
+    not_send: PhantomData<*const ()>,
+}
+
+/// This thread. `None` where its storage is gone, as in exit handlers.
 #[inline(always)]
-pub fn enter(what: usize) -> Stay {
-    match MINE.try_with(|m| m.0.get()).ok().flatten().and_then(Seat::free) {
-        Some(cell) => Stay::new(cell, None, what),
-        None => enter_first(what),
+pub fn here() -> Option<Here> {
+    let seat = match MINE.try_with(|m| m.0.get()) {
+        Ok(Some(seat)) => seat,
+        Ok(None) => first_here()?,
+        Err(_) => return None,
+    };
+    Some(Here { seat, not_send: PhantomData })
+}
+
+/// The first time in a thread.
+#[cold]
+#[inline(never)]
+fn first_here() -> Option<&'static Seat> {
+    let seat = Seat::take();
+    // Set, so that the seat is given back when the thread ends.
+    MINE.try_with(|m| m.0.set(Some(seat))).ok().map(|()| seat)
+}
+
+impl Here {
+    /// Notes that this thread is in `what`: an address that is not used for anything else, and not 0. Whether that is
+    /// still open has to be looked at after this.
+    #[inline(always)]
+    pub fn enter(self, what: usize) -> Stay {
+        match self.seat.free() {
+            Some(cell) => Stay::new(cell, None, what),
+            None => enter_alone(what),
+        }
     }
 }
 
-/// The first time in a thread; and where its seat is full, or its thread's storage gone.
+/// As [`Here::enter`], also where this thread's storage is gone.
+#[inline(always)]
+pub fn enter(what: usize) -> Stay {
+    match here() {
+        Some(here) => here.enter(what),
+        None => enter_alone(what),
+    }
+}
+
+/// Takes a seat for one stay: where the thread's own is full, or it has none.
 #[cold]
 #[inline(never)]
-fn enter_first(what: usize) -> Stay {
+fn enter_alone(what: usize) -> Stay {
     let seat = Seat::take();
     let [cell, ..] = &seat.cells;
-    let kept = MINE.try_with(|m| m.0.get().is_none() && m.0.replace(Some(seat)).is_none()) == Ok(true);
-    Stay::new(cell, (!kept).then_some(&seat.taken), what)
+    Stay::new(cell, Some(&seat.taken), what)
 }
 
 impl Stay {

@@ -323,13 +323,14 @@ impl Token for RealToken {
         &self,
         session: SessionHandle,
         kind: OpKind,
-        mechanism: &mut Mechanism,
+        mechanism: Ulong,
         key: ObjectHandle,
         data: &[u8],
         out: &mut Output<'_>,
     ) -> Result<()> {
         let call = self.enter()?;
-        with_mechanism(mechanism, |raw| operations::init(&call, session, kind, raw, key))?;
+        let mut plain = ck::CK_MECHANISM { mechanism, pParameter: std::ptr::null_mut(), ulParameterLen: 0 };
+        operations::init(&call, session, kind, &mut plain, key)?;
         Self::transform(operations::one_shot(&call, kind), session, data, out)
     }
 

@@ -303,18 +303,18 @@ pub trait Token: Send + Sync {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()>;
-    /// `C_XxxInit` and, where that succeeds, `C_Xxx`: two calls of the module, in one of this trait for who saves
-    /// something that way.
+    /// `C_XxxInit` with a mechanism without a parameter and, where that succeeds, `C_Xxx`: two calls of the module, in one
+    /// of this trait for who saves something that way.
     fn op_at_once(
         &self,
         session: SessionHandle,
         kind: OpKind,
-        mechanism: &mut Mechanism,
+        mechanism: Ulong,
         key: ObjectHandle,
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.op_init(session, kind, Some(mechanism), key)?;
+        self.op_init(session, kind, Some(&mut Mechanism::plain(mechanism)), key)?;
         self.op_one_shot(session, kind, input, output)
     }
     /// `C_EncryptUpdate`, `C_DecryptUpdate`; and, with the output left alone, `C_DigestUpdate`, `C_SignUpdate`,

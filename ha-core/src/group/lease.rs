@@ -9,7 +9,7 @@ use super::member::Member;
 
 /// A backing session, lent; given back when dropped.
 ///
-/// A lease counts as load of its member, apart from when it rests between two operations.
+/// A lease counts as load of its member, apart from when it rests between two operations and when it only owns objects.
 pub struct Lease {
     /// Whose it is.
     pub member: Arc<Member>,
@@ -60,6 +60,13 @@ impl Lease {
             self.member.work_ends();
         }
         true
+    }
+
+    /// Keeps the session for the objects that it will own, not for operations: it is no load of its member.
+    pub(crate) fn own(&mut self) {
+        if std::mem::take(&mut self.works) {
+            self.member.work_ends();
+        }
     }
 
     /// The rest is over: an operation begins.

@@ -111,6 +111,19 @@ impl<'a> Need<'a> {
     pub fn objects(&self) -> impl Iterator<Item = &'a Object> + use<'a> {
         self.object.into_iter().chain(self.others.iter().map(|o| &**o))
     }
+
+    /// The members that have the objects, as far as is known: a bit for each.
+    #[inline(always)]
+    fn seats(&self) -> u32 {
+        let mut seats = match self.object {
+            Some(object) => object.seats(),
+            None => u32::MAX,
+        };
+        for other in self.others {
+            seats &= other.seats();
+        }
+        seats
+    }
 }
 
 impl Group {
@@ -200,21 +213,28 @@ impl Group {
 
     /// Whether the next operation may stay on a kept lease without a plan: its member is up, the connection and its
     /// login are those of now, it has what is needed (`fits`: it has the mechanism), and the balance allows it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn may_stay(&self, lease: &Lease, need: &Need<'_>, fits: bool) -> bool {
         let member = &*lease.member;
-        let candidate =
-            |m: &Arc<Member>| Candidate { usable: m.is_up(), standby: m.is_standby(), load: m.load() };
+        let seats = need.seats();
+        let candidate = |m: &Member| Candidate {
+            usable: m.is_up() && on_seat(seats, m),
+            standby: m.is_standby(),
+            load: m.load(),
+        };
         member.is_current(&lease.link)
             && lease.link.has_followed(self.login.epoch())
             && (fits || need.mechanism.is_none_or(|(mechanism, flag)| lease.link.supports(mechanism, flag)))
             && need.preferred.is_none_or(|p| p == member.index)
-            && has_objects(member, need)
-            && may_stay(self.config.balance, self.members.iter().map(candidate), member.index)
+            && may_stay(
+                self.config.balance,
+                (member.index, candidate(member)),
+                self.members.iter().map(|m| candidate(m)),
+            )
     }
 
     fn can_serve(&self, member: &Member, need: &Need<'_>) -> bool {
-        if !member.is_up() || !has_objects(member, need) {
+        if !member.is_up() || !on_seat(need.seats(), member) {
             return false;
         }
         match need.mechanism {
@@ -376,14 +396,10 @@ impl ha_member::Ending for Group {
     }
 }
 
-/// Whether a member has the objects that a call needs, as far as is known.
+/// Whether a member is among those of [`Need::seats`].
 #[inline]
-fn has_objects(member: &Member, need: &Need<'_>) -> bool {
-    need.objects().all(|o| match o.origin {
-        // A replicated object may be on a member where its handle is not known yet.
-        Origin::Ledger(_) => true,
-        Origin::Foreign | Origin::Session(_) => o.lives_on(member.index),
-    })
+fn on_seat(seats: u32, member: &Member) -> bool {
+    seats >> member.index & 1 != 0
 }
 
 fn narrow(a: MechanismInfo, b: MechanismInfo) -> MechanismInfo {

@@ -161,6 +161,18 @@ impl Object {
         self.known().places.iter().any(|p| p.is_on(member))
     }
 
+    /// The members that may be asked for it, as far as is known: a bit for each.
+    #[inline]
+    pub fn seats(&self) -> u32 {
+        match self.origin {
+            // A replicated object may be on a member where its handle is not known yet.
+            Origin::Ledger(_) => u32::MAX,
+            Origin::Foreign | Origin::Session(_) => {
+                self.known().places.iter().fold(0, |seats, p| seats | 1u32 << p.member)
+            }
+        }
+    }
+
     /// The members known to hold a copy.
     pub fn members(&self) -> Vec<usize> {
         self.known().places.iter().map(|p| usize::from(p.member)).collect()

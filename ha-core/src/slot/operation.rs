@@ -53,6 +53,11 @@ pub(super) struct Running<'a> {
 }
 
 impl Operation {
+    /// A digest without a parameter.
+    pub(super) fn digest(mechanism: Ulong, runs: Runs) -> Self {
+        Operation { kind: OpKind::Digest, pinned: false, mechanism, key: None, number: 0, more: None, runs }
+    }
+
     /// What it does.
     pub(super) fn kind(&self) -> OpKind {
         self.kind
@@ -154,8 +159,11 @@ impl VirtualSlot {
             (Params::None, []) => None,
             _ => Some(self.more(mechanism, signature)?),
         };
+        if kind == OpKind::Digest && more.is_none() && state.add_late_digest(mechanism.kind) {
+            return Ok(());
+        }
         let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
-        let mut op = Operation {
+        let op = Operation {
             kind,
             pinned: false,
             mechanism: mechanism.kind,
@@ -164,13 +172,6 @@ impl VirtualSlot {
             more,
             runs: Runs::Nowhere,
         };
-        // Nothing but the token can refuse to start what it has just done: a digest without a parameter. It is started
-        // with its first call, in one go.
-        if kind == OpKind::Digest && op.more.is_none() && state.kept.has_just_done(op.mechanism_and_flag()) {
-            op.runs = Runs::NotYet;
-            state.add(op);
-            return Ok(());
-        }
         let home = state.home();
         // Started in its place: what it is made of is not moved.
         state.add(op);
@@ -474,6 +475,7 @@ impl VirtualSlot {
     }
 
     /// `C_Sign` and the other one-shot functions with an output.
+    #[inline(always)]
     pub(super) fn one_shot(
         &self,
         session: SessionHandle,
@@ -481,44 +483,71 @@ impl VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.with_operation(session, kind, |running| {
-            let step =
-                &mut |l: &Lease, out: &mut Output<'_>| l.token().op_one_shot(l.session, kind, input, out);
-            let answer = match running.op.runs {
-                Runs::NotYet => self.at_once(running, input, output, step),
-                _ => self.advance(running, kind.one_shot(), output, step),
-            };
+        let session = self.session(session)?;
+        let mut state = session.state()?;
+        if kind == OpKind::Digest
+            && let Some(mechanism) = state.take_late_digest()
+        {
+            return self.digest_at_once(&mut state, mechanism, input, output);
+        }
+        on_operation(&mut state, kind, |running| {
+            let answer = self.advance(running, kind.one_shot(), output, &mut |l, out| {
+                l.token().op_one_shot(l.session, kind, input, out)
+            });
             (answer, stays(answer, output))
         })
     }
 
-    /// Starts an operation that was left for its first call, and makes that call, where its session's last one was.
-    #[inline]
-    fn at_once(
+    /// Starts a digest that was left for this call, and makes the call, where its session's last operation was; or
+    /// elsewhere, if that fails.
+    #[inline(always)]
+    fn digest_at_once(
         &self,
-        running: &mut Running<'_>,
+        state: &mut SessionState,
+        mechanism: Ulong,
         input: &[u8],
         output: &mut Output<'_>,
-        step: StepCall<'_>,
     ) -> Result<()> {
-        let op = &mut *running.op;
-        let (kind, mut mechanism) = (op.kind, Mechanism::plain(op.mechanism));
-        op.runs = Runs::Nowhere;
-        let failed = match running.kept.take_up(&self.group, &op.need(None)) {
-            None => None,
+        let kind = OpKind::Digest;
+        let need = Need { mechanism: Some((mechanism, kind.flag())), ..Need::default() };
+        let (runs, answer) = match state.kept.take_up(&self.group, &need) {
+            None => (Runs::Nowhere, None),
             Some(lease) => {
-                op.runs = Runs::OnKept;
                 let (token, session) = (lease.token(), lease.session);
-                match token.op_at_once(session, kind, &mut mechanism, ObjectHandle(0), input, output) {
-                    Ok(()) => {
-                        self.group.succeeded();
-                        return Ok(());
-                    }
-                    Err(rv) => Some(rv),
+                let answer = token.op_at_once(session, kind, mechanism, ObjectHandle(0), input, output);
+                if answer.is_ok() && !output.is_query() {
+                    self.group.succeeded();
+                    state.kept.rest();
+                    return Ok(());
                 }
+                (Runs::OnKept, Some(answer))
             }
         };
-        self.go_on(running, kind.one_shot(), output, failed, step)
+        state.add(Operation::digest(mechanism, runs));
+        self.digest_goes_on(state, input, output, answer)
+    }
+
+    /// What follows the first call of a digest that has not ended it.
+    #[inline(never)]
+    fn digest_goes_on(
+        &self,
+        state: &mut SessionState,
+        input: &[u8],
+        output: &mut Output<'_>,
+        answer: Option<Result<()>>,
+    ) -> Result<()> {
+        let kind = OpKind::Digest;
+        if let Some(Ok(())) = answer {
+            self.group.succeeded();
+            return Ok(());
+        }
+        on_operation(state, kind, |running| {
+            let failed = answer.and_then(Result::err);
+            let answer = self.go_on(running, kind.one_shot(), output, failed, &mut |l, out| {
+                l.token().op_one_shot(l.session, kind, input, out)
+            });
+            (answer, stays(answer, output))
+        })
     }
 
     /// `C_XxxUpdate`.

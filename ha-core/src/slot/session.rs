@@ -17,6 +17,8 @@ use crate::group::{Lease, Member, Who};
 pub(super) struct SessionState {
     /// At most one of each kind.
     operations: Vec<Operation>,
+    /// The mechanism of a digest that no member has been asked to start yet: its first call does that.
+    late_digest: Option<Ulong>,
     /// Operations started since the session was opened.
     started: u32,
     /// The message-based operation of each kind.
@@ -34,7 +36,28 @@ pub(super) struct SessionState {
 impl SessionState {
     /// Whether an operation of a kind is active.
     pub(super) fn is_active(&self, kind: OpKind) -> bool {
-        self.operations.iter().any(|o| o.kind() == kind)
+        self.operations.iter().any(|o| o.kind() == kind) || self.has_late(kind)
+    }
+
+    fn has_late(&self, kind: OpKind) -> bool {
+        kind == OpKind::Digest && self.late_digest.is_some()
+    }
+
+    /// Adds a digest without a parameter that its first call starts, if nothing but the token can refuse it and the token
+    /// has just done the same.
+    #[inline(always)]
+    pub(super) fn add_late_digest(&mut self, mechanism: Ulong) -> bool {
+        let late = self.kept.has_just_done((mechanism, OpKind::Digest.flag()));
+        if late {
+            self.late_digest = Some(mechanism);
+        }
+        late
+    }
+
+    /// Takes the digest out that is to be started with this call.
+    #[inline(always)]
+    pub(super) fn take_late_digest(&mut self) -> Option<Ulong> {
+        self.late_digest.take()
     }
 
     /// The operation of a kind, with where it runs.
@@ -43,6 +66,11 @@ impl SessionState {
     /// `CKR_OPERATION_NOT_INITIALIZED`.
     #[inline]
     pub(super) fn operation(&mut self, kind: OpKind) -> Result<Running<'_>> {
+        if self.has_late(kind)
+            && let Some(mechanism) = self.late_digest.take()
+        {
+            self.add(Operation::digest(mechanism, Runs::NotYet));
+        }
         let op =
             self.operations.iter_mut().find(|o| o.kind() == kind).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
         Ok(Running { op, kept: &mut self.kept })
@@ -85,6 +113,9 @@ impl SessionState {
 
     /// Takes an operation out that its member still has, with its backing session.
     pub(super) fn cancel(&mut self, kind: OpKind) {
+        if self.has_late(kind) {
+            self.late_digest = None;
+        }
         if let Some(at) = self.operations.iter().position(|o| o.kind() == kind) {
             if let Some(Operation { runs: Runs::OnKept, .. }) = self.operations.get(at) {
                 self.kept.discard();
@@ -105,6 +136,7 @@ impl SessionState {
     pub(super) fn cancel_all(&mut self) {
         self.kept.discard();
         self.operations.clear();
+        self.late_digest = None;
         self.messages = Default::default();
         self.search = None;
     }
@@ -303,7 +335,8 @@ impl VirtualSlot {
         state.owns = true;
         // An owner of an earlier connection owns nothing any more.
         state.owners.retain(|l| l.member.index != member.index);
-        let lease = self.group.lease(member)?;
+        let mut lease = self.group.lease(member)?;
+        lease.own();
         let session = lease.session;
         state.owners.push(lease);
         Ok(session)
