@@ -4,7 +4,7 @@
 //! the group. Only session handles are translated: they must name the slot.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use ha_token::{
     AttributeType, CombinedKind, Connector, Fetched, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
@@ -14,6 +14,7 @@ use ha_token::{
 
 use crate::map::{Map, map};
 use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
+use crate::sync::Mutex;
 
 /// One member's own slot.
 pub(crate) struct BareSlot {

@@ -24,6 +24,7 @@ pub mod policy;
 pub mod provider;
 pub mod replica;
 pub mod seam;
+mod sync;
 // The layer `slot`: at the top of the crate that name is cryptoki's.
 #[path = "slot/mod.rs"]
 pub mod virtual_slot;

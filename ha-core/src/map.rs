@@ -2,6 +2,10 @@
 //!
 //! The keys are numbers that we or a member made: nobody chooses them to collide.
 
+/// The same numbers, the same order: what a simulation's seed repeats.
+#[cfg(feature = "simulation")]
+pub(crate) use foldhash::fast::FixedState as RandomState;
+#[cfg(not(feature = "simulation"))]
 pub(crate) use foldhash::fast::RandomState;
 
 /// From a handle or an identity to what it stands for.

@@ -42,6 +42,45 @@ pub trait Event: Send + Sync {
     fn wait(&self, limit: Option<Duration>) -> bool;
 }
 
+/// Taking turns: how the threads of a simulation let each other go on.
+#[cfg(feature = "simulation")]
+pub mod turns {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+
+    /// Who says whose turn it is.
+    pub trait Turns: Send + Sync {
+        /// Another thread may go on here.
+        fn point(&self);
+        /// Another thread must go on: what this one needs is not free.
+        fn blocked(&self);
+    }
+
+    thread_local! {
+        static TURNS: RefCell<Option<Arc<dyn Turns>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on this thread takes turns with others, or (`None`) no longer.
+    pub fn take_part(turns: Option<Arc<dyn Turns>>) {
+        TURNS.set(turns);
+    }
+
+    fn with(f: impl FnOnce(&dyn Turns)) {
+        let turns = TURNS.try_with(|t| t.borrow().clone()).ok().flatten();
+        if let Some(turns) = turns {
+            f(&*turns);
+        }
+    }
+
+    pub(crate) fn point() {
+        with(|t| t.point());
+    }
+
+    pub(crate) fn blocked() {
+        with(|t| t.blocked());
+    }
+}
+
 /// The real one: the operating system's.
 #[derive(Debug)]
 pub struct System {

@@ -1,7 +1,7 @@
 //! Signing from any thread: a key, a mechanism and a pool of sessions.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
@@ -16,6 +16,7 @@ use super::context::{Pkcs11, Running};
 use super::convert::{self, OrError, from_handle};
 use super::key::{Key, KeyError};
 use super::session::Session;
+use crate::sync::Mutex;
 
 /// The most sessions that are kept open while nobody signs.
 const IDLE_SESSIONS: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::map::RandomState;
@@ -13,6 +13,7 @@ use super::login::Pin;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;
+use crate::sync::{Mutex, RwLock};
 
 /// Idle backing sessions kept open for each connection; more are closed when they come back.
 const POOL: usize = 128;

@@ -1,8 +1,9 @@
 //! The login that the application made, and what is remembered of PINs (guarantee G6).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 
+use crate::sync::Mutex;
 use ha_member::Secret;
 use ha_token::{Rv, UserType};
 use hmac::{Hmac, KeyInit, Mac};

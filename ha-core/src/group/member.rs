@@ -1,7 +1,7 @@
 //! A member: its configuration, its health, its current connection and its load.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -13,6 +13,7 @@ use crate::config::{MemberConfig, Role};
 use crate::policy::failure::Class;
 use crate::policy::health::{Health, State};
 use crate::seam::Event;
+use crate::sync::Mutex;
 
 /// One operation started, in the word that counts them.
 const STARTED: u64 = 1 << 20;

@@ -28,7 +28,7 @@ pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulong};
@@ -55,6 +55,7 @@ use crate::policy::health::{self, Health, State};
 use crate::replica::ledger::Ledger;
 use crate::replica::verifier::Verifier;
 use crate::seam::{Thread, World};
+use crate::sync::Mutex;
 
 /// How long the end of the process waits for keepers that are in a member.
 const ENDING_PATIENCE: Duration = Duration::from_secs(2);

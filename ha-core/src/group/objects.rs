@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::map::{Map, RandomState, map};
 use ha_token::{ObjectHandle, Rv, SessionHandle, Ulong};
@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::Lease;
 use crate::replica::ledger::ObjectId;
+use crate::sync::Mutex;
 
 /// What a virtual object stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -573,7 +573,7 @@ impl Group {
 
     /// Held while something is made or destroyed: whoever finds nobody at work may settle what was left half done.
     pub(super) fn at_work(&self) -> Result<std::fs::File> {
-        self.ledger()?.at_work().map_err(|e| self.ledger_failed(e))
+        self.ledger()?.at_work(&*self.world).map_err(|e| self.ledger_failed(e))
     }
 
     fn announce(&self, class: ha_token::Ulong) -> Result<ObjectId> {

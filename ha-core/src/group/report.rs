@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -11,6 +11,7 @@ use ha_token::{Function, Rv};
 use crate::policy::failure::Class;
 use crate::policy::health::State;
 use crate::seam::World;
+use crate::sync::Mutex;
 
 /// Events kept for a receiver that does not read; the oldest unread ones stay, newer ones are dropped.
 const BACKLOG: usize = 1024;

@@ -7,12 +7,13 @@
 //! often the row was used. A row whose count is used up is not used again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{MutexGuard, PoisonError, TryLockError};
 
 use ha_token::{Result, Rv, SessionHandle, Ulong};
 
 use super::session::SessionState;
 use crate::numbers::SLOT_BITS;
+use crate::sync::Mutex;
 
 const PLACE_BITS: u32 = (Ulong::BITS - SLOT_BITS - 1) / 2;
 const READ_WRITE: Ulong = 1 << SLOT_BITS;

@@ -5,7 +5,7 @@ mod slots;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -18,6 +18,7 @@ pub use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Info};
 use super::convert::{self, OrError};
 use crate::config::Config;
 use crate::provider::{Provider, StartError, StartOptions};
+use crate::sync::Mutex;
 
 /// How long `finalize`, and the last clone's drop, wait for calls that are in flight.
 const PATIENCE: Duration = Duration::from_secs(10);

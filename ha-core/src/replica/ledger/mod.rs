@@ -19,12 +19,13 @@ pub use objects::Found;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 
 use ha_token::{Template, Ulong};
 use rusqlite::Connection;
 
 use super::verifier::Verifier;
+use crate::sync::Mutex;
 
 /// What identifies an object of the group, whatever its handles, label and id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

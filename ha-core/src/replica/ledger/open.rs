@@ -1,9 +1,9 @@
 //! Opening the ledger: the folder, the file, its format, its identity.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::sole::{self, Claim, Sole};
 use super::{Identity, Ledger, LedgerError, beside};
 use crate::seam::World;
+use crate::sync::Mutex;
 
 /// Why a second copy of this library changes nothing.
 const BESIDE: &str = "another copy of this library in this process has it open";
@@ -248,13 +249,10 @@ impl Ledger {
     /// Held while something is made or destroyed, by as many as there are; let go when dropped, or when the process dies.
     ///
     /// # Errors
-    /// [`LedgerError::Place`].
-    pub fn at_work(&self) -> Result<File, LedgerError> {
-        let file = self.lock_file("work.lock")?;
-        match file.lock_shared() {
-            Ok(()) => Ok(file),
-            Err(e) => Err(LedgerError::Place { path: self.path.clone(), reason: e.to_string() }),
-        }
+    /// [`LedgerError::Place`] when another process settles for too long.
+    pub fn at_work(&self, world: &dyn World) -> Result<File, LedgerError> {
+        let why = "has been settling what others left for too long";
+        self.lock_on_host("work.lock", File::try_lock_shared, why, world)
     }
 
     /// Settles what processes have left that died at work: what was not acknowledged is destroyed. While anybody is at work
@@ -282,17 +280,31 @@ impl Ledger {
     }
 
     fn host_lock(&self, extension: &str, why: &str, world: &dyn World) -> Result<File, LedgerError> {
+        self.lock_on_host(extension, File::try_lock, why, world)
+    }
+
+    /// Tries again and again, because a lock of this kind cannot be waited for with a limit.
+    fn lock_on_host(
+        &self,
+        extension: &str,
+        lock: impl Fn(&File) -> Result<(), TryLockError>,
+        why: &str,
+        world: &dyn World,
+    ) -> Result<File, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
         let file = self.lock_file(extension)?;
         let until = world.now() + self.wait;
         let pause = world.event();
-        while file.try_lock().is_err() {
-            if world.now() >= until {
-                return Err(place(format!("another process {why}")));
+        loop {
+            match lock(&file) {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(e)) => return Err(place(e.to_string())),
+                Err(TryLockError::WouldBlock) if world.now() >= until => {
+                    return Err(place(format!("another process {why}")));
+                }
+                Err(TryLockError::WouldBlock) => _ = pause.wait(Some(Duration::from_millis(10))),
             }
-            pause.wait(Some(Duration::from_millis(10)));
         }
-        Ok(file)
     }
 }
 
