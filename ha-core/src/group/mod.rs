@@ -15,6 +15,7 @@ mod keeper;
 mod lease;
 mod link;
 mod login;
+mod matching;
 mod member;
 mod objects;
 mod pins;

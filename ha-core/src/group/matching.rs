@@ -1,0 +1,151 @@
+//! By what a member's object is matched to the ledger's: class, key type, id and label, read and searched for; and where
+//! those leave a choice, the proof, and then the flags.
+
+use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
+
+use super::copies::changes_names;
+use super::{Group, Lease, Traits, Trust};
+use crate::replica::ledger::ObjectRow;
+use crate::replica::proof::{Known, Outcome};
+use crate::replica::verifier::Verifier;
+use crate::replica::{On, find_all};
+
+/// `CKA_KEY_TYPE` of what has none.
+const NO_TYPE: Ulong = Ulong::MAX;
+const TRAITS: [AttributeType; 8] = [
+    ck::CKA_CLASS,
+    ck::CKA_TOKEN,
+    ck::CKA_PRIVATE,
+    ck::CKA_KEY_TYPE,
+    ck::CKA_ID,
+    ck::CKA_LABEL,
+    ck::CKA_CERTIFICATE_TYPE,
+    ck::CKA_APPLICATION,
+];
+
+/// Which of the ledger's objects a member's object is.
+pub(super) enum Match {
+    /// One of the ledger's, by its names or proven.
+    Row(Box<ObjectRow>, Trust),
+    Destroyed,
+    Foreign,
+}
+
+impl Group {
+    /// Reads what identifies an object: one call. With it whether it is a token object and a private one.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(crate) fn read_traits(&self, on: On<'_>, handle: ObjectHandle) -> Result<(Traits, bool, bool)> {
+        let answers = on.token.get_attributes(on.session, handle, &TRAITS)?;
+        let bytes = |i: usize| answers.get(i).and_then(|a| a.bytes()).unwrap_or(&[]);
+        let ulong = |i: usize| answers.get(i).and_then(|a| a.value()).and_then(|v| v.as_ulong());
+        let flag = |i: usize| bytes(i).first().is_some_and(|b| *b != 0);
+        let class = ulong(0).ok_or(Rv::DEVICE_ERROR)?;
+        let key_type = ulong(3).or(ulong(6)).unwrap_or(NO_TYPE);
+        let id = if class == ck::CKO_DATA { bytes(7) } else { bytes(4) };
+        Ok((Traits { class, key_type, id: id.into(), label: bytes(5).into() }, flag(1), flag(2)))
+    }
+
+    /// A member's token objects with these traits.
+    pub(crate) fn with_traits(&self, lease: &Lease, traits: &Traits) -> Result<Vec<ObjectHandle>> {
+        let mut template: Template =
+            vec![Attribute::ulong(ck::CKA_CLASS, traits.class), Attribute::bool(ck::CKA_TOKEN, true)];
+        if traits.class == ck::CKO_DATA {
+            template.push(Attribute::bytes(ck::CKA_APPLICATION, &*traits.id));
+        } else {
+            if !traits.id.is_empty() {
+                template.push(Attribute::bytes(ck::CKA_ID, &*traits.id));
+            }
+            if traits.key_type != NO_TYPE && traits.class != ck::CKO_CERTIFICATE {
+                template.push(Attribute::ulong(ck::CKA_KEY_TYPE, traits.key_type));
+            }
+        }
+        if !traits.label.is_empty() {
+            template.push(Attribute::bytes(ck::CKA_LABEL, &*traits.label));
+        }
+        let mut found = Vec::new();
+        for handle in find_all(lease.on(), &template, 64)? {
+            // An empty id or label cannot be searched for on every token.
+            if self.read_traits(lease.on(), handle)?.0 == *traits {
+                found.push(handle);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which of the ledger's objects a member's object is. Where its names leave no other choice they are believed until it
+    /// is used; where they do, it is asked.
+    pub(super) fn match_row(&self, lease: &Lease, backing: ObjectHandle, traits: &Traits) -> Result<Match> {
+        let Some(ledger) = &self.ledger else { return Ok(Match::Foreign) };
+        let name = lease.member.name();
+        let unreadable = |error| {
+            tracing::warn!(group = %self.config.label, %error, "the ledger cannot be read: the object counts as foreign");
+            Match::Foreign
+        };
+        let rows = match ledger.find(traits.class, traits.key_type, &traits.id, &traits.label) {
+            Ok(rows) => rows,
+            Err(error) => return Ok(unreadable(error)),
+        };
+        let (dead, mut live): (Vec<_>, Vec<_>) = rows.into_iter().partition(ObjectRow::is_destroyed);
+        let place_of = |row: &ObjectRow| {
+            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
+        };
+        if let [only] = live.as_slice()
+            && place_of(only).is_none()
+        {
+            return Ok(live.pop().map_or(Match::Foreign, |row| Match::Row(Box::new(row), Trust::Unproven)));
+        }
+        if live.is_empty() {
+            // It may be called as it was before a change that this member has yet to make.
+            let waiting = match ledger.pending_for(name) {
+                Ok(waiting) => waiting,
+                Err(error) => return Ok(unreadable(error)),
+            };
+            for pending in waiting.iter().filter(|p| changes_names(&p.template)) {
+                let row = ledger.object(pending.object).ok().flatten();
+                live.extend(row.filter(|r| r.class == traits.class && r.key_type == traits.key_type));
+            }
+        }
+        live.retain(|row| !place_of(row).is_some_and(|p| p.trust == Trust::Proven));
+        let mut fits = Vec::new();
+        if !live.is_empty() {
+            // A public key, or the digest of a content, tells at once; other answers are compared one by one.
+            let own = self.make_verifier(lease, backing, traits.class, Known::default())?;
+            let tells = own.as_ref().is_some_and(Verifier::is_identity);
+            for row in live {
+                let Some(verifier) = row.verifier() else { continue };
+                let same = if tells && verifier.is_identity() {
+                    own.as_ref() == Some(&verifier)
+                } else {
+                    self.prove(lease, backing, traits.class, &verifier)? == Outcome::Same
+                };
+                if same {
+                    fits.push(row);
+                }
+            }
+        }
+        // Copies of one key under one name differ in what they may do.
+        let mut best: Option<(usize, ObjectRow)> = None;
+        let several = fits.len() > 1;
+        for row in fits {
+            let differs = if several { self.differences(lease, backing, &row)? } else { 0 };
+            if best.as_ref().is_none_or(|(least, _)| differs < *least) {
+                best = Some((differs, row));
+            }
+        }
+        Ok(match best {
+            Some((_, row)) => Match::Row(Box::new(row), Trust::Proven),
+            None if dead.iter().any(|r| r.copies.iter().any(|c| c == name)) => Match::Destroyed,
+            None => Match::Foreign,
+        })
+    }
+
+    /// How many flags of an object are not as the ledger has them.
+    pub(super) fn differences(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> Result<usize> {
+        let flags: Vec<&Attribute> = row.template.iter().filter(|a| a.value.as_bool().is_some()).collect();
+        let types: Vec<AttributeType> = flags.iter().map(|a| a.kind).collect();
+        let read = lease.on().read(handle, &types)?;
+        Ok(flags.iter().filter(|a| read.get(a.kind).is_some_and(|there| *there != a.value)).count())
+    }
+}
