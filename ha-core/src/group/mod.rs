@@ -26,6 +26,8 @@ mod status;
 mod stop;
 mod sync;
 pub(crate) mod watch;
+mod wrapped;
+mod writers;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -2,32 +2,15 @@
 
 use std::sync::Arc;
 
-use ha_token::{Attribute, Function, Mechanism, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
+use ha_token::{Function, Mechanism, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::put::{How, Item};
-use super::{Group, Lease, Member, Need, Object, Origin, Who};
-use crate::config::{NonExtractable, Uncopyable};
+use super::wrapped::Make;
+use super::{Group, Lease, Need, Object, Origin};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::{Blob, Intent, LedgerError, ObjectId};
-use crate::replica::proof::{self, Known, Outcome};
-use crate::replica::verifier::Verifier;
-use crate::replica::{life, wrapping};
-
-/// A key that is to be wrapped for its copies.
-pub(super) struct Copied<'a> {
-    pub(super) class: ha_token::Ulong,
-    /// What every copy is.
-    pub(super) kept: &'a Template,
-    /// `CKA_VALUE_LEN` of a secret key; 0 on some tokens for what was unwrapped.
-    pub(super) length: Option<ha_token::Ulong>,
-    pub(super) verifier: Option<&'a Verifier>,
-}
-
-/// Sessions of a pool that may be gone before the member is at fault: more than a pool holds.
-const MOST_STALE: usize = 200;
-
-/// How keys are made on one member: with a template of the session object that is wanted.
-pub(crate) type Make<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<ObjectHandle>;
+use crate::replica::ledger::{Intent, LedgerError, ObjectId};
+use crate::replica::life;
+use crate::replica::proof::{self, Known};
 
 impl Group {
     /// Makes a secret or private token key by `make` and puts it on every member.
@@ -285,176 +268,6 @@ impl Group {
         }
     }
 
-    /// What one made key becomes.
-    ///
-    /// # Errors
-    /// `CKR_KEY_NOT_WRAPPABLE` when no wrapping mechanism copies it.
-    fn item(
-        &self,
-        id: ObjectId,
-        source: &Lease,
-        key: ObjectHandle,
-        class: ha_token::Ulong,
-        asked: &Template,
-        generated: bool,
-    ) -> Result<Item> {
-        let on = source.on();
-        let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
-        let traits = self.read_traits(on, key)?.0;
-        let kept = life::as_kept(on, key, class, asked)?;
-        let remembered = life::to_remember(on, key, generated)?;
-        let extractable = life::may_be_extracted(asked);
-        let item = |verifier, how| Item {
-            id,
-            traits: traits.clone(),
-            kept: kept.clone(),
-            remembered: remembered.clone(),
-            verifier,
-            how,
-        };
-        if !extractable && self.config.non_extractable == NonExtractable::Local {
-            return Ok(item(None, How::KeepOn(source.member.index, key, kept.clone())));
-        }
-        let length = remembered.get_ulong(ck::CKA_VALUE_LEN).filter(|_| class == ck::CKO_SECRET_KEY);
-        let verifier = match class {
-            ck::CKO_SECRET_KEY => {
-                self.make_verifier(source, key, class, Known { public: None, kept: Some(&kept) })?
-            }
-            _ => None,
-        };
-        let copied = Copied { class, kept: &kept, length, verifier: verifier.as_ref() };
-        let blob = self.wrap(source, key, extractable, &copied)?;
-        Ok(item(verifier, How::Unwrap(blob)))
-    }
-
-    /// Wraps a key under a group key by the first mechanism that carries it whole.
-    ///
-    /// # Errors
-    /// `CKR_KEY_NOT_WRAPPABLE` when none does; the member's answers.
-    pub(super) fn wrap(
-        &self,
-        source: &Lease,
-        key: ObjectHandle,
-        extractable: bool,
-        copied: &Copied<'_>,
-    ) -> Result<Blob> {
-        let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
-        let ability = self.ability(source)?;
-        for format in ability.formats(copied.length.map(|l| l as usize)) {
-            match wrapping::wrap(source.on(), keys.for_key(extractable), key, format.mechanism) {
-                Ok(bytes) => {
-                    let blob = Blob { format: format.mechanism, extractable, bytes };
-                    // Copies of wrapped keys do not say their length on SoftHSM: it may be one that is padded.
-                    let doubtful = copied.class == ck::CKO_SECRET_KEY
-                        && !format.exact
-                        && copied.length.is_none_or(|l| l == 0);
-                    if !doubtful || self.comes_back(source, &blob, copied)? {
-                        return Ok(blob);
-                    }
-                }
-                Err(rv) if matches!(classify(Function::WrapKey, rv), Class::Caller | Class::Ambiguous) => {}
-                Err(rv) => return Err(rv),
-            }
-        }
-        Err(Rv::KEY_NOT_WRAPPABLE)
-    }
-
-    /// Whether a blob gives the key that was wrapped: it is tried.
-    fn comes_back(&self, source: &Lease, blob: &Blob, copied: &Copied<'_>) -> Result<bool> {
-        // Without a verifier the key is refused for that.
-        let Some(verifier) = copied.verifier else { return Ok(true) };
-        let mut template = copied.kept.clone();
-        template.set(Attribute::bool(ck::CKA_TOKEN, false));
-        let back = self.unwrap_blob(source, blob, &template)?;
-        let outcome = self.prove(source, back, copied.class, verifier);
-        source.on().discard(back);
-        Ok(outcome? == Outcome::Same)
-    }
-
-    /// Adds what the copies must answer, where the item has not got it yet.
-    fn add_verifier(
-        &self,
-        source: &Lease,
-        key: ObjectHandle,
-        item: &mut Item,
-        public: Option<&Verifier>,
-    ) -> Result<()> {
-        if item.verifier.is_none() {
-            let known = Known { public, kept: Some(&item.kept) };
-            item.verifier = self.make_verifier(source, key, item.traits.class, known)?;
-        }
-        Ok(())
-    }
-
-    /// A key that cannot be wrapped, by the group's `uncopyable` setting.
-    #[allow(clippy::too_many_arguments)]
-    fn uncopyable(
-        &self,
-        function: Function,
-        id: ObjectId,
-        source: &Lease,
-        class: ha_token::Ulong,
-        asked: &Template,
-        generated: bool,
-        make: Make<'_>,
-    ) -> Result<(Item, ObjectHandle)> {
-        let on = source.on();
-        let mut template = life::as_made(asked);
-        match self.config.uncopyable {
-            Uncopyable::Refuse => {
-                let why = "no wrapping mechanism of this token copies such a key; uncopyable = \"host-memory\" or \"local\" allows it";
-                self.reporter.refused(function, Rv::KEY_NOT_WRAPPABLE, why);
-                return Err(Rv::KEY_NOT_WRAPPABLE);
-            }
-            Uncopyable::HostMemory => template.set(Attribute::bool(ck::CKA_SENSITIVE, false)),
-            Uncopyable::Local => {}
-        }
-        let key = make(source, &template)?;
-        let item = || -> Result<Item> {
-            let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
-            let kept = life::as_kept(on, key, class, asked)?;
-            let how = match self.config.uncopyable {
-                Uncopyable::HostMemory => How::Create(life::with_value(on, key, &kept)?),
-                Uncopyable::Local | Uncopyable::Refuse => How::KeepOn(source.member.index, key, kept.clone()),
-            };
-            Ok(Item {
-                id,
-                traits: self.read_traits(on, key)?.0,
-                verifier: None,
-                remembered: life::to_remember(on, key, generated)?,
-                kept,
-                how,
-            })
-        };
-        match item() {
-            Ok(item) => Ok((item, key)),
-            Err(rv) => {
-                on.discard(key);
-                Err(rv)
-            }
-        }
-    }
-
-    /// Unwraps a blob as a token object.
-    ///
-    /// # Errors
-    /// The member's answer; `CKR_KEY_NOT_WRAPPABLE` when it lacks the mechanism.
-    pub(crate) fn unwrap_blob(&self, writer: &Lease, blob: &Blob, kept: &Template) -> Result<ObjectHandle> {
-        let keys = writer.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
-        if !self.ability(writer)?.has(blob.format) {
-            return Err(Rv::KEY_NOT_WRAPPABLE);
-        }
-        wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, blob.format, kept)
-    }
-
-    /// What a member can wrap, tried once for each connection.
-    pub(crate) fn ability(&self, lease: &Lease) -> Result<Arc<wrapping::WrapAbility>> {
-        match lease.link.ability() {
-            Some(ability) => Ok(ability),
-            None => Ok(lease.link.set_ability(wrapping::WrapAbility::probe(lease.on())?)),
-        }
-    }
-
     /// Makes something on the first member that can, in the order of the plan.
     fn make_once<'w, T>(
         &self,
@@ -482,101 +295,7 @@ impl Group {
         Err(last)
     }
 
-    /// Sessions on every member that is up, if there are enough of them, and a ledger that can be written.
-    fn writers(&self, function: Function) -> Result<Vec<Lease>> {
-        self.ledger()?;
-        let mut writers = Vec::new();
-        for member in self.up() {
-            match self.sound_lease(member) {
-                Ok(lease) => writers.push(lease),
-                Err(rv) => {
-                    if let Some(link) = member.link() {
-                        self.failed(member, &link, function, rv);
-                    }
-                }
-            }
-        }
-        if writers.len() < self.config.min_copies {
-            let missing: Vec<_> = self
-                .members
-                .iter()
-                .filter(|m| !writers.iter().any(|w| w.member.index == m.index))
-                .map(|m| m.name())
-                .collect();
-            let why = format!(
-                "min_copies is {} and {} members are up; missing: {}",
-                self.config.min_copies,
-                writers.len(),
-                missing.join(", ")
-            );
-            self.reporter.refused(function, Rv::DEVICE_ERROR, &why);
-            return Err(Rv::DEVICE_ERROR);
-        }
-        Ok(writers)
-    }
-
-    /// A backing session that is open and logged in as it should be, by the member's own word: what is made in it cannot
-    /// simply be made again elsewhere. It is closed afterwards, so that no session object outlives what it was made for.
-    fn sound_lease(&self, member: &Arc<Member>) -> Result<Lease> {
-        let mut doubted = false;
-        for _ in 0..MOST_STALE {
-            let mut lease = self.lease(member)?;
-            lease.set_busy(true);
-            let user = match lease.token().session_info(lease.session) {
-                Ok(info) => info.state == ck::CKS_RW_USER_FUNCTIONS,
-                // Gone behind our back, as others of the pool may be.
-                Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => continue,
-                Err(rv) => return Err(rv),
-            };
-            if user == (self.login.who() == Who::User) {
-                return Ok(lease);
-            }
-            if std::mem::replace(&mut doubted, true) {
-                break;
-            }
-            lease.link.doubt_login();
-        }
-        Err(Rv::DEVICE_ERROR)
-    }
-
-    /// As [`Group::writers`], for keys: with the user logged in, the group keys there, and the settings' say.
-    fn key_writers(&self, function: Function, asked: &Template) -> Result<Vec<Lease>> {
-        if self.login.who() != Who::User {
-            return Err(Rv::USER_NOT_LOGGED_IN);
-        }
-        self.vet_usage(function, |kind| asked.get_bool(kind) == Some(true))?;
-        if self.config.non_extractable == NonExtractable::Refuse && !life::may_be_extracted(asked) {
-            self.reporter.refused(function, Rv::TEMPLATE_INCONSISTENT, "non_extractable = \"refuse\"");
-            return Err(Rv::TEMPLATE_INCONSISTENT);
-        }
-        let mut writers = self.writers(function)?;
-        self.group_keys_everywhere(&mut writers)?;
-        Ok(writers)
-    }
-
-    /// Refuses, or tells of, a key that may both wrap and decrypt.
-    fn vet_usage(&self, function: Function, asks_for: impl Fn(Ulong) -> bool) -> Result<()> {
-        if !(asks_for(ck::CKA_WRAP) && asks_for(ck::CKA_DECRYPT)) {
-            return Ok(());
-        }
-        if self.config.strict_usage {
-            self.reporter.refused(
-                function,
-                Rv::TEMPLATE_INCONSISTENT,
-                "a key that may wrap and decrypt reads out any other key (strict_usage)",
-            );
-            return Err(Rv::TEMPLATE_INCONSISTENT);
-        }
-        tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
-        Ok(())
-    }
-
-    /// Held while something is made or destroyed: whoever finds nobody at work may settle what was left half done.
-    pub(super) fn at_work(&self) -> Result<std::fs::File> {
-        self.ledger()?.at_work(&*self.world).map_err(|e| self.ledger_failed(e))
-    }
-
-    fn announce(&self, class: ha_token::Ulong) -> Result<ObjectId> {
+    fn announce(&self, class: Ulong) -> Result<ObjectId> {
         let id = ObjectId(self.nonce()?);
         self.ledger()?.begin(&Intent { id, class }).map_err(|e| self.ledger_failed(e))?;
         Ok(id)
@@ -589,36 +308,6 @@ impl Group {
             && !matches!(error, LedgerError::Conflict)
         {
             tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
-        }
-    }
-
-    /// The ledger, where there is one that can be written.
-    ///
-    /// # Errors
-    /// `CKR_TOKEN_WRITE_PROTECTED`.
-    pub(crate) fn ledger(&self) -> Result<&crate::replica::ledger::Ledger> {
-        match &self.ledger {
-            Some(ledger) if !ledger.is_read_only() => Ok(ledger),
-            _ => {
-                self.reporter.refused(
-                    Function::CreateObject,
-                    Rv::TOKEN_WRITE_PROTECTED,
-                    "there is no ledger that can be written: nothing is created, changed or destroyed",
-                );
-                Err(Rv::TOKEN_WRITE_PROTECTED)
-            }
-        }
-    }
-
-    /// The ledger did not take a change.
-    pub(crate) fn ledger_failed(&self, error: LedgerError) -> Rv {
-        tracing::error!(group = %self.config.label, %error, "the ledger did not take a change: it is not made");
-        match error {
-            LedgerError::ReadOnly => Rv::TOKEN_WRITE_PROTECTED,
-            LedgerError::Conflict => Rv::OBJECT_HANDLE_INVALID,
-            LedgerError::Place { .. } | LedgerError::Newer { .. } | LedgerError::Database(_) => {
-                Rv::FUNCTION_FAILED
-            }
         }
     }
 }

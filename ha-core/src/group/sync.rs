@@ -7,7 +7,7 @@ use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, Template
 
 use super::catch_up::describe;
 use super::identify::place;
-use super::replicate::Copied;
+use super::wrapped::Copied;
 use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
 use crate::replica::ledger::{Intent, ObjectId, ObjectRow, Staged};
