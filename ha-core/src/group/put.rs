@@ -10,7 +10,7 @@ use ha_token::{
 use super::identify::place;
 use super::{Group, Lease, Member, Object, Origin, Traits, Trust};
 use crate::policy::failure::Class;
-use crate::replica::ledger::{Blob, LedgerError, ObjectId, Staged};
+use crate::replica::ledger::{Blob, Ledger, LedgerError, ObjectId, Staged};
 use crate::replica::proof::Outcome;
 use crate::replica::verifier::Verifier;
 
@@ -88,31 +88,8 @@ impl Group {
             return Err(self.unprovable(function, "no challenge fits it"));
         }
         for item in &items {
-            let blob = match &item.how {
-                How::Unwrap(blob) => Some(blob.clone()),
-                _ => blob.clone(),
-            };
             let private = item.kept.get_bool(ck::CKA_PRIVATE) == Some(true);
-            let mut template: Template = item
-                .kept
-                .iter()
-                .filter(|a| may_be_stored(item.traits.class, private, a.kind))
-                .cloned()
-                .collect();
-            for attribute in &item.remembered {
-                template.set(attribute.clone());
-            }
-            let staged = Staged {
-                class: item.traits.class,
-                key_type: item.traits.key_type,
-                ckaid: item.traits.id.to_vec(),
-                label: item.traits.label.to_vec(),
-                private,
-                verifier: item.verifier.clone(),
-                template,
-                blob,
-            };
-            ledger.stage(item.id, &staged).map_err(|e| self.ledger_failed(e))?;
+            self.stage(ledger, item, private, blob.clone())?;
         }
         let mut done: Vec<(&Lease, Vec<ObjectHandle>)> = Vec::new();
         let mut refused = None;
@@ -196,6 +173,36 @@ impl Group {
         Ok(objects)
     }
 
+    /// Tells the ledger what an announced object is to be. `blob`: for one that is not unwrapped from its own.
+    pub(super) fn stage(
+        &self,
+        ledger: &Ledger,
+        item: &Item,
+        private: bool,
+        blob: Option<Blob>,
+    ) -> Result<()> {
+        let blob = match &item.how {
+            How::Unwrap(blob) => Some(blob.clone()),
+            _ => blob,
+        };
+        let mut template: Template =
+            item.kept.iter().filter(|a| may_be_stored(item.traits.class, private, a.kind)).cloned().collect();
+        for attribute in &item.remembered {
+            template.set(attribute.clone());
+        }
+        let staged = Staged {
+            class: item.traits.class,
+            key_type: item.traits.key_type,
+            ckaid: item.traits.id.to_vec(),
+            label: item.traits.label.to_vec(),
+            private,
+            verifier: item.verifier.clone(),
+            template,
+            blob,
+        };
+        ledger.stage(item.id, &staged).map_err(|e| self.ledger_failed(e))
+    }
+
     /// Destroys copies that are given up; false if one may be left.
     fn take_back(&self, writer: &Lease, handles: &[ObjectHandle]) -> bool {
         let mut clean = true;
@@ -262,7 +269,8 @@ impl Group {
         Ok(handles)
     }
 
-    fn put_one(&self, writer: &Lease, item: &Item) -> Result<ObjectHandle> {
+    /// Makes one copy; it is yet to be proven.
+    pub(super) fn put_one(&self, writer: &Lease, item: &Item) -> Result<ObjectHandle> {
         match &item.how {
             How::Create(template) => writer.token().create_object(writer.session, template),
             How::Unwrap(blob) => self.unwrap_blob(writer, blob, &item.kept),

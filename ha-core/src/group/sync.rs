@@ -7,10 +7,11 @@ use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, Template
 
 use super::catch_up::describe;
 use super::identify::place;
+use super::put::{How, Item};
 use super::wrapped::Copied;
 use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::ledger::{Intent, ObjectId, ObjectRow, Staged};
+use crate::replica::ledger::{Intent, ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 use crate::replica::{find_all, is_secret, life};
@@ -199,8 +200,11 @@ impl Group {
         }
         let mut asked = on.read(handle, &[ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_PRIVATE])?;
         asked.extend(life::limits(on, handle)?);
-        let (kept, blob) = match class {
-            ck::CKO_PUBLIC_KEY => (life::public_as_kept(on, handle, &Template::new())?, None),
+        let (kept, how) = match class {
+            ck::CKO_PUBLIC_KEY => {
+                let kept = life::public_as_kept(on, handle, &Template::new())?;
+                (kept.clone(), How::Create(kept))
+            }
             class if is_secret(class) => {
                 let kept = life::as_kept(on, handle, class, &asked)?;
                 let length = on.read(handle, &[ck::CKA_VALUE_LEN])?.get_ulong(ck::CKA_VALUE_LEN);
@@ -211,29 +215,20 @@ impl Group {
                     }
                     answer => answer?,
                 };
-                (kept, Some(blob))
+                (kept, How::Unwrap(blob))
             }
-            _ => (life::readable_as_kept(source.on(), handle)?, None),
+            _ => {
+                let kept = life::readable_as_kept(on, handle)?;
+                (kept.clone(), How::Create(kept))
+            }
         };
         let remembered = life::to_remember(on, handle, false)?;
         let id = ObjectId(self.nonce()?);
         let _at_work = self.at_work()?;
-        ledger.begin(&Intent { id, class: traits.class }).map_err(|e| self.ledger_failed(e))?;
-        let mut template = kept.clone();
-        remembered.into_iter().for_each(|a| template.set(a));
-        let staged = Staged {
-            class,
-            key_type: traits.key_type,
-            ckaid: traits.id.to_vec(),
-            label: traits.label.to_vec(),
-            private: object.private,
-            verifier: Some(verifier.clone()),
-            template,
-            blob: blob.clone(),
-        };
-        let staged = ledger.stage(id, &staged);
+        ledger.begin(&Intent { id, class }).map_err(|e| self.ledger_failed(e))?;
+        let item = Item { id, traits, kept, remembered, verifier: Some(verifier.clone()), how };
+        let mut failed = self.stage(ledger, &item, object.private, None).err();
         let mut copies = Vec::new();
-        let mut failed = staged.err().map(|e| self.ledger_failed(e));
         let mut why_not = None;
         // Members that may hold a copy that nobody wants.
         let mut touched = Vec::new();
@@ -246,16 +241,14 @@ impl Group {
                 continue;
             }
             touched.push(writer.member.name().to_owned());
-            let made = match &blob {
-                Some(blob) => self.unwrap_blob(writer, blob, &kept),
-                None => writer.token().create_object(writer.session, &kept),
-            }
-            .and_then(|made| match self.doubt(writer, made, class, &verifier) {
-                Ok(None) => Ok(made),
-                doubtful => {
-                    writer.token().destroy_object(writer.session, made)?;
-                    why_not = doubtful?;
-                    Err(Rv::ENCRYPTED_DATA_INVALID)
+            let made = self.put_one(writer, &item).and_then(|made| {
+                match self.doubt(writer, made, class, &verifier) {
+                    Ok(None) => Ok(made),
+                    doubtful => {
+                        writer.token().destroy_object(writer.session, made)?;
+                        why_not = doubtful?;
+                        Err(Rv::ENCRYPTED_DATA_INVALID)
+                    }
                 }
             });
             match made {
@@ -285,7 +278,7 @@ impl Group {
             self.falls_behind(member);
         }
         self.forget_object(object);
-        let own = self.objects.add(Origin::Ledger(id), traits, object.private, None);
+        let own = self.objects.add(Origin::Ledger(id), item.traits, object.private, None);
         for (writer, made, _) in copies {
             own.put(place(writer, made, Trust::Proven));
             writer.link.bind(made, own.handle.0);

@@ -1,5 +1,8 @@
 //! Keys from before the group: adopted with a proof, or not, and said why.
 
+use std::time::Duration;
+
+use ha_core::replica::ledger::Ledger;
 use ha_rig::Tokens;
 use ha_token::{Attribute, Mechanism, OpKind, Template, TemplateExt, ck};
 
@@ -64,4 +67,32 @@ fn adopted_keys_are_proven_after_a_restart_and_others_say_why_not() {
     drop(open);
     assert_eq!(Bare::new(&tokens, 0).objects(), 1, "the one that was not adopted stays");
     assert_eq!(Bare::new(&tokens, 1).objects(), 0);
+}
+
+#[test]
+fn the_value_of_an_adopted_private_object_is_on_the_members_and_not_in_the_ledger() {
+    let tokens = Tokens::new(2);
+    let bare = Bare::new(&tokens, 0);
+    let data = vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::bool(ck::CKA_PRIVATE, true),
+        Attribute::bytes(ck::CKA_VALUE, *b"nobody else's"),
+    ];
+    bare.token.create_object(bare.s, &data).unwrap();
+    drop(bare);
+
+    let open = Open::new(&tokens, "");
+    let adopted = open.provider.groups()[0].adopt("a", false).unwrap();
+    assert!(adopted.iter().all(|a| a.why_not.is_none()), "{adopted:?}");
+    drop(open);
+    let ledger = Ledger::open(&tokens.state(), "ha1", Duration::from_secs(5), &mut |_| ()).unwrap();
+    let rows = ledger.objects().unwrap();
+    assert_eq!(rows.len(), 1);
+    assert!(rows.iter().all(|row| row.template.get(ck::CKA_VALUE).is_none()));
+    for member in 0..2 {
+        let bare = Bare::new(&tokens, member);
+        bare.token.find_objects_init(bare.s, &data).unwrap();
+        assert_eq!(bare.token.find_objects(bare.s, 10).unwrap().len(), 1, "member {member}");
+    }
 }
