@@ -1,10 +1,9 @@
-//! Operations in flight: started on one member, and taken over by another when that one fails.
+//! Operations in flight: their calls, on the member where they began or, when that one fails, on one that takes over.
 
 use std::sync::Arc;
 
 use ha_token::{
-    CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle,
-    TemplateExt, Token, Ulong, ck,
+    CombinedKind, Function, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, Token, Ulong,
 };
 use sha2::{Digest, Sha256};
 
@@ -13,35 +12,35 @@ use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
 use super::run::{Call, Left};
 use super::session::SessionState;
-use crate::group::{Lease, Need, Object, Pin, Standing, Who};
+use crate::group::{Lease, Need, Object, Pin, Who};
 use crate::policy::failure::Class;
 
 /// An operation of a virtual session, with all that another member needs to go on with it.
 pub(super) struct Operation {
-    kind: OpKind,
+    pub kind: OpKind,
     /// The result depends on what one member made up and the caller has seen: no other member can go on.
-    pinned: bool,
-    mechanism: Ulong,
-    key: Option<Arc<Object>>,
+    pub pinned: bool,
+    pub mechanism: Ulong,
+    pub key: Option<Arc<Object>>,
     /// Counts the session's operations.
     pub number: u32,
     /// What most one-shot operations do not have.
-    more: Option<Box<More>>,
+    pub more: Option<Box<More>>,
     /// Where it runs.
     pub runs: Runs,
 }
 
 /// What an operation may have besides a mechanism and a key.
 #[derive(Default)]
-struct More {
-    params: Params,
+pub(super) struct More {
+    pub params: Params,
     /// Objects that the mechanism's parameter names.
-    inner: Box<[Arc<Object>]>,
+    pub inner: Box<[Arc<Object>]>,
     /// `C_VerifySignatureInit`'s signature.
-    signature: Box<[u8]>,
+    pub signature: Box<[u8]>,
     /// The PIN that a member accepted for `CKU_CONTEXT_SPECIFIC`, given again to one that takes over.
-    context_pin: Option<Pin>,
-    replay: Replay,
+    pub context_pin: Option<Pin>,
+    pub replay: Replay,
 }
 
 /// An operation, and where it may run.
@@ -82,7 +81,7 @@ impl Operation {
     }
 
     /// What a member must have for it.
-    fn need(&self, preferred: Option<usize>) -> Need<'_> {
+    pub(super) fn need(&self, preferred: Option<usize>) -> Need<'_> {
         Need {
             mechanism: Some(self.mechanism_and_flag()),
             object: self.key.as_deref(),
@@ -107,7 +106,7 @@ impl Drop for Operation {
 }
 
 impl Running<'_> {
-    fn lease(&mut self) -> Option<&mut Lease> {
+    pub(super) fn lease(&mut self) -> Option<&mut Lease> {
         match &mut self.op.runs {
             Runs::OnKept => self.kept.in_use(),
             Runs::On(lease) => Some(lease),
@@ -132,194 +131,10 @@ impl Running<'_> {
 type StepCall<'a> = &'a mut dyn FnMut(&Lease, &mut Output<'_>) -> Result<()>;
 
 impl VirtualSlot {
-    /// Starts an operation, or cancels it (`mechanism` is `None`).
-    ///
-    /// # Errors
-    /// `CKR_OPERATION_ACTIVE`, `CKR_KEY_HANDLE_INVALID`, the members' answers.
-    #[inline(always)]
-    pub(super) fn begin(
-        &self,
-        session: SessionHandle,
-        kind: OpKind,
-        mechanism: Option<&mut Mechanism>,
-        key: ObjectHandle,
-        signature: &[u8],
-    ) -> Result<()> {
-        let session = self.session(session)?;
-        let mut state = session.state()?;
-        let Some(mechanism) = mechanism else {
-            state.cancel(kind);
-            return Ok(());
-        };
-        if state.is_active(kind) {
-            self.vet(mechanism)?;
-            return Err(Rv::OPERATION_ACTIVE);
-        }
-        let more = match (&mechanism.params, signature) {
-            (Params::None, []) => None,
-            _ => Some(self.more(mechanism, signature)?),
-        };
-        if kind == OpKind::Digest && more.is_none() && state.add_late_digest(mechanism.kind) {
-            return Ok(());
-        }
-        let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
-        let op = Operation {
-            kind,
-            pinned: false,
-            mechanism: mechanism.kind,
-            key,
-            number: 0,
-            more,
-            runs: Runs::Nowhere,
-        };
-        let home = state.home();
-        // Started in its place: what it is made of is not moved.
-        state.add(op);
-        let Running { op, kept } = state.operation(kind)?;
-        match self.begin_added(op, kept, home) {
-            Ok(None) => Ok(()),
-            Ok(Some(after)) => {
-                op.pinned = true;
-                mechanism.params = after.params;
-                Ok(())
-            }
-            Err(rv) => {
-                state.end(kind);
-                Err(rv)
-            }
-        }
-    }
-
-    #[cold]
-    fn more(&self, mechanism: &Mechanism, signature: &[u8]) -> Result<Box<More>> {
-        self.vet(mechanism)?;
-        Ok(Box::new(More {
-            params: mechanism.params.clone(),
-            inner: self.inner_objects(mechanism)?.into(),
-            signature: signature.into(),
-            ..More::default()
-        }))
-    }
-
-    /// Starts an operation where its session's last one was, or elsewhere. Answers the mechanism if the member wrote
-    /// into it.
-    #[inline(always)]
-    fn begin_added(
-        &self,
-        op: &mut Operation,
-        kept: &mut Keep,
-        home: Option<usize>,
-    ) -> Result<Option<Box<Mechanism>>> {
-        let need = op.need(home);
-        let Some(lease) = kept.take_up(&self.group, &need) else {
-            return self.begin_elsewhere(op, kept, home, None);
-        };
-        match self.start(lease, op) {
-            Ok(after) => {
-                self.group.succeeded();
-                op.runs = Runs::OnKept;
-                Ok(after)
-            }
-            Err(rv) => {
-                let tried = kept.give_up().map(|lease| (lease, rv));
-                self.begin_elsewhere(op, kept, home, tried)
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn begin_elsewhere(
-        &self,
-        op: &mut Operation,
-        kept: &mut Keep,
-        home: Option<usize>,
-        tried: Option<(Lease, Rv)>,
-    ) -> Result<Option<Box<Mechanism>>> {
-        let call = Call { function: op.kind.init(), need: op.need(home), skip: None };
-        let started = self.run_from(tried, &call, &mut |lease| self.start(lease, op));
-        // What a token says of any object, here it is said of a key.
-        let (after, lease) = started.map_err(|rv| match rv {
-            Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
-            rv => rv,
-        })?;
-        op.runs = kept.settle(lease, op.mechanism_and_flag());
-        Ok(after)
-    }
-
-    /// Refuses vendor mechanisms whose parameter nobody here can read.
-    pub(super) fn vet(&self, mechanism: &Mechanism) -> Result<()> {
-        let opaque = mechanism.is_vendor() && mechanism.params != Params::None;
-        if opaque && !self.group.config.vendor_mechanisms.contains(&mechanism.kind) {
-            return Err(Rv::MECHANISM_PARAM_INVALID);
-        }
-        Ok(())
-    }
-
-    /// The objects that a mechanism's parameter names.
-    pub(super) fn inner_objects(&self, mechanism: &Mechanism) -> Result<Vec<Arc<Object>>> {
-        let mut objects = Vec::new();
-        if matches!(mechanism.params, Params::Struct(_)) {
-            mechanism.clone().translate_handles(&mut |h| {
-                objects.push(self.key(h)?);
-                Ok(h)
-            })?;
-        }
-        Ok(objects)
-    }
-
-    /// The mechanism as a member must see it: object handles replaced by its own.
-    pub(super) fn localised(&self, lease: &Lease, mechanism: &Mechanism) -> Result<Mechanism> {
-        let mut local = mechanism.clone();
-        if matches!(local.params, Params::Struct(_)) {
-            local.translate_handles(&mut |h| self.group.backing(lease, &*self.key(h)?))?;
-        }
-        Ok(local)
-    }
-
-    /// Starts an operation in a backing session. Answers the mechanism if the member wrote into it.
-    #[inline(always)]
-    fn start(&self, lease: &Lease, op: &Operation) -> Result<Option<Box<Mechanism>>> {
-        let key = match &op.key {
-            None => ObjectHandle(0),
-            Some(key) => self.group.backing(lease, key)?,
-        };
-        match &op.more {
-            Some(more) => self.start_with_more(lease, op, more, key),
-            None => {
-                let mut mechanism = Mechanism::plain(op.mechanism);
-                lease.token().op_init(lease.session, op.kind, Some(&mut mechanism), key)?;
-                Ok(None)
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn start_with_more(
-        &self,
-        lease: &Lease,
-        op: &Operation,
-        more: &More,
-        key: ObjectHandle,
-    ) -> Result<Option<Box<Mechanism>>> {
-        let (token, session) = (lease.token(), lease.session);
-        let mechanism = Mechanism { kind: op.mechanism, params: more.params.clone() };
-        let mut mechanism = self.localised(lease, &mechanism)?;
-        if op.kind == OpKind::VerifySignature {
-            token.verify_signature_init(session, Some(&mut mechanism), key, &more.signature)?;
-        } else {
-            token.op_init(session, op.kind, Some(&mut mechanism), key)?;
-        }
-        if let Some(pin) = &more.context_pin {
-            self.group.context_login(lease, Some(pin), Standing::Accepted)?;
-        }
-        let written = more.inner.is_empty() && mechanism.params != more.params;
-        Ok(written.then(|| Box::new(mechanism)))
-    }
-
     /// Makes one call of an operation, on the member it runs on or, when that fails, on another one that is brought to
     /// the same point first.
     #[inline]
-    fn advance(
+    pub(super) fn advance(
         &self,
         running: &mut Running<'_>,
         function: Function,
@@ -644,51 +459,6 @@ impl VirtualSlot {
             _ => input,
         };
         on_operation(&mut state, data, |running| self.update_op(running, plain, &mut Output::query()))
-    }
-
-    /// `C_Login` with `CKU_CONTEXT_SPECIFIC` (section 5.6.8): for the operation that was just started with a key that
-    /// has `CKA_ALWAYS_AUTHENTICATE`.
-    ///
-    /// # Errors
-    /// `CKR_OPERATION_NOT_INITIALIZED` without one; the first asked member's refusal.
-    pub(super) fn context_login(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
-        let session = self.session(session)?;
-        let mut state = session.state()?;
-        let kind = self.wants_login(&mut state).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
-        let mut running = state.operation(kind)?;
-        let pin = pin.map(|p| self.group.login.hold(p));
-        let standing = self.group.standing(pin.as_ref())?;
-        self.advance(&mut running, Function::Login, &mut Output::query(), &mut |lease, _| {
-            self.group.context_login(lease, pin.as_ref(), standing)
-        })
-        .map_err(|rv| self.group.context_answer(rv))?;
-        running.op.more.get_or_insert_default().context_pin = pin;
-        Ok(())
-    }
-
-    /// The operation that a login for its key's use is meant for: the last one started with a private key, or, of several,
-    /// the last whose key says that it wants one.
-    fn wants_login(&self, state: &mut SessionState) -> Option<OpKind> {
-        let private = |o: &Operation| {
-            let class = o.key.as_ref().map(|k| k.traits().class);
-            class.is_some_and(|c| c != ck::CKO_PUBLIC_KEY)
-        };
-        let candidates = state.latest(private);
-        let says = |kind: OpKind, state: &mut SessionState| -> Result<bool> {
-            let mut running = state.operation(kind)?;
-            let key = running.op.key.clone().ok_or(Rv::KEY_HANDLE_INVALID)?;
-            let lease = running.lease().ok_or(Rv::DEVICE_ERROR)?;
-            let handle = self.group.handle_to_read(lease, &key, &[])?;
-            let on = lease.on();
-            Ok(on.read(handle, &[ck::CKA_ALWAYS_AUTHENTICATE])?.get_bool(ck::CKA_ALWAYS_AUTHENTICATE)
-                == Some(true))
-        };
-        if let [_, _, ..] = &candidates[..]
-            && let Some(kind) = candidates.iter().find(|k| says(**k, state) == Ok(true))
-        {
-            return Some(*kind);
-        }
-        candidates.first().copied()
     }
 }
 
