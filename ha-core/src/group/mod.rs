@@ -12,6 +12,7 @@ mod enrol;
 mod identify;
 mod initialise;
 mod keeper;
+mod key_use;
 mod lease;
 mod link;
 mod login;
@@ -36,10 +37,10 @@ use std::time::Duration;
 
 use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulong};
 
-pub(crate) use authenticate::Standing;
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub(crate) use identify::DIFFER;
+pub(crate) use key_use::Standing;
 pub use lease::Lease;
 pub use link::Link;
 pub use login::{Login, Pin, Who};
