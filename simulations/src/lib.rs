@@ -3,3 +3,5 @@
 //! What it stands on is there: `ha_core::seam::World` (time, randomness, threads), `ha_core::provider::Provider::with_members`
 //! (members given from outside) and `ha_token::Token` (members themselves).
 #![forbid(unsafe_code)]
+
+pub mod token;
