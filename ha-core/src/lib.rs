@@ -18,6 +18,7 @@ pub mod config;
 pub mod group;
 mod log;
 mod map;
+pub mod mutants;
 pub mod names;
 mod numbers;
 pub mod policy;

@@ -1,7 +1,25 @@
-//! Where failure is practised: deterministic simulation of the real core, and drills.
+//! Where failure is practised: deterministic simulation of the real core.
 //!
-//! What it stands on is there: `ha_core::seam::World` (time, randomness, threads), `ha_core::provider::Provider::with_members`
-//! (members given from outside) and `ha_token::Token` (members themselves).
+//! A seed decides a [`plan`]: what an application's threads do, and what goes wrong with the members meanwhile. A
+//! [`history`] plays it on the real core: its threads take turns by the [`scheduler`], its clock and randomness are the
+//! seed's ([`world`]), its members are software tokens ([`token`]) behind lines that fail ([`member`]). The
+//! [`application`] judges every answer by the [`model`], and the [`oracle`] looks at the tokens. A history that went wrong
+//! is made short ([`shrink`]).
 #![forbid(unsafe_code)]
 
+pub mod application;
+pub mod history;
+pub mod kept;
+pub mod log;
+pub mod member;
+pub mod model;
+pub mod oracle;
+pub mod plan;
+pub mod pool;
+pub mod random;
+pub mod run;
+pub mod scheduler;
+pub mod shrink;
 pub mod token;
+pub mod trace;
+pub mod world;

@@ -33,6 +33,18 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The real core under seeds, over simulated tokens that fail: `cargo xtask simulate --help` says how.
+    Simulate {
+        /// Given on to the simulation.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// The seeded bugs, each with the oracle that caught it and after how many seeds.
+    Mutants {
+        /// Given on to the simulation.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The published tests of other projects, on a bare token and through the slot: needs the network.
     Published,
 }
@@ -44,6 +56,8 @@ fn main() -> ExitCode {
         Verb::Test { arguments } => {
             setup::ensure(&[setup::DEMO, setup::TEST]).and_then(|()| test(&arguments))
         }
+        Verb::Simulate { arguments } => simulate(&arguments),
+        Verb::Mutants { arguments } => mutants(&arguments),
         Verb::Published => setup::ensure(&[setup::DEMO, setup::PUBLISHED]).and_then(|()| published()),
     };
     match outcome {
@@ -81,9 +95,27 @@ fn published() -> Result<()> {
 }
 
 fn test(arguments: &[String]) -> Result<()> {
-    // Tests load the module and run the command: both are built first.
-    cargo(&["build", "--workspace"])?;
-    let mut all = vec!["test", "--workspace"];
+    // Tests load the module and run the command: both are built first. Simulations have a library of their own, built so
+    // that its threads take turns; what is tested here is what is shipped.
+    cargo(&["build"])?;
+    let mut all = vec!["test", "--workspace", "--exclude", "simulations"];
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all)?;
+    let mut simulations = vec!["test", "--profile", "simulation", "--package", "simulations"];
+    simulations.extend(arguments.iter().map(String::as_str));
+    cargo(&simulations)?;
+    simulate(&["--seeds", "20000", "--time", "3m"].map(String::from))
+}
+
+fn mutants(arguments: &[String]) -> Result<()> {
+    let mut all = vec!["run", "--quiet", "--profile", "simulation", "--package", "simulations"];
+    all.extend(["--features", "mutants", "--", "--mutants", "--seeds", "20000"]);
+    all.extend(arguments.iter().map(String::as_str));
+    cargo(&all)
+}
+
+fn simulate(arguments: &[String]) -> Result<()> {
+    let mut all = vec!["run", "--quiet", "--profile", "simulation", "--package", "simulations", "--"];
     all.extend(arguments.iter().map(String::as_str));
     cargo(&all)
 }

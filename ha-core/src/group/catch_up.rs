@@ -8,6 +8,7 @@ use ha_token::{Function, Result, Rv, TemplateExt, ck};
 use super::copies::{Copy, Trouble, row_traits};
 use super::{Group, Lease, Link, Member};
 use crate::config::RecoveryMode;
+use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::Event;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
@@ -64,7 +65,8 @@ impl Group {
     /// The member's answers that say that it cannot be used.
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
         let epoch = self.login.epoch();
-        let _one = member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = || member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = (!wrong!(CatchUpNotAlone)).then(lock);
         // What passes it by meanwhile makes it another round; what goes on and on is left to its keeper.
         for _ in 0..ROUNDS {
             let owed = member.owed.load(Ordering::Acquire);
@@ -92,6 +94,7 @@ impl Group {
                     return Ok(());
                 }
             }
+            let owed = if wrong!(CaughtUpTooEarly) { member.owed.load(Ordering::Acquire) } else { owed };
             link.set_caught_up(epoch, owed);
             member.behind_tries.store(0, Ordering::Release);
         }
@@ -101,6 +104,9 @@ impl Group {
     /// Something has passed a member by, or what became of it there is not known. What is to be done is found out when it
     /// is next brought up to date: by its keeper at once if it is up, else when it is back.
     pub(crate) fn falls_behind(&self, member: &Member) {
+        if wrong!(FallsBehindForgotten) {
+            return;
+        }
         member.owed.fetch_add(1, Ordering::AcqRel);
         member.wake.set();
     }
@@ -206,6 +212,10 @@ impl Group {
         };
         let name = lease.member.name();
         for row in ledger.tombstones_for(name)? {
+            if wrong!(TombstonesSkipped) {
+                ledger.acknowledge(row.id, name)?;
+                continue;
+            }
             if dry {
                 *destroyed += 1;
                 continue;
@@ -229,6 +239,10 @@ impl Group {
         }
         for pending in ledger.pending_for(name)? {
             let Some(row) = ledger.object(pending.object)? else { continue };
+            if wrong!(PendingSkipped) {
+                ledger.done(&[pending.number])?;
+                continue;
+            }
             if dry {
                 *changed += 1;
                 continue;
@@ -247,6 +261,9 @@ impl Group {
             }
         }
         for row in ledger.missing_on(name)? {
+            if wrong!(MissingSkipped) {
+                break;
+            }
             let what = format!("{} is to be copied here", describe(&row));
             if dry {
                 let answer = if row.is_copyable() { Ok(true) } else { Err(Rv::KEY_NOT_WRAPPABLE) };
@@ -286,7 +303,8 @@ impl Group {
         lease: &Lease,
         row: &ObjectRow,
     ) -> std::result::Result<Result<Given>, Trouble> {
-        Ok(match self.find_copy(ledger, lease, row)? {
+        let found = if wrong!(GivenTwice) { Copy::Absent } else { self.find_copy(ledger, lease, row)? };
+        Ok(match found {
             Copy::At(handle) => Ok(Given { handle, made: false }),
             Copy::Absent => self.make_copy(lease, row).map(|handle| Given { handle, made: true }),
             Copy::Unclear => Err(UNCLEAR),

@@ -6,6 +6,7 @@ use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
 use super::copies::{Copy, Trouble, row_traits};
 use super::{Group, Lease, Member, Object, Origin, Traits, Who};
+use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::replica::is_secret;
 use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow};
@@ -41,6 +42,11 @@ impl Group {
                 Ok(()) => {
                     let is_first = !std::mem::replace(&mut is_final, true);
                     let noted = if is_first { ledger.destroy_final(id) } else { Ok(()) };
+                    if wrong!(DestructionCountsForAll) {
+                        for member in &self.members {
+                            _ = ledger.acknowledge(id, member.name());
+                        }
+                    }
                     // It goes on where it can: what is not noted is found out when the member is next brought up to date.
                     match noted.and_then(|()| ledger.acknowledge(id, member.name())) {
                         Ok(()) => acknowledged.push(member.index),
@@ -49,7 +55,8 @@ impl Group {
                 }
                 Err(rv) => {
                     refused = rv;
-                    if classify(Function::DestroyObject, rv) != Class::Caller {
+                    let forgotten = wrong!(UncertainDestructionForgotten);
+                    if classify(Function::DestroyObject, rv) != Class::Caller && !forgotten {
                         uncertain.push(member);
                     }
                 }

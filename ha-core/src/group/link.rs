@@ -10,6 +10,7 @@ use crossbeam::queue::{ArrayQueue, SegQueue};
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
 use super::login::Pin;
+use crate::mutants::wrong;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;
@@ -151,6 +152,9 @@ impl Link {
     pub(super) fn close_session(&self, session: SessionHandle) {
         if self.ending.load(Ordering::Acquire) {
             self.left.push(session);
+            return;
+        }
+        if wrong!(SessionsLeak) {
             return;
         }
         if let Err(rv) = self.token.close_session(session) {

@@ -52,6 +52,7 @@ pub use sync::Adopted;
 pub use watch::LastFault;
 
 use crate::config::GroupConfig;
+use crate::mutants::wrong;
 use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, may_stay, plan};
 use crate::policy::budget::Budget;
 use crate::policy::failure::{Class, classify};
@@ -302,7 +303,9 @@ impl Group {
         self.reporter.fault(member.name(), function, rv, Class::Member);
         watch::blamed(member.name(), function, rv);
         self.health_event(member, health::Event::CallFailed(Class::Member));
-        member.wake.set();
+        if !wrong!(KeeperNotWoken) {
+            member.wake.set();
+        }
     }
 
     /// Feeds the health machine of a member and tells of the change, if there is one.

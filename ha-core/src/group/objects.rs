@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::Lease;
+use crate::mutants::wrong;
 use crate::replica::ledger::ObjectId;
 use crate::sync::Mutex;
 
@@ -153,7 +154,9 @@ impl Object {
     /// The copy on a member in this connection of it, if it is known.
     pub fn place(&self, member: usize, generation: u64) -> Option<Place> {
         let known = self.known();
-        let place = known.places.iter().find(|p| p.is_on(member) && p.generation == generation as u32)?;
+        let stale = wrong!(StaleHandle);
+        let is_it = |p: &&PackedPlace| p.is_on(member) && (p.generation == generation as u32 || stale);
+        let place = known.places.iter().find(is_it)?;
         Some(Place { member, generation, handle: place.handle, trust: place.trust })
     }
 
@@ -264,6 +267,9 @@ impl Objects {
 
     /// Adds an object under a new handle; for a ledger object already there, answers that one.
     pub fn add(&self, origin: Origin, traits: Traits, private: bool, place: Option<Place>) -> Arc<Object> {
+        if wrong!(ObjectHandleReused) && self.next.load(Ordering::Relaxed) > 3 {
+            self.next.fetch_sub(2, Ordering::Relaxed);
+        }
         let handle = self.next.fetch_add(1, Ordering::Relaxed) as Ulong;
         let mut known = Known::new(&traits);
         known.places.extend(place.map(PackedPlace::new));

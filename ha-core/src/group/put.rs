@@ -9,6 +9,7 @@ use ha_token::{
 
 use super::identify::place;
 use super::{Group, Lease, Member, Object, Origin, Traits, Trust};
+use crate::mutants::wrong;
 use crate::policy::failure::Class;
 use crate::replica::ledger::{Blob, Ledger, LedgerError, ObjectId, Staged};
 use crate::replica::proof::Outcome;
@@ -103,6 +104,9 @@ impl Group {
             {
                 continue;
             }
+            if wrong!(AcknowledgedOnOneCopy) && !done.is_empty() {
+                break;
+            }
             match self.put_on(writer, &items) {
                 Ok(handles) => done.push((writer, handles)),
                 Err((NotPut::Unproven(reason), clean)) => {
@@ -129,7 +133,7 @@ impl Group {
                 }
             }
         }
-        let wanted = if local { 1 } else { self.config.min_copies };
+        let wanted = if local || wrong!(AcknowledgedOnOneCopy) { 1 } else { self.config.min_copies };
         let outcome = if done.len() < wanted {
             Err(match (refused, unproven) {
                 (Some(rv), _) => rv,
@@ -206,6 +210,9 @@ impl Group {
     /// Destroys copies that are given up; false if one may be left.
     fn take_back(&self, writer: &Lease, handles: &[ObjectHandle]) -> bool {
         let mut clean = true;
+        if wrong!(TakeBackForgotten) {
+            return clean;
+        }
         for handle in handles {
             if let Err(rv) = writer.token().destroy_object(writer.session, *handle) {
                 clean = false;
@@ -218,6 +225,9 @@ impl Group {
     /// The items are given up: what may be left of them on members is destroyed when it is found.
     fn give_up_on(&self, items: &[Item], touched: &[&Lease]) {
         let names: Vec<String> = touched.iter().map(|w| w.member.name().to_owned()).collect();
+        if wrong!(GivenUpForgotten) {
+            return;
+        }
         for item in items {
             if let Some(ledger) = &self.ledger
                 && let Err(error) = ledger.abandon(item.id, &names)

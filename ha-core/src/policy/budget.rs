@@ -5,6 +5,7 @@
 //! calls, and a floor of ten in each ten seconds lets a quiet program retry at all. The first retry of a call on a
 //! healthy member is never refused: it is what failover is, and costs at most one call more for each.
 
+use crate::mutants::wrong;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ impl Budget {
 
     /// Whether a retry may be made at `now`; it is paid for if so. `first_on_healthy` is always granted.
     pub fn withdraw(&self, now: Duration, first_on_healthy: bool) -> bool {
+        if wrong!(BudgetIgnored) {
+            return true;
+        }
         let window = now.as_secs() / WINDOW.as_secs() + 1;
         if self.window.fetch_max(window, Ordering::AcqRel) < window {
             self.floor.store(FLOOR, Ordering::Release);

@@ -3,6 +3,7 @@
 //! One table for every `CK_RV` that PKCS#11 v3.2 names; a reader can hold it against the standard. Numbers that the
 //! standard does not define are ambiguous.
 
+use crate::mutants::wrong;
 use ha_token::{Function, Rv};
 
 /// What an answer is taken for.
@@ -28,6 +29,10 @@ pub enum Class {
 pub fn classify(function: Function, rv: Rv) -> Class {
     use Class::*;
     match rv {
+        Rv::USER_NOT_LOGGED_IN if wrong!(LoginLostIsCallers) => Caller,
+        Rv::DEVICE_ERROR if wrong!(DeviceErrorIsCallers) => Caller,
+        Rv::SESSION_HANDLE_INVALID if wrong!(SessionLostIsCallers) => Caller,
+        Rv::ATTRIBUTE_TYPE_INVALID if wrong!(CallersIsMembers) => Member,
         // What was given: data, mechanism, template, key, permission.
         Rv::ARGUMENTS_BAD
         | Rv::ATTRIBUTE_READ_ONLY

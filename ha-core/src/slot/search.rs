@@ -7,6 +7,7 @@ use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template};
 use super::VirtualSlot;
 use super::run::Call;
 use crate::group::{DIFFER, Lease, Need, Object, Origin, Who};
+use crate::mutants::wrong;
 
 /// Handles asked of a member at once.
 const BATCH: usize = 512;
@@ -35,7 +36,8 @@ impl VirtualSlot {
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         let (mut found, lease) = self.run(&call, &mut |lease| {
             let found = self.find_on(lease, template)?;
-            if !found.iter().any(|o| !matches!(o.origin, Origin::Session(_))) {
+            let nothing = !found.iter().any(|o| !matches!(o.origin, Origin::Session(_)));
+            if nothing && !wrong!(EmptySearchBelieved) {
                 // A lost token finds no token object and says all is well.
                 group.looks_alive(&lease.link)?;
             }
@@ -43,7 +45,7 @@ impl VirtualSlot {
         })?;
         let first = lease.member.index;
         // One that has fallen behind may lack what the others have.
-        let behind = group.lacks_some(&lease.member);
+        let behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
         drop(lease);
         for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
@@ -63,7 +65,9 @@ impl VirtualSlot {
         }
         let mut found: Vec<_> = found.into_iter().map(|o| o.handle).collect();
         found.sort_unstable();
-        found.dedup();
+        if !wrong!(SearchGivesTwice) {
+            found.dedup();
+        }
         Ok(found)
     }
 

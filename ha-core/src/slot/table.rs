@@ -12,6 +12,7 @@ use std::sync::{MutexGuard, PoisonError, TryLockError};
 use ha_token::{Result, Rv, SessionHandle, Ulong};
 
 use super::session::SessionState;
+use crate::mutants::wrong;
 use crate::numbers::SLOT_BITS;
 use crate::sync::Mutex;
 
@@ -106,7 +107,8 @@ impl Sessions {
         let state = std::mem::take(&mut *session.row.lock());
         end(&session, state);
         if handle.0 >> COUNT_SHIFT < LAST_COUNT {
-            self.free().push((handle.0 & !READ_WRITE) + (1 << COUNT_SHIFT));
+            let next = if wrong!(SessionHandleReused) { 0 } else { 1 << COUNT_SHIFT };
+            self.free().push((handle.0 & !READ_WRITE) + next);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use ha_token::{Template, Ulong};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
+use crate::mutants::wrong;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -201,6 +202,9 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
+        if wrong!(TombstoneDroppedEarly) {
+            transaction.execute("DELETE FROM copy WHERE object = ?1", params![id.0])?;
+        }
         transaction
             .execute("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         forget_if_gone(&transaction, id)?;

@@ -1,0 +1,125 @@
+//! Seeded bugs: small wrong changes of the core, switched on one at a time, that show that the simulation's oracles catch
+//! what they are there for.
+//!
+//! They exist in a build with the feature `mutants` only, which no build without debug assertions can have.
+
+#[cfg(all(feature = "mutants", not(debug_assertions)))]
+compile_error!("the feature `mutants` seeds bugs: it is for tests, and needs debug assertions");
+
+/// Whether a seeded bug is switched on. Without the feature `mutants` it is the constant `false`.
+macro_rules! wrong {
+    ($mutant:ident) => {{
+        #[cfg(feature = "mutants")]
+        let on = crate::mutants::is_on(crate::mutants::Mutant::$mutant);
+        #[cfg(not(feature = "mutants"))]
+        let on = false;
+        on
+    }};
+}
+pub(crate) use wrong;
+
+#[cfg(feature = "mutants")]
+pub use seeded::{Mutant, switch};
+
+#[cfg(feature = "mutants")]
+pub(crate) use seeded::is_on;
+
+#[cfg(feature = "mutants")]
+mod seeded {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    macro_rules! mutants {
+        ($($(#[doc = $what:literal])* $name:ident,)*) => {
+            /// A seeded bug.
+            #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+            #[repr(u32)]
+            pub enum Mutant {
+                $($(#[doc = $what])* $name,)*
+            }
+
+            impl Mutant {
+                /// Every one.
+                pub const ALL: &'static [Mutant] = &[$(Mutant::$name,)*];
+
+                /// What is wrong.
+                pub const fn what(self) -> &'static str {
+                    match self {
+                        $(Mutant::$name => concat!($($what),*),)*
+                    }
+                }
+            }
+        };
+    }
+
+    mutants! {
+        /// a new object is acknowledged when one member has it, whatever `min_copies` says
+        AcknowledgedOnOneCopy,
+        /// what was given up is not marked as such
+        GivenUpForgotten,
+        /// copies of what was given up are not destroyed
+        TakeBackForgotten,
+        /// that something passed a member by is not noted
+        FallsBehindForgotten,
+        /// the first member's destruction counts for all of them
+        DestructionCountsForAll,
+        /// a destruction whose outcome is not known is taken for one that was not done
+        UncertainDestructionForgotten,
+        /// a member that comes back is not told of destructions
+        TombstonesSkipped,
+        /// a tombstone goes when the first member has acknowledged it
+        TombstoneDroppedEarly,
+        /// a member that comes back is not given what it lacks
+        MissingSkipped,
+        /// a member that comes back is not told of changes
+        PendingSkipped,
+        /// what a member lacks is given without a look whether it is there
+        GivenTwice,
+        /// a member counts as brought up to date whatever passes it by meanwhile
+        CaughtUpTooEarly,
+        /// two threads bring one member up to date at once
+        CatchUpNotAlone,
+        /// handles of an earlier connection are used
+        StaleHandle,
+        /// an operation that goes on elsewhere misses its last part
+        ReplayMissesLast,
+        /// a session's handle is given out again
+        SessionHandleReused,
+        /// an object's handle is given out again
+        ObjectHandleReused,
+        /// a lost login is the application's fault
+        LoginLostIsCallers,
+        /// a device error is the application's fault
+        DeviceErrorIsCallers,
+        /// a lost session is the application's fault
+        SessionLostIsCallers,
+        /// retries have no budget
+        BudgetIgnored,
+        /// a token that answers is believed to have what it must have
+        LostTokenBelieved,
+        /// a search that finds nothing is believed
+        EmptySearchBelieved,
+        /// a member that lacks something is believed in a search
+        BehindSearchBelieved,
+        /// a search gives an object once for each member
+        SearchGivesTwice,
+        /// backing sessions are not closed
+        SessionsLeak,
+        /// a member that failed is not looked after
+        KeeperNotWoken,
+        /// a PIN that one member refused goes to the next
+        WrongPinGoesOn,
+        /// the application's own mistake is tried on every member
+        CallersIsMembers,
+    }
+
+    static ON: AtomicU32 = AtomicU32::new(u32::MAX);
+
+    /// Switches a bug on, or (`None`) all of them off.
+    pub fn switch(mutant: Option<Mutant>) {
+        ON.store(mutant.map_or(u32::MAX, |m| m as u32), Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_on(mutant: Mutant) -> bool {
+        ON.load(Ordering::Relaxed) == mutant as u32
+    }
+}

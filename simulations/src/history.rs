@@ -1,0 +1,417 @@
+//! One history: a plan is played on the real core over simulated tokens, and judged.
+//!
+//! Two phases. In the first, members are in trouble while the application works, and what must never happen is watched
+//! for. Then every member is healed, and everything must come to rest within bounded virtual time: every object on every
+//! member, every call answered, by any member alone.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ha_core::config::Config;
+use ha_core::provider::Provider;
+use ha_token::*;
+
+use crate::application::Application;
+use crate::log;
+use crate::member::{Faults, Line, LineConnector};
+use crate::model::{Model, Standing};
+use crate::oracle;
+use crate::plan::{Fault, Kind, Plan, Trouble};
+use crate::pool::Pool;
+use crate::random::Random;
+use crate::scheduler::{Cost, Scheduler};
+use crate::token::{Device, Profile, RsaPool};
+use crate::trace::Trace;
+use crate::world::SimWorld;
+
+/// The user's PIN.
+pub const PIN: &str = "simulated-pin-4711";
+/// The security officer's.
+pub const SO_PIN: &str = "simulated-so-pin";
+
+/// A PIN that is not the user's.
+const WRONG: &str = "simulated-wrong-pin";
+
+/// How long a member that was in trouble is given to come back before the next trouble, in a gentle history, and
+/// everything to come to rest, at the end.
+const REST: Duration = Duration::from_secs(300);
+
+/// What everybody in a history shares.
+pub struct Stage {
+    /// The plan.
+    pub plan: Plan,
+    /// Whose turn it is.
+    pub scheduler: Arc<Scheduler>,
+    /// What the application was told.
+    pub model: Model,
+    /// The ways to the members.
+    pub lines: Vec<Arc<Line>>,
+    /// The tokens.
+    pub devices: Vec<Device>,
+    /// The member that is in trouble, or has not had the time to come back; the number of members where none is.
+    troubled: AtomicUsize,
+    /// Everything is healed.
+    calm: AtomicBool,
+    broken: Mutex<Option<(&'static str, String)>>,
+    /// Handles of objects and of sessions that were given out in this life of the process.
+    given: Mutex<[BTreeSet<Ulong>; 2]>,
+    /// Operations with keys that the application began.
+    pub begun: AtomicU64,
+}
+
+impl Stage {
+    /// Writes down what somebody does.
+    pub fn say(&self, what: std::fmt::Arguments<'_>) {
+        self.scheduler.trace.add(self.scheduler.now(), &self.scheduler.name(), what);
+    }
+
+    /// A guarantee is broken: the history ends here.
+    pub fn broken(&self, guarantee: &'static str, how: String) -> ! {
+        self.say(format_args!("BROKEN {guarantee}: {how}"));
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.get_or_insert((guarantee, how.clone()));
+        drop(broken);
+        self.scheduler.stop(format!("{guarantee}: {how}"))
+    }
+
+    /// Whether each call must succeed now: a member that can serve is up all the time.
+    pub fn must_succeed(&self) -> bool {
+        self.plan.gentle || self.calm.load(Ordering::Acquire)
+    }
+
+    /// Whether as many members as copies are asked for are well.
+    pub fn copies_can_be_had(&self) -> bool {
+        let troubled = self.troubled.load(Ordering::Acquire) < self.plan.members;
+        self.plan.members - usize::from(troubled) >= self.plan.min_copies as usize
+    }
+
+    /// A handle was given out, which none before it may be (what: 0 for an object, 1 for a session).
+    fn is_new(&self, what: usize, handle: Ulong) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given[what].insert(handle) {
+            drop(given);
+            self.broken("G3", format!("the handle {handle} was given out before"));
+        }
+    }
+
+    /// An object was made.
+    pub fn new_object(&self, handle: ObjectHandle) {
+        self.is_new(0, handle.0);
+    }
+
+    /// A session was opened.
+    pub fn new_session(&self, handle: SessionHandle) {
+        self.is_new(1, handle.0);
+    }
+
+    /// Guarantee G1, at the moment when the application is told that an object is there.
+    pub fn acknowledged(&self, thing: usize) {
+        oracle::durable(self, thing);
+    }
+}
+
+/// How a history ended.
+pub struct Ended {
+    /// The guarantee that was broken, and how; "deadlock" or "panic" where none but the core itself was.
+    pub broken: Option<(String, String)>,
+    /// The trace's hash.
+    pub hash: u64,
+    /// The trace's lines, if they were kept.
+    pub lines: String,
+    /// What it cost.
+    pub cost: Cost,
+    /// Calls to members, and those that were made to fail.
+    pub calls: std::collections::BTreeMap<Function, u64>,
+    /// Calls that were made to fail, by their answer.
+    pub faulted: std::collections::BTreeMap<(Function, Rv), u64>,
+}
+
+/// Plays a plan.
+pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
+    log::listen();
+    let dir = folder();
+    let mut random = Random::new(plan.seed ^ 0x5eed);
+    let scheduling = random.part("scheduler");
+    let stage = Mutex::new(None);
+    let pairs = RsaPool::default();
+    let (scheduler, answer) = Scheduler::run(pool, scheduling, Trace::new(readable), |scheduler| {
+        let mine = Arc::new(Stage {
+            plan: plan.clone(),
+            scheduler: Arc::clone(scheduler),
+            model: Model::default(),
+            lines: (0..plan.members).map(|i| Line::new(scheduler, i, random.part("line"))).collect(),
+            devices: (0..plan.members)
+                .map(|i| {
+                    let label = format!("member-{i}");
+                    let serial = format!("{i:016}");
+                    Device::with_pool(
+                        Profile::softhsm(),
+                        &label,
+                        &serial,
+                        SO_PIN.as_bytes(),
+                        PIN.as_bytes(),
+                        random.draw(),
+                        &pairs,
+                    )
+                })
+                .collect(),
+            troubled: AtomicUsize::new(plan.members),
+            calm: AtomicBool::new(false),
+            broken: Mutex::default(),
+            given: Mutex::default(),
+            begun: AtomicU64::new(0),
+        });
+        *stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&mine));
+        story(&mine, dir.path(), &mut random);
+    });
+    let stage = stage.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut ended = Ended {
+        broken: None,
+        hash: scheduler.trace.hash(),
+        lines: scheduler.trace.lines(),
+        cost: scheduler.cost(),
+        calls: Default::default(),
+        faulted: Default::default(),
+    };
+    if let Some(stage) = stage {
+        for line in &stage.lines {
+            for (function, n) in line.calls() {
+                *ended.calls.entry(function).or_default() += n;
+            }
+            for (key, n) in line.faulted() {
+                *ended.faulted.entry(key).or_default() += n;
+            }
+        }
+        let broken = stage.broken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ended.broken = broken.map(|(g, how)| (g.to_owned(), how));
+    }
+    if log::told_a_secret() {
+        ended.broken.get_or_insert(("G9".into(), "a PIN is in the log".into()));
+    }
+    if let (None, Err(why)) = (&ended.broken, answer) {
+        let word = if why.starts_with("nobody") || why.starts_with("the history does not") {
+            "deadlock"
+        } else {
+            "panic"
+        };
+        ended.broken = Some((word.to_owned(), why));
+    }
+    ended
+}
+
+fn folder() -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("pkcs11-ha-simulation-");
+    // In memory, where there is such a place: the ledger waits for its disk at every step.
+    builder
+        .tempdir_in("/dev/shm")
+        .or_else(|_| builder.tempdir())
+        .expect("a folder for the ledger can be made")
+}
+
+fn config(stage: &Stage, dir: &std::path::Path) -> Config {
+    let mut text = format!(
+        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\nbalance = \"{}\"\nmin_copies = {}\n\
+         [group.recovery]\ninterval = \"1s\"\nmax_interval = \"5s\"\n",
+        dir.join("state"),
+        stage.plan.balance,
+        stage.plan.min_copies
+    );
+    for i in 0..stage.plan.members {
+        text +=
+            &format!("[[group.member]]\nname = \"m{i}\"\nmodule = \"/simulated\"\ntoken = \"member-{i}\"\n");
+    }
+    Config::parse(&text).expect("the configuration is right")
+}
+
+fn start(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random, process: u32) -> Arc<Provider> {
+    let world = SimWorld::new(&stage.scheduler, random.part("world"), process);
+    let connectors = stage.lines.iter().zip(&stage.devices).map(|(line, device)| {
+        let real = device.connector();
+        Box::new(LineConnector { line: Arc::clone(line), real, process }) as Box<dyn Connector>
+    });
+    let connectors = vec![connectors.collect()];
+    let provider = Provider::with_members(config(stage, dir), world, connectors);
+    Arc::new(provider.expect("the provider starts, whatever its members do"))
+}
+
+/// Opens a session and logs in, as often as it takes in trouble.
+fn log_in(stage: &Stage, slot: &Arc<dyn Token>) -> SessionHandle {
+    loop {
+        let session = match slot.open_session(true) {
+            Ok(session) => {
+                stage.new_session(session);
+                session
+            }
+            // No member was seen yet.
+            Err(Rv::TOKEN_NOT_PRESENT) if !stage.must_succeed() => {
+                stage.scheduler.sleep(Duration::from_millis(500));
+                continue;
+            }
+            Err(rv) => stage.broken("G4", format!("C_OpenSession answered {rv}")),
+        };
+        match slot.login(session, UserType::User, Some(PIN.as_bytes())) {
+            Ok(()) | Err(Rv::USER_ALREADY_LOGGED_IN) => return session,
+            Err(rv) if stage.must_succeed() => stage.broken("G4", format!("C_Login answered {rv}")),
+            Err(rv) => {
+                stage.say(format_args!("C_Login answered {rv}"));
+                _ = slot.close_session(session);
+                stage.scheduler.sleep(Duration::from_millis(500));
+            }
+        }
+    }
+}
+
+/// Guarantee G6: a PIN that is refused was sent once, to one member, and is not sent again.
+fn wrong_pin(stage: &Stage, slot: &Arc<dyn Token>) {
+    let Ok(session) = slot.open_session(true) else { return };
+    stage.new_session(session);
+    for _ in 0..2 {
+        match slot.login(session, UserType::User, Some(WRONG.as_bytes())) {
+            Err(Rv::PIN_INCORRECT) => {}
+            answer => stage.broken("G6", format!("a wrong PIN was answered with {answer:?}")),
+        }
+    }
+    let sent: usize =
+        stage.lines.iter().flat_map(|l| l.take_logins()).filter(|a| a.pin == WRONG.as_bytes()).count();
+    if sent != 1 {
+        stage.broken("G6", format!("a wrong PIN was sent {sent} times"));
+    }
+    _ = slot.close_session(session);
+}
+
+fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
+    let scheduler = &stage.scheduler;
+    let mut process = 1;
+    let mut provider = start(stage, dir, random, process);
+    let mut slot = Arc::clone(&provider.slots()[0]);
+    if stage.plan.wrong_pin {
+        wrong_pin(stage, &slot);
+    }
+    let mut session = log_in(stage, &slot);
+    // What every thread uses is made before anything goes wrong.
+    let mut application = Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session };
+    application.act(&crate::plan::Op::Make(Kind::Mac));
+
+    // In a harsh history each member has its own troubles, whatever the others have.
+    let makers = if stage.plan.gentle { 1 } else { stage.plan.members };
+    let troubles: Vec<_> = (0..makers)
+        .map(|maker| {
+            let stage = Arc::clone(stage);
+            let body = move || {
+                let all = stage.plan.troubles.iter();
+                all.filter(|t| makers == 1 || t.member == maker).for_each(|t| happen(&stage, t));
+            };
+            scheduler.spawn("trouble", 0, Box::new(body))
+        })
+        .collect();
+    for (life, threads) in stage.plan.lives.iter().enumerate() {
+        if life > 0 {
+            _ = slot.close_session(session);
+            stop(stage, &provider);
+            stage.model.things().iter_mut().for_each(|t| t.handle = None);
+            *stage.given.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+            process += 1;
+            provider = start(stage, dir, random, process);
+            slot = Arc::clone(&provider.slots()[0]);
+            session = log_in(stage, &slot);
+        }
+        let workers: Vec<_> = threads
+            .iter()
+            .enumerate()
+            .map(|(me, ops)| {
+                let (stage, slot, ops) = (Arc::clone(stage), Arc::clone(&slot), ops.clone());
+                let body = move || {
+                    let session = log_in(&stage, &slot);
+                    let mut application = Application { stage: &stage, slot, me, session };
+                    ops.iter().for_each(|op| application.act(op));
+                };
+                scheduler.spawn(&format!("app{me}"), process, Box::new(body))
+            })
+            .collect();
+        workers.into_iter().for_each(|w| scheduler.join(w));
+    }
+    troubles.into_iter().for_each(|t| scheduler.join(t));
+
+    stage.say(format_args!("everything is healed"));
+    heal(stage);
+    scheduler.sleep(REST);
+    stage.calm.store(true, Ordering::Release);
+    let application = Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session };
+    application.ask_all();
+    scheduler.sleep(REST);
+    oracle::at_rest(stage);
+    for alone in 0..stage.plan.members {
+        stage.say(format_args!("member {alone} is alone"));
+        for (i, line) in stage.lines.iter().enumerate() {
+            line.set(Faults { dead: i != alone, ..Faults::default() });
+        }
+        // One whose connection died while nobody used it is found out and connected again.
+        application.wait_for_service(Duration::from_secs(30));
+        application.ask_all();
+        heal(stage);
+        scheduler.sleep(REST);
+    }
+    _ = slot.close_session(session);
+    stop(stage, &provider);
+    oracle::at_the_end(stage);
+}
+
+fn stop(stage: &Stage, provider: &Provider) {
+    let hanging = provider.shutdown(Duration::from_secs(60));
+    if !hanging.is_empty() {
+        stage.broken("G5", format!("shutting down, {hanging:?} hang"));
+    }
+}
+
+fn heal(stage: &Stage) {
+    for (line, device) in stage.lines.iter().zip(&stage.devices) {
+        line.set(Faults::default());
+        device.find_token();
+        device.set_full(false);
+        device.set_read_only(false);
+    }
+    stage.troubled.store(stage.plan.members, Ordering::Release);
+}
+
+/// One trouble, from its beginning to its end.
+fn happen(stage: &Stage, trouble: &Trouble) {
+    let scheduler = &stage.scheduler;
+    scheduler.sleep(trouble.after);
+    stage.troubled.store(trouble.member, Ordering::Release);
+    stage.say(format_args!("member {}: {:?} for {:?}", trouble.member, trouble.fault, trouble.lasts));
+    let (line, device) = (&stage.lines[trouble.member], &stage.devices[trouble.member]);
+    match &trouble.fault {
+        Fault::Die => line.set(Faults { dead: true, ..Faults::default() }),
+        Fault::Err { before, after, answers } => line.set(Faults {
+            before: (*before).into(),
+            after: (*after).into(),
+            answers: answers.clone(),
+            ..Faults::default()
+        }),
+        Fault::Slow(slow) => line.set(Faults { slow: *slow, ..Faults::default() }),
+        Fault::Lost => device.lose_token(),
+        Fault::Sessions => device.drop_sessions(),
+        Fault::Logins => device.drop_logins(),
+        Fault::Handles => device.drop_handles(),
+        Fault::Full => device.set_full(true),
+        Fault::ReadOnly => device.set_read_only(true),
+    }
+    scheduler.sleep(trouble.lasts);
+    stage.say(format_args!("member {}: {:?} is over", trouble.member, trouble.fault));
+    line.set(Faults::default());
+    device.find_token();
+    device.set_full(false);
+    device.set_read_only(false);
+    if stage.plan.gentle {
+        scheduler.sleep(REST);
+        stage.troubled.store(stage.plan.members, Ordering::Release);
+    }
+}
+
+/// Whether an object stands, so that its copies can be counted.
+pub fn stands(standing: Standing) -> bool {
+    standing == Standing::There
+}

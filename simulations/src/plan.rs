@@ -1,0 +1,282 @@
+//! What a history consists of, drawn from its seed before it begins: who does what, and what goes wrong when.
+//!
+//! It is plain data, so that a history that went wrong can be run again with some of it left out.
+
+use std::time::Duration;
+
+use ha_token::Rv;
+use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
+
+/// A kind of object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Kind {
+    /// A P-256 key pair.
+    Ec,
+    /// An RSA key pair.
+    Rsa,
+    /// A generic secret that makes MACs.
+    Mac,
+    /// An AES key.
+    Aes,
+    /// A data object.
+    Data,
+}
+
+/// One thing that an application's thread does. A number picks one of the thread's own objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Op {
+    /// Makes a token object.
+    Make(Kind),
+    /// Makes a session object, uses it, and destroys it.
+    Session(Kind),
+    /// Uses an object in one call.
+    Use(u8),
+    /// Uses an object in several calls.
+    Parts(u8),
+    /// Uses the object that every thread uses.
+    Shared,
+    /// Looks for an object by its label.
+    Find(u8),
+    /// Looks for everything.
+    FindAll,
+    /// Gives an object another id.
+    Change(u8),
+    /// Destroys an object.
+    Destroy(u8),
+    /// Uses an object that was destroyed.
+    UseGone(u8),
+    /// Closes the session and opens another one.
+    Reopen,
+    /// A digest, and random bytes.
+    Digest,
+    /// Waits.
+    Pause(u16),
+}
+
+/// One thing that goes wrong with a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// It dies: every call fails, and connections from before stay dead.
+    Die,
+    /// It answers some calls with errors, before or after it has done them.
+    Err {
+        /// Of 1000 calls, those that are not done.
+        before: u16,
+        /// Of 1000 calls, those that are done, and whose answer is lost.
+        after: u16,
+        /// The answers.
+        #[serde(with = "numbers")]
+        answers: Vec<Rv>,
+    },
+    /// It is slow.
+    Slow(Duration),
+    /// Its token is gone, as SoftHSM's is when its folder was removed.
+    Lost,
+    /// It loses its sessions.
+    Sessions,
+    /// It loses its login.
+    Logins,
+    /// Its handles are no longer known.
+    Handles,
+    /// It is full.
+    Full,
+    /// It cannot be written.
+    ReadOnly,
+}
+
+/// A fault, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// How long after the one before has ended.
+    pub after: Duration,
+    /// The member.
+    pub member: usize,
+    /// What.
+    pub fault: Fault,
+    /// How long.
+    pub lasts: Duration,
+}
+
+/// A history, before it happens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The seed it was drawn from.
+    pub seed: u64,
+    /// The members.
+    pub members: usize,
+    /// `min_copies`.
+    pub min_copies: u32,
+    /// `balance`.
+    pub balance: String,
+    /// One member at a time is in trouble, and only when the one before has had time to come back: every call must succeed.
+    pub gentle: bool,
+    /// A wrong PIN comes before the right one.
+    pub wrong_pin: bool,
+    /// What each thread does, in each life of the process.
+    pub lives: Vec<Vec<Vec<Op>>>,
+    /// What goes wrong.
+    pub troubles: Vec<Trouble>,
+}
+
+/// What a member may say when it, a session, a login or an object is gone, or it does not know.
+const ANSWERS: [Rv; 16] = [
+    Rv::DEVICE_ERROR,
+    Rv::DEVICE_REMOVED,
+    Rv::TOKEN_NOT_PRESENT,
+    Rv::TOKEN_NOT_RECOGNIZED,
+    Rv::SESSION_HANDLE_INVALID,
+    Rv::SESSION_CLOSED,
+    Rv::SESSION_COUNT,
+    Rv::USER_NOT_LOGGED_IN,
+    Rv::OBJECT_HANDLE_INVALID,
+    Rv::KEY_HANDLE_INVALID,
+    Rv::GENERAL_ERROR,
+    Rv::FUNCTION_FAILED,
+    Rv::DEVICE_MEMORY,
+    Rv::HOST_MEMORY,
+    Rv::CRYPTOKI_NOT_INITIALIZED,
+    Rv::FUNCTION_CANCELED,
+];
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let r = &mut random;
+        let members = if r.chance(250) { 3 } else { 2 };
+        let gentle = r.chance(600);
+        let most = if r.chance(300) { 8 } else { 3 };
+        let threads = 1 + r.below(most) as usize;
+        let lives = 1 + usize::from(r.chance(400));
+        let per_thread = 4 + r.below(100 / (threads * lives) as u64) as usize;
+        // Each seed makes some things often and some not at all.
+        let weights: Vec<u64> = (0..13).map(|_| *r.pick(&[0, 1, 1, 2, 4])).collect();
+        let kinds: Vec<Kind> = {
+            let all = [Kind::Ec, Kind::Mac, Kind::Aes, Kind::Data, Kind::Rsa];
+            let some: Vec<Kind> =
+                all.into_iter().filter(|k| r.chance(if *k == Kind::Rsa { 150 } else { 600 })).collect();
+            if some.is_empty() { vec![Kind::Mac] } else { some }
+        };
+        let lives = (0..lives)
+            .map(|_| {
+                (0..threads)
+                    .map(|_| {
+                        let mut ops = vec![Op::Make(*r.pick(&kinds))];
+                        ops.extend((0..per_thread).map(|_| Self::op(r, &weights, &kinds)));
+                        ops
+                    })
+                    .collect()
+            })
+            .collect();
+        let troubles = if r.chance(60) { 0 } else { 1 + r.below(8) };
+        let on: Vec<bool> = (0..9).map(|_| r.chance(500)).collect();
+        let troubles = (0..troubles).map(|_| Self::trouble(r, members, gentle, &on)).collect();
+        Plan {
+            seed,
+            members,
+            min_copies: 1 + u32::from(r.chance(500)),
+            balance: (*r.pick(&["least-busy", "least-busy", "round-robin", "primary"])).into(),
+            gentle,
+            wrong_pin: r.chance(100),
+            lives,
+            troubles,
+        }
+    }
+
+    fn op(r: &mut Random, weights: &[u64], kinds: &[Kind]) -> Op {
+        let total: u64 = weights.iter().sum::<u64>().max(1);
+        let mut at = r.below(total);
+        let which = weights.iter().position(|w| {
+            let here = at < *w;
+            at = at.saturating_sub(*w);
+            here
+        });
+        let n = r.draw() as u8;
+        match which.unwrap_or(1) {
+            0 => Op::Make(*r.pick(kinds)),
+            1 | 2 => Op::Use(n),
+            3 => Op::Parts(n),
+            4 => Op::Shared,
+            5 => Op::Find(n),
+            6 => Op::FindAll,
+            7 => Op::Change(n),
+            8 => Op::Destroy(n),
+            9 => Op::UseGone(n),
+            10 => Op::Reopen,
+            11 => Op::Digest,
+            _ if r.chance(400) => Op::Session(*r.pick(kinds)),
+            _ => Op::Pause(r.below(3000) as u16),
+        }
+    }
+
+    fn trouble(r: &mut Random, members: usize, gentle: bool, on: &[bool]) -> Trouble {
+        let which = (0..20).map(|_| r.below(9) as usize).find(|i| on.get(*i) == Some(&true)).unwrap_or(0);
+        let fault = match which {
+            1 | 2 => {
+                let count = 1 + r.below(4);
+                let answers = (0..count)
+                    .map(|_| if gentle || r.chance(800) { *r.pick(&ANSWERS) } else { *r.pick(Rv::ALL) })
+                    .collect();
+                let before = *r.pick(&[0, 20, 100, 400, 1000]);
+                let after = *r.pick(&[0, 0, 20, 100, 400]);
+                Fault::Err { before, after, answers }
+            }
+            3 => Fault::Slow(Duration::from_millis(1 + r.below(2000))),
+            4 => Fault::Lost,
+            5 => Fault::Sessions,
+            6 => Fault::Logins,
+            7 => Fault::Handles,
+            8 if r.chance(500) => Fault::Full,
+            8 => Fault::ReadOnly,
+            _ => Fault::Die,
+        };
+        let longest = *r.pick(&[5, 100, 3000]);
+        Trouble {
+            after: Duration::from_millis(r.below(400)),
+            member: r.below(members as u64) as usize,
+            fault,
+            lasts: Duration::from_millis(r.below(longest)),
+        }
+    }
+
+    /// How many operations and faults there are.
+    pub fn len(&self) -> usize {
+        self.lives.iter().flatten().map(Vec::len).sum::<usize>() + self.troubles.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes out those of `range`, counted as by [`len`](Self::len).
+    pub fn without(&self, range: std::ops::Range<usize>) -> Plan {
+        let mut plan = self.clone();
+        let mut n = 0;
+        let mut keep = || {
+            n += 1;
+            !range.contains(&(n - 1))
+        };
+        for ops in plan.lives.iter_mut().flatten() {
+            ops.retain(|_| keep());
+        }
+        plan.troubles.retain(|_| keep());
+        plan
+    }
+}
+
+/// Return codes as the numbers that they are.
+mod numbers {
+    use ha_token::Rv;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(answers: &[Rv], to: S) -> Result<S::Ok, S::Error> {
+        answers.iter().map(|rv| rv.0).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<Rv>, D::Error> {
+        Ok(Vec::deserialize(from)?.into_iter().map(Rv).collect())
+    }
+}

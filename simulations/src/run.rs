@@ -1,0 +1,109 @@
+//! Many histories, on every core, and what they reached together.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ha_token::{Function, Rv};
+
+use crate::history::{Ended, play};
+use crate::plan::Plan;
+use crate::pool::Pool;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The first seed.
+    pub first: u64,
+    /// How many.
+    pub seeds: u64,
+    /// No new one is begun after this long.
+    pub time: Option<Duration>,
+    /// How many at once.
+    pub threads: usize,
+    /// Goes on after a failure.
+    pub go_on: bool,
+}
+
+/// What was reached.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Histories.
+    pub histories: u64,
+    /// Operations of the application, and troubles, that were planned.
+    pub planned: u64,
+    /// Calls to members.
+    pub calls: BTreeMap<Function, u64>,
+    /// Calls that were made to fail.
+    pub faulted: BTreeMap<(Function, Rv), u64>,
+    /// Virtual time.
+    pub time: Duration,
+    /// How often another thread went on.
+    pub switches: u64,
+}
+
+impl Totals {
+    fn add(&mut self, plan: &Plan, ended: &Ended) {
+        self.histories += 1;
+        self.planned += plan.len() as u64;
+        for (function, n) in &ended.calls {
+            *self.calls.entry(*function).or_default() += n;
+        }
+        for (key, n) in &ended.faulted {
+            *self.faulted.entry(*key).or_default() += n;
+        }
+        self.time += ended.cost.time;
+        self.switches += ended.cost.switches;
+    }
+}
+
+/// A history that went wrong.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// The guarantee.
+    pub guarantee: String,
+    /// How it was broken.
+    pub how: String,
+}
+
+/// Runs histories until there are no more, the time is over, `stop` is set, or (unless it goes on) one went wrong.
+/// `tell` is called after each with the totals so far.
+pub fn run(run: &Run, stop: &AtomicBool, tell: impl Fn(&Totals) + Sync) -> (Totals, Vec<Failure>) {
+    let next = AtomicU64::new(0);
+    let started = Instant::now();
+    let totals = Mutex::new(Totals::default());
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..run.threads.max(1) {
+            scope.spawn(|| {
+                let pool = Pool::new();
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let over = run.time.is_some_and(|t| started.elapsed() >= t);
+                    if n >= run.seeds || over || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let seed = run.first + n;
+                    let plan = Plan::new(seed);
+                    let ended = play(&plan, &pool, false);
+                    if let Some((guarantee, how)) = ended.broken.clone() {
+                        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                        failures.push(Failure { seed, guarantee, how });
+                        if !run.go_on {
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                    totals.add(&plan, &ended);
+                    tell(&totals);
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|f| f.seed);
+    (totals.into_inner().unwrap_or_else(PoisonError::into_inner), failures)
+}

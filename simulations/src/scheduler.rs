@@ -1,0 +1,509 @@
+//! Whose turn it is: the threads of a simulation run one at a time, in an order that the seed decides, and the clock is
+//! the scheduler's.
+//!
+//! The threads are the operating system's, because the core keeps things by thread; each waits until it is given the
+//! baton. It is handed on where a thread waits, at each lock, and at each call to a member; which thread gets it is drawn.
+//! When no thread can go on the clock jumps to the first moment that somebody waits for: an hour of back-off costs
+//! nothing. When nobody waits for a moment either, the threads have locked each other out, and that is said.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use ha_core::seam::turns::{self, Turns};
+
+use crate::pool::Pool;
+use crate::random::Random;
+use crate::trace::Trace;
+
+/// What unwinds a thread that is to go no further.
+struct Stopped;
+
+/// A thread's number in its simulation.
+pub type ThreadId = usize;
+
+/// An event's number in its simulation.
+pub type EventId = u64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Status {
+    /// It can go on.
+    Ready,
+    /// A lock that it needs was not free when it last looked.
+    Blocked,
+    /// It waits for an event, for a moment, or for both.
+    Waiting {
+        event: Option<EventId>,
+        until: Option<Duration>,
+    },
+    Finished,
+}
+
+/// Where a thread waits for the baton.
+#[derive(Default)]
+struct Seat {
+    given: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Seat {
+    fn sit(&self) {
+        _ = self.thread.set(thread::current());
+        while !self.given.swap(false, Ordering::SeqCst) {
+            thread::park();
+        }
+    }
+
+    fn give(&self) {
+        // Sequentially consistent: either this sees the thread, or the thread sees this.
+        self.given.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+struct Row {
+    name: String,
+    status: Status,
+    seat: Arc<Seat>,
+    /// The simulated process that it belongs to.
+    process: u32,
+}
+
+struct State {
+    now: Duration,
+    random: Random,
+    rows: Vec<Row>,
+    current: ThreadId,
+    /// Events that are set.
+    set: BTreeMap<EventId, bool>,
+    /// How often of 1000 the thread that has the baton keeps it.
+    stays: u64,
+    /// Why every thread is to stop.
+    stop: Option<String>,
+    /// Processes whose threads go no further.
+    dead: Vec<u32>,
+    switches: u64,
+    points: u64,
+    /// After this moment of virtual time, or so many points, a history is taken for one that does not end.
+    longest: Duration,
+    most_points: u64,
+}
+
+/// The scheduler of one simulation.
+pub struct Scheduler {
+    state: Mutex<State>,
+    pool: Arc<Pool>,
+    /// What happened.
+    pub trace: Trace,
+}
+
+thread_local! {
+    static ME: Cell<Option<ThreadId>> = const { Cell::new(None) };
+    /// The simulation that this thread is in.
+    static HERE: RefCell<Option<Arc<Scheduler>>> = const { RefCell::new(None) };
+}
+
+/// What a simulation cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Places where another thread could go on.
+    pub points: u64,
+    /// How often one did.
+    pub switches: u64,
+    /// Virtual time.
+    pub time: Duration,
+}
+
+impl Scheduler {
+    /// Runs `body` as the first thread of a simulation, and every thread that it starts, to their ends. Answers what it
+    /// answered, or why the threads were stopped, or the words of a panic.
+    pub fn run<T: Send>(
+        pool: &Arc<Pool>,
+        mut random: Random,
+        trace: Trace,
+        body: impl FnOnce(&Arc<Scheduler>) -> T + Send,
+    ) -> (Arc<Scheduler>, Result<T, String>) {
+        let stays = *random.pick(&[0, 300, 700, 900, 970]);
+        let scheduler = Arc::new(Scheduler {
+            state: Mutex::new(State {
+                now: Duration::from_secs(1),
+                random,
+                rows: Vec::new(),
+                current: 0,
+                set: BTreeMap::new(),
+                stays,
+                stop: None,
+                dead: Vec::new(),
+                switches: 0,
+                points: 0,
+                longest: Duration::from_secs(100_000),
+                most_points: 3_000_000,
+            }),
+            pool: Arc::clone(pool),
+            trace,
+        });
+        let me = scheduler.enrol("main", 0);
+        let answer = scheduler.as_thread(me, || body(&scheduler));
+        // The others are told to stop, one after the other, and the last one gives the baton back here.
+        if answer.is_err() || scheduler.others_left(me) {
+            scheduler.state().stop.get_or_insert_with(|| "the history is over".into());
+        }
+        scheduler.leave_last(me);
+        let stop = scheduler.state().stop.clone();
+        let answer = match (answer, stop) {
+            (Ok(value), _) => Ok(value),
+            (Err(payload), stop) => Err(words(&*payload).or(stop).unwrap_or_else(|| "a panic".into())),
+        };
+        (scheduler, answer)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enrol(&self, name: &str, process: u32) -> ThreadId {
+        let mut state = self.state();
+        let row = Row { name: name.into(), status: Status::Ready, seat: Arc::default(), process };
+        state.rows.push(row);
+        state.rows.len() - 1
+    }
+
+    /// Runs `body` as the thread `me`, which has the baton.
+    fn as_thread<T>(
+        self: &Arc<Self>,
+        me: ThreadId,
+        body: impl FnOnce() -> T,
+    ) -> Result<T, Box<dyn Any + Send>> {
+        ME.set(Some(me));
+        turns::take_part(Some(Arc::clone(self) as Arc<dyn Turns>));
+        HERE.set(Some(Arc::clone(self)));
+        let answer = catch_unwind(AssertUnwindSafe(body));
+        HERE.set(None);
+        turns::take_part(None);
+        answer
+    }
+
+    /// Starts a thread of a simulated process. It gets the baton when it is drawn.
+    pub fn spawn(self: &Arc<Self>, name: &str, process: u32, body: Box<dyn FnOnce() + Send>) -> ThreadId {
+        let id = self.enrol(name, process);
+        let me = Arc::clone(self);
+        let seat = Arc::clone(&self.state().rows[id].seat);
+        self.pool.run(Box::new(move || {
+            seat.sit();
+            let stopped = me.must_stop(id);
+            if !stopped && let Err(payload) = me.as_thread(id, body) {
+                me.contain(id, &*payload);
+            }
+            ME.set(None);
+            me.finish(id);
+        }));
+        self.point_of(self.me());
+        id
+    }
+
+    /// A panic that was not ours to make ends the simulation.
+    fn contain(&self, id: ThreadId, payload: &(dyn Any + Send)) {
+        if let Some(words) = words(payload) {
+            let mut state = self.state();
+            let name = state.rows[id].name.clone();
+            state.stop.get_or_insert(format!("thread {name} panicked: {words}"));
+        }
+    }
+
+    fn must_stop(&self, id: ThreadId) -> bool {
+        let state = self.state();
+        state.stop.is_some() || state.dead.contains(&state.rows[id].process)
+    }
+
+    fn me(&self) -> ThreadId {
+        ME.get().expect("a thread of a simulation")
+    }
+
+    /// Whether this thread belongs to a simulation.
+    pub fn is_here() -> bool {
+        ME.get().is_some()
+    }
+
+    /// The name of the thread that has the baton.
+    pub fn name(&self) -> String {
+        let state = self.state();
+        state.rows[state.current].name.clone()
+    }
+
+    /// Adds a line of the core's log to the trace of the history that this thread is in, for who reads it: the log is
+    /// said of what happens, and does not make it.
+    pub fn log(line: &str) {
+        HERE.with_borrow(|here| {
+            if let Some(here) = here {
+                here.trace.note(here.now(), &here.name(), line);
+            }
+        });
+    }
+
+    /// Virtual time since some moment.
+    pub fn now(&self) -> Duration {
+        self.state().now
+    }
+
+    /// Lets time pass for everybody, while this thread goes on.
+    pub fn pass(&self, time: Duration) {
+        self.state().now += time;
+    }
+
+    /// What was spent so far.
+    pub fn cost(&self) -> Cost {
+        let state = self.state();
+        Cost { points: state.points, switches: state.switches, time: state.now }
+    }
+
+    /// Ends the simulation: every thread stops at its next point.
+    pub fn stop(&self, why: String) -> ! {
+        self.state().stop.get_or_insert(why);
+        resume_unwind(Box::new(Stopped));
+    }
+
+    /// Threads of this process go no further: it has died. The caller must not be one of them.
+    pub fn kill(&self, process: u32) {
+        self.state().dead.push(process);
+    }
+
+    /// Whether a process has died.
+    pub fn is_dead(&self, process: u32) -> bool {
+        self.state().dead.contains(&process)
+    }
+
+    /// Whether every thread of a process has ended.
+    pub fn has_ended(&self, process: u32) -> bool {
+        self.state().rows.iter().all(|r| r.process != process || r.status == Status::Finished)
+    }
+
+    /// A new event, not set.
+    pub fn new_event(&self) -> EventId {
+        let mut state = self.state();
+        let id = state.set.len() as EventId;
+        state.set.insert(id, false);
+        id
+    }
+
+    /// Sets an event.
+    pub fn set(&self, event: EventId) {
+        {
+            let mut state = self.state();
+            state.set.insert(event, true);
+            for row in &mut state.rows {
+                if matches!(row.status, Status::Waiting { event: Some(e), .. } if e == event) {
+                    row.status = Status::Ready;
+                }
+            }
+        }
+        if Self::is_here() {
+            self.point_of(self.me());
+        }
+    }
+
+    /// Waits for an event, at most until `limit` has passed; answers whether it was set, and resets it.
+    pub fn wait(&self, event: EventId, limit: Option<Duration>) -> bool {
+        let me = self.me();
+        let until = limit.map(|l| self.now() + l);
+        loop {
+            {
+                let mut state = self.state();
+                if state.set.insert(event, false) == Some(true) {
+                    return true;
+                }
+                if until.is_some_and(|u| u <= state.now) {
+                    return false;
+                }
+                if thread::panicking() {
+                    // What is unwound waits for nothing any more, and lets the others get on with theirs.
+                    state.now += limit.unwrap_or_default();
+                    state.rows[me].status = Status::Ready;
+                    drop(state);
+                    self.hand_on(me);
+                    return false;
+                }
+                state.rows[me].status = Status::Waiting { event: Some(event), until };
+                Self::unblock(&mut state);
+            }
+            self.hand_on(me);
+        }
+    }
+
+    /// Waits for a while.
+    pub fn sleep(&self, time: Duration) {
+        let me = self.me();
+        {
+            let mut state = self.state();
+            let until = Some(state.now + time);
+            state.rows[me].status = Status::Waiting { event: None, until };
+            Self::unblock(&mut state);
+        }
+        self.hand_on(me);
+    }
+
+    /// Whether a thread has ended.
+    pub fn is_finished(&self, id: ThreadId) -> bool {
+        self.state().rows[id].status == Status::Finished
+    }
+
+    /// Waits until a thread has ended.
+    pub fn join(&self, id: ThreadId) {
+        while !self.is_finished(id) {
+            self.sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Who was told that a lock is not free looks again once somebody has gone on.
+    fn unblock(state: &mut State) {
+        for row in &mut state.rows {
+            if row.status == Status::Blocked {
+                row.status = Status::Ready;
+            }
+        }
+    }
+
+    fn point_of(&self, me: ThreadId) {
+        {
+            let mut state = self.state();
+            state.points += 1;
+            if state.points > state.most_points && state.stop.is_none() {
+                state.stop = Some(format!("the history does not end: {} points", state.points));
+            }
+            Self::unblock(&mut state);
+            let stays = state.stays;
+            if state.stop.is_none()
+                && !state.dead.contains(&state.rows[me].process)
+                && state.random.chance(stays)
+            {
+                return;
+            }
+        }
+        self.hand_on(me);
+    }
+
+    /// Hands the baton to a thread that can go on, and waits until it comes back.
+    fn hand_on(&self, me: ThreadId) {
+        let seat = {
+            let mut state = self.state();
+            let next = self.draw(&mut state);
+            if next == me {
+                None
+            } else {
+                state.switches += 1;
+                state.current = next;
+                state.rows[next].seat.give();
+                Some(Arc::clone(&state.rows[me].seat))
+            }
+        };
+        if let Some(seat) = seat {
+            seat.sit();
+        }
+        if self.must_stop(me) && !thread::panicking() {
+            resume_unwind(Box::new(Stopped));
+        }
+    }
+
+    /// Draws the thread that goes on. If none can, time passes.
+    fn draw(&self, state: &mut State) -> ThreadId {
+        loop {
+            let now = state.now;
+            let ending = state.stop.is_some();
+            let dead = std::mem::take(&mut state.dead);
+            for row in &mut state.rows {
+                let over = ending || dead.contains(&row.process);
+                match row.status {
+                    // Whoever is to stop has to go on for that.
+                    Status::Waiting { .. } | Status::Blocked if over => row.status = Status::Ready,
+                    Status::Waiting { until: Some(until), .. } if until <= now => row.status = Status::Ready,
+                    _ => {}
+                }
+            }
+            state.dead = dead;
+            let ready = state.rows.iter().filter(|r| r.status == Status::Ready).count() as u64;
+            if ready > 0 {
+                let nth = state.random.below(ready) as usize;
+                let mut ids = (0..state.rows.len()).filter(|i| state.rows[*i].status == Status::Ready);
+                return ids.nth(nth).expect("counted");
+            }
+            let moments = state.rows.iter().filter_map(|r| match r.status {
+                Status::Waiting { until, .. } => until,
+                _ => None,
+            });
+            match moments.min() {
+                Some(moment) if moment <= state.longest => state.now = moment.max(now),
+                Some(_) => state.stop = Some("the history does not end: too much time has passed".into()),
+                None => {
+                    let who = state.rows.iter().filter(|r| r.status != Status::Finished);
+                    let who: Vec<_> = who.map(|r| format!("{} ({:?})", r.name, r.status)).collect();
+                    state.stop = Some(format!("nobody can go on: {}", who.join(", ")));
+                    Self::unblock(state);
+                }
+            }
+        }
+    }
+
+    fn others_left(&self, me: ThreadId) -> bool {
+        self.state().rows.iter().enumerate().any(|(i, r)| i != me && r.status != Status::Finished)
+    }
+
+    /// The first thread's end: the others go on until each has ended.
+    fn leave_last(&self, me: ThreadId) {
+        while self.others_left(me) {
+            let seat = {
+                let mut state = self.state();
+                state.rows[me].status = Status::Blocked;
+                let next = self.draw(&mut state);
+                state.rows[me].status = Status::Ready;
+                if next == me {
+                    continue;
+                }
+                state.current = next;
+                state.rows[next].seat.give();
+                Arc::clone(&state.rows[me].seat)
+            };
+            seat.sit();
+        }
+        ME.set(None);
+    }
+
+    /// A thread's end: somebody else goes on.
+    fn finish(&self, me: ThreadId) {
+        let mut state = self.state();
+        state.rows[me].status = Status::Finished;
+        Self::unblock(&mut state);
+        let next = self.draw(&mut state);
+        state.current = next;
+        state.rows[next].seat.give();
+    }
+}
+
+impl Turns for Scheduler {
+    fn point(&self) {
+        if let Some(me) = ME.get() {
+            self.point_of(me);
+        }
+    }
+
+    fn blocked(&self) {
+        let Some(me) = ME.get() else { return };
+        self.state().rows[me].status = Status::Blocked;
+        self.hand_on(me);
+        self.state().rows[me].status = Status::Ready;
+    }
+}
+
+/// The words of a panic; `None` for our own stopping.
+fn words(payload: &(dyn Any + Send)) -> Option<String> {
+    if payload.is::<Stopped>() {
+        return None;
+    }
+    let fixed = payload.downcast_ref::<&'static str>().map(|s| (*s).to_owned());
+    Some(fixed.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into()))
+}
