@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use ha_core::policy::health::State;
 use ha_core::provider::{Provider, connector};
-use ha_rig::{PIN, SO_PIN, Tokens};
+use ha_rig::{Act, PIN, SO_PIN, Tokens, Watch};
 use ha_token::*;
-use watched::{Act, Watch, lose, lose_and_find, start, start_with, wait};
+use watched::{lose, lose_and_find, start, start_with, wait};
 
 const USER: UserType = UserType::User;
 const WRONG: &[u8] = b"9999";
