@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use ha_core::group::Word;
 use ha_core::provider::Provider;
-use ha_rig::{PIN, Tokens};
+use ha_rig::{Act, PIN, Tokens, Watch};
 use ha_token::*;
-use watched::{Act, Watch, start, wait};
+use watched::{start, wait};
 
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const SOON: &str = "[group.recovery]\ninterval = \"5ms\"\nmax_interval = \"20ms\"";
@@ -17,7 +17,7 @@ const SOON: &str = "[group.recovery]\ninterval = \"5ms\"\nmax_interval = \"20ms\
 const VAGUE: [Rv; 3] = [Rv::DEVICE_ERROR, Rv::GENERAL_ERROR, Rv::FUNCTION_FAILED];
 
 struct Open {
-    provider: Arc<Provider>,
+    provider: Provider,
     members: Vec<Arc<Watch>>,
     slot: Arc<dyn Token>,
     s: SessionHandle,

@@ -1,0 +1,60 @@
+//! What was acknowledged is there, on every member (guarantee G1).
+
+use ha_rig::Tokens;
+use ha_token::{Attribute, Function, Rv, ck};
+
+use crate::open_group::{Open, private};
+use crate::setting::{count, data, failing, foreign, heal, keys, named, yes};
+
+#[test]
+fn never_a_rename_misses_the_member_where_the_object_was_not_seen_yet() {
+    let tokens = Tokens::new(2);
+    Open::new(&tokens, "").ec_pair(1).unwrap();
+    let open = Open::new(&tokens, "balance = \"round-robin\"");
+    let key = open.find(&private(1));
+    open.slot.set_attributes(open.s, key[0], &named(b"renamed")).unwrap();
+    for _ in 0..6 {
+        assert_eq!(open.find(&private(1)), key, "one key");
+    }
+    drop(open);
+    assert_eq!((foreign(&heal(&tokens)), keys(&tokens, 1)), (0, [1, 1]));
+}
+
+#[test]
+fn never_an_acknowledged_object_is_not_found_while_a_member_refuses_to_write() {
+    let tokens = Tokens::new(3);
+    let (open, watches) = failing(&tokens, "balance = \"round-robin\"");
+    for call in [Function::CreateObject, Function::UnwrapKey] {
+        watches[2].refuse(call, 1000, Rv::FUNCTION_FAILED);
+    }
+    for n in 0..20 {
+        open.slot.create_object(open.s, &data(&[n], &[n])).unwrap();
+        for search in 0..6 {
+            assert_eq!(open.find(&named(&[n])).len(), 1, "object {n}, search {search}");
+        }
+    }
+}
+
+#[test]
+fn never_a_template_that_says_token_twice_makes_an_orphan_on_one_member() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let mut template = data(b"twice", b"v");
+    template[0] = Attribute::bool(ck::CKA_TOKEN, false);
+    template.push(yes(ck::CKA_TOKEN));
+    let told = open.slot.create_object(open.s, &template);
+    drop(open);
+    let there = count(&tokens, "twice");
+    assert!(there == [0, 0] || there == [1, 1], "told {told:?}, there {there:?}");
+}
+
+#[test]
+fn never_an_object_that_is_called_like_the_groups_keys_is_acknowledged_and_never_seen() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let name = b"pkcs11-ha group key";
+    if open.slot.create_object(open.s, &data(name, b"v")).is_ok() {
+        drop(open);
+        assert_eq!(Open::new(&tokens, "").find(&named(name)).len(), 1);
+    }
+}

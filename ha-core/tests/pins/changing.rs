@@ -1,0 +1,71 @@
+//! PINs are changed on every member, or on none.
+
+use ha_rig::{Act, PIN, SO_PIN, Tokens};
+use ha_token::*;
+
+use crate::setting::{USER, WRONG, all_up, careful_pair, open, pin, times};
+use crate::watched::start;
+
+#[test]
+fn a_pin_change_that_happened_without_saying_so_is_found_out() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    members[1].next(Function::SetPin, Act::DoneAndAnswer(Rv::DEVICE_ERROR));
+    slot.set_pin(s, pin(), Some(b"5678")).unwrap();
+    careful_pair(&*slot, s);
+    slot.logout(s).unwrap();
+    slot.login(s, USER, Some(b"5678")).unwrap();
+    all_up(&provider);
+    for member in &members {
+        assert!(times(member, b"5678") > 0);
+    }
+}
+
+#[test]
+fn a_pin_change_that_did_not_happen_is_undone_on_the_others() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    members[1].next(Function::SetPin, Act::Answer(Rv::DEVICE_ERROR));
+    assert_eq!(slot.set_pin(s, pin(), Some(b"5678")), Err(Rv::DEVICE_ERROR));
+    let tried = members[1].sent();
+    let tried = tried.iter().filter(|(f, _, p)| *f == Function::Login && p.as_deref() == Some(b"5678"));
+    assert_eq!(tried.count(), 1, "the new PIN is tried once");
+    all_up(&provider);
+    slot.logout(s).unwrap();
+    slot.login(s, USER, pin()).unwrap();
+    all_up(&provider);
+    for member in [0, 1] {
+        assert!(!tokens.bare(member, &["-O"]).contains("error"), "the PIN is {PIN} on member {member}");
+    }
+}
+
+#[test]
+fn a_wrong_old_pin_is_sent_once() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    for _ in 0..3 {
+        assert_eq!(slot.set_pin(s, Some(WRONG), Some(b"5678")), Err(Rv::PIN_INCORRECT));
+    }
+    assert_eq!(times(&members[0], WRONG) + times(&members[1], WRONG), 1);
+    slot.set_pin(s, pin(), Some(b"5678")).unwrap();
+}
+
+#[test]
+fn a_first_pin_that_was_set_without_saying_so_is_set_again() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, UserType::So, Some(SO_PIN.as_bytes())).unwrap();
+    members[1].next(Function::InitPin, Act::DoneAndAnswer(Rv::DEVICE_ERROR));
+    slot.init_pin(s, Some(b"5678")).unwrap();
+    slot.logout(s).unwrap();
+    slot.login(s, USER, Some(b"5678")).unwrap();
+    all_up(&provider);
+    assert!(times(&members[1], b"5678") > 1);
+}
