@@ -14,6 +14,9 @@ use crate::mutants::wrong;
 use crate::policy::failure::Class;
 use crate::policy::health::{Event, State, Until};
 
+/// How long a call waits for members that it has found dead and that are connected anew.
+const RETURN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,6 +134,35 @@ impl Group {
             if due {
                 self.probe(member);
             }
+        }
+    }
+
+    /// Waits for members that were found dead a moment ago and are connected anew at once: they may have been restarted
+    /// while nobody used them. Ends when so many are up, when no more can be for now, and after [`RETURN_PATIENCE`];
+    /// answers whether so many are up.
+    pub(crate) fn wait_for_return(&self, enough: usize) -> bool {
+        if self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto {
+            return false;
+        }
+        let until = self.world.now() + RETURN_PATIENCE;
+        let pause = self.world.event();
+        loop {
+            if self.up().count() >= enough {
+                return true;
+            }
+            let now = self.world.now();
+            let soon = |member: &Arc<Member>| {
+                let health = member.health();
+                match health.state() {
+                    State::Suspect | State::Syncing => true,
+                    State::Down => health.next_probe().is_some_and(|at| at <= now),
+                    State::Up | State::Quarantined | State::Drained => false,
+                }
+            };
+            if now >= until || !self.members.iter().any(soon) {
+                return false;
+            }
+            pause.wait(Some(Duration::from_millis(1)));
         }
     }
 

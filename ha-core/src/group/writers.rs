@@ -7,6 +7,7 @@ use ha_token::{Function, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::{Group, Lease, Member, Who};
 use crate::config::NonExtractable;
+use crate::policy::failure::Class;
 use crate::replica::ledger::{Ledger, LedgerError};
 use crate::replica::life;
 
@@ -17,16 +18,13 @@ impl Group {
     /// Sessions on every member that is up, if there are enough of them, and a ledger that can be written.
     pub(super) fn writers(&self, function: Function) -> Result<Vec<Lease>> {
         self.ledger()?;
-        let mut writers = Vec::new();
-        for member in self.up() {
-            match self.sound_lease(member) {
-                Ok(lease) => writers.push(lease),
-                Err(rv) => {
-                    if let Some(link) = member.link() {
-                        self.failed(member, &link, function, rv);
-                    }
-                }
-            }
+        let (mut writers, found_dead) = self.those_up(function);
+        if writers.len() < self.config.min_copies
+            && found_dead
+            && self.wait_for_return(self.config.min_copies)
+        {
+            drop(writers);
+            (writers, _) = self.those_up(function);
         }
         if writers.len() < self.config.min_copies {
             let missing: Vec<_> = self
@@ -45,6 +43,22 @@ impl Group {
             return Err(Rv::DEVICE_ERROR);
         }
         Ok(writers)
+    }
+
+    /// Sessions on the members that are up, and whether one of them was found dead now.
+    fn those_up(&self, function: Function) -> (Vec<Lease>, bool) {
+        let (mut writers, mut found_dead) = (Vec::new(), false);
+        for member in self.up() {
+            match self.sound_lease(member) {
+                Ok(lease) => writers.push(lease),
+                Err(rv) => {
+                    if let Some(link) = member.link() {
+                        found_dead |= self.failed(member, &link, function, rv) == Class::Member;
+                    }
+                }
+            }
+        }
+        (writers, found_dead)
     }
 
     /// A backing session that is open and logged in as it should be, by the member's own word: what is made in it cannot

@@ -215,8 +215,11 @@ impl Health {
                     };
                     self.failures = self.flaps.saturating_sub(1);
                 }
-                self.next_probe = Some(now + self.back_off(random));
-                self.failures = self.failures.saturating_add(1);
+                // What was restarted while nobody used it is there again when it is found dead.
+                let at_once = from == State::Suspect && self.flaps <= 1;
+                let wait = if at_once { Duration::ZERO } else { self.back_off(random) };
+                self.next_probe = Some(now + wait);
+                self.failures = self.failures.saturating_add(u32::from(!at_once));
             }
             (_, State::Quarantined) => match event {
                 Event::Quarantine(Until::Wanted) => self.next_probe = None,

@@ -74,6 +74,23 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
+        let found_dead = |left: &Option<Left>| left.as_ref().is_some_and(|l| l.class == Class::Member);
+        match self.try_each(&mut tried, &mut left, call, f) {
+            // Nobody answered, and somebody did until now.
+            Err(Rv::DEVICE_ERROR) if found_dead(&left) && self.group.wait_for_return(1) => {
+                self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, f)
+            }
+            answer => answer,
+        }
+    }
+
+    fn try_each<T>(
+        &self,
+        tried: &mut Option<(Lease, Rv)>,
+        left: &mut Option<Left>,
+        call: &Call<'_>,
+        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
+    ) -> Result<(T, Lease)> {
         let group = &*self.group;
         let first = tried.as_ref().map(|(l, _)| l.member.index);
         let mut plan = None;
@@ -101,7 +118,7 @@ impl VirtualSlot {
             let answer = self.on_member(member, tried, call, f);
             match &answer {
                 Err(Ended::Next(class, rv)) => {
-                    left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
+                    *left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
                 }
                 // Also an error of the application's is an answer, which it would have had from the first member.
                 Ok(_) | Err(Ended::Answer(_)) => {
