@@ -208,7 +208,8 @@ impl Group {
     /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
     /// SoftHSM takes a token for one without a PIN, and looks at none, for a moment while another process writes to it.
     fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
-        let once = || pin::of_login(link.token.login(link.anchor(), user, pin.map(|p| &***p)));
+        let once =
+            || pin::of_login(link.on_anchor(|anchor| link.token.login(anchor, user, pin.map(|p| &***p))));
         let login = || {
             for pause in PAUSES {
                 match once() {
@@ -418,7 +419,7 @@ impl Group {
 
 /// `C_Logout` on a member, whoever was logged in.
 pub(super) fn log_out(link: &Link) -> Result<()> {
-    match link.token.logout(link.anchor()) {
+    match link.on_anchor(|anchor| link.token.logout(anchor)) {
         Ok(()) | Err(Rv::USER_NOT_LOGGED_IN) => Ok(()),
         Err(rv) => Err(rv),
     }

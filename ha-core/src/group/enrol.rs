@@ -221,7 +221,7 @@ impl Group {
             self.tell_last_try(first);
             return Err(Rv::PIN_LOCKED);
         }
-        link.token.logout(link.anchor())?;
+        link.on_anchor(|anchor| link.token.logout(anchor))?;
         let trusted = group_key::trust(&*link.token, so_pin, &key);
         link.doubt_login();
         let back = self.follow(first, &link);

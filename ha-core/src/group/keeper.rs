@@ -197,8 +197,8 @@ impl Group {
         if let Some(keys) = link.group_keys()
             && self.login.who() == super::Who::User
         {
-            link.token
-                .get_attributes(link.anchor(), keys.extractable, &[ha_token::ck::CKA_CLASS])
+            let class = [ha_token::ck::CKA_CLASS];
+            link.on_anchor(|anchor| link.token.get_attributes(anchor, keys.extractable, &class))
                 .map_err(|_| Rv::DEVICE_REMOVED)?;
         }
         Ok(())

@@ -30,7 +30,7 @@ pub struct Link {
     /// The token's mechanisms, sorted by type.
     pub mechanisms: Vec<(Ulong, MechanismInfo)>,
     /// Keeps the token's login alive: some tokens log out when their last session closes.
-    anchor: SessionHandle,
+    anchor: AtomicUsize,
     pool: ArrayQueue<SessionHandle>,
     /// The group is being stopped: no session is closed any more by who gives it back.
     ending: AtomicBool,
@@ -73,7 +73,7 @@ impl Link {
             token,
             generation,
             mechanisms,
-            anchor,
+            anchor: AtomicUsize::new(anchor.0 as usize),
             pool: ArrayQueue::new(POOL),
             ending: AtomicBool::new(false),
             left: SegQueue::new(),
@@ -142,10 +142,10 @@ impl Link {
         while let Some(session) = self.left.pop().or_else(|| self.pool.pop()) {
             self.close_session(session);
         }
-        if logged_in && let Err(rv) = self.token.logout(self.anchor) {
+        if logged_in && let Err(rv) = self.token.logout(self.anchor()) {
             tracing::debug!(%rv, "a member could not be logged out");
         }
-        self.close_session(self.anchor);
+        self.close_session(self.anchor());
     }
 
     /// Closes a session that must not be lent again.
@@ -164,7 +164,28 @@ impl Link {
 
     /// The session that is never lent.
     pub fn anchor(&self) -> SessionHandle {
-        self.anchor
+        SessionHandle(self.anchor.load(Ordering::Acquire) as Ulong)
+    }
+
+    /// Makes a call in the session that is never lent. Should the token have lost it, as it may lose any session, another
+    /// one takes its place: nothing was done then, and no PIN was looked at.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub fn on_anchor<T>(&self, mut call: impl FnMut(SessionHandle) -> Result<T>) -> Result<T> {
+        let anchor = self.anchor();
+        match call(anchor) {
+            Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => {
+                let new = self.token.open_session(true)?;
+                let (old, replaced) = (anchor.0 as usize, new.0 as usize);
+                if self.anchor.compare_exchange(old, replaced, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                    // Another thread was quicker.
+                    self.close_session(new);
+                }
+                call(self.anchor())
+            }
+            answer => answer,
+        }
     }
 
     /// Whether this connection's login is what the group's `epoch` says.
@@ -270,7 +291,7 @@ impl Link {
         if now.serial != self.info.serial {
             return Err(Rv::TOKEN_NOT_RECOGNIZED);
         }
-        self.token.session_info(self.anchor).map(drop)
+        self.on_anchor(|anchor| self.token.session_info(anchor)).map(drop)
     }
 }
 

@@ -35,7 +35,7 @@ impl Group {
         }
         let mut changed: Links<'_> = Vec::new();
         for (member, link) in links {
-            let Err(rv) = link.token.set_pin(link.anchor(), old, new) else {
+            let Err(rv) = link.on_anchor(|anchor| link.token.set_pin(anchor, old, new)) else {
                 changed.push((member, link));
                 continue;
             };
@@ -75,7 +75,7 @@ impl Group {
 
     fn change_back(&self, changed: &Links<'_>, old: Option<&[u8]>, new: Option<&[u8]>) {
         for (member, link) in changed.iter().rev() {
-            match link.token.set_pin(link.anchor(), new, old) {
+            match link.on_anchor(|anchor| link.token.set_pin(anchor, new, old)) {
                 Ok(()) => {}
                 Err(rv) if outcome_unknown(Function::SetPin, rv) => {
                     tracing::error!(group = %self.config.label, member = member.name(), %rv,
@@ -99,7 +99,8 @@ impl Group {
         if log_out(link).is_err() || self.is_last_try(link, user) != Ok(false) {
             return Holds::Unknown;
         }
-        let holds = pin::after_trial(pin::of_login(link.token.login(link.anchor(), user, Some(new))));
+        let trial = link.on_anchor(|anchor| link.token.login(anchor, user, Some(new)));
+        let holds = pin::after_trial(pin::of_login(trial));
         // Should this fail, following the group's login logs out once more.
         _ = log_out(link);
         holds
@@ -117,7 +118,7 @@ impl Group {
         }
         let links = self.all_links(Function::InitPin)?;
         for (n, (member, link)) in links.iter().enumerate() {
-            let set = || link.token.init_pin(link.anchor(), pin);
+            let set = || link.on_anchor(|anchor| link.token.init_pin(anchor, pin));
             let answer = match set() {
                 // Setting the same PIN once more guesses nothing, and shows whether it can be set.
                 Err(rv) if outcome_unknown(Function::InitPin, rv) => set(),

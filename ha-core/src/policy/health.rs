@@ -213,7 +213,7 @@ impl Health {
                     } else {
                         0
                     };
-                    self.failures = self.flaps.saturating_sub(1);
+                    self.failures = self.flaps.saturating_sub(2);
                 }
                 // What was restarted while nobody used it is there again when it is found dead.
                 let at_once = from == State::Suspect && self.flaps <= 1;
@@ -434,6 +434,6 @@ mod tests {
             health.on(Event::ProbeFailed, Duration::ZERO, 0);
             waits.push(health.next_probe().unwrap().as_secs());
         }
-        assert_eq!(waits, [1, 2, 4, 8]);
+        assert_eq!(waits, [0, 1, 2, 4]);
     }
 }
