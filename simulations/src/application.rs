@@ -302,7 +302,10 @@ impl Application<'_> {
             let there = found.contains(&handle);
             match standing {
                 Standing::There if !there && self.stage.must_succeed() => {
-                    self.stage.broken("G1", format!("{} is there and was not found", thing.label));
+                    let found: Vec<_> = found.iter().map(|h| h.0).collect();
+                    let (label, handle) = (&thing.label, handle.0);
+                    self.stage
+                        .broken("G1", format!("{label} ({handle}) is there and was not found ({found:?})"));
                 }
                 Standing::Gone if there => {
                     self.stage.broken("G2", format!("{} is gone and was found", thing.label));

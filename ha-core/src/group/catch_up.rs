@@ -90,7 +90,8 @@ impl Group {
                 }
                 self.take_stock(&lease)?;
                 member.lacks.store(done.lacking > 0, Ordering::Release);
-                if done.undone {
+                // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.
+                if done.undone || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire)) {
                     return Ok(());
                 }
             }
@@ -137,8 +138,8 @@ impl Group {
             self.failed(member, &link, Function::FindObjects, rv);
         }
         let refuses = refused || member.refuses_writes.load(Ordering::Acquire);
-        // Once for each cause: what a new connection does not mend another one will not either.
-        if refuses && tries == 0 && recovery.mode == RecoveryMode::Auto {
+        // Rarer and rarer: what a new connection does not mend another one may not either.
+        if refuses && (tries == 0 || tries.is_power_of_two()) && recovery.mode == RecoveryMode::Auto {
             self.health_event(member, Event::Renew);
         }
         wait

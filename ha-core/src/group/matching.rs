@@ -4,7 +4,7 @@
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::copies::changes_names;
-use super::{Group, Lease, Traits, Trust};
+use super::{Group, Lease, Object, Traits, Trust};
 use crate::replica::ledger::ObjectRow;
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
@@ -74,6 +74,22 @@ impl Group {
         Ok(found)
     }
 
+    /// Forgets the handle that an object had on a member if the token knows it no more: a token that lost its login, and
+    /// was logged in to again, gives its private objects other handles.
+    fn forget_gone(&self, lease: &Lease, object: &Object, seen: ObjectHandle, traits: &Traits) {
+        let Some(place) = object.place(lease.member.index, lease.link.generation) else { return };
+        if place.handle == seen || place.trust == Trust::Conflict {
+            return;
+        }
+        let gone = match self.read_traits(lease.on(), place.handle) {
+            Ok((there, ..)) => there != *traits,
+            Err(rv) => rv == Rv::OBJECT_HANDLE_INVALID,
+        };
+        if gone {
+            object.forget_stale(lease);
+        }
+    }
+
     /// Which of the ledger's objects a member's object is. Where its names leave no other choice they are believed until it
     /// is used; where they do, it is asked.
     pub(super) fn match_row(&self, lease: &Lease, backing: ObjectHandle, traits: &Traits) -> Result<Match> {
@@ -88,9 +104,16 @@ impl Group {
             Err(error) => return Ok(unreadable(error)),
         };
         let (dead, mut live): (Vec<_>, Vec<_>) = rows.into_iter().partition(ObjectRow::is_destroyed);
+        for object in live.iter().filter_map(|row| self.objects.by_id(row.id)) {
+            self.forget_gone(lease, &object, backing, traits);
+        }
         let place_of = |row: &ObjectRow| {
             self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
         };
+        // Another thread has just said so, and has yet to write down what the handle stands for.
+        if let Some(at) = live.iter().position(|row| place_of(row).is_some_and(|p| p.handle == backing)) {
+            return Ok(Match::Row(Box::new(live.swap_remove(at)), Trust::Unproven));
+        }
         if let [only] = live.as_slice()
             && place_of(only).is_none()
         {

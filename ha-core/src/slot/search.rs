@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template};
+use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template, ck};
 
 use super::VirtualSlot;
 use super::run::Call;
@@ -36,6 +36,12 @@ impl VirtualSlot {
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         let (mut found, lease) = self.run(&call, &mut |lease| {
             let found = self.find_on(lease, template)?;
+            // A token that has lost its login shows what is public, and says that all is well.
+            if group.login.who() == Who::User
+                && lease.token().session_info(lease.session)?.state != ck::CKS_RW_USER_FUNCTIONS
+            {
+                return Err(Rv::USER_NOT_LOGGED_IN);
+            }
             let nothing = !found.iter().any(|o| !matches!(o.origin, Origin::Session(_)));
             if nothing && !wrong!(EmptySearchBelieved) {
                 // A lost token finds no token object and says all is well.
