@@ -121,7 +121,7 @@ pub struct Plan {
 }
 
 /// What a member may say when it, a session, a login or an object is gone, or it does not know.
-const ANSWERS: [Rv; 16] = [
+const ANSWERS: [Rv; 15] = [
     Rv::DEVICE_ERROR,
     Rv::DEVICE_REMOVED,
     Rv::TOKEN_NOT_PRESENT,
@@ -137,7 +137,6 @@ const ANSWERS: [Rv; 16] = [
     Rv::DEVICE_MEMORY,
     Rv::HOST_MEMORY,
     Rv::CRYPTOKI_NOT_INITIALIZED,
-    Rv::FUNCTION_CANCELED,
 ];
 
 impl Plan {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use ha_token::{Attribute, ObjectHandle, Result, Template, TemplateExt, ck};
+use ha_token::{Attribute, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
-use super::{Group, Lease, Object, Origin, Traits, Trust};
+use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
 use crate::replica::find_all;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
 use crate::replica::proof::Outcome;
@@ -117,6 +117,11 @@ impl Group {
         if row.private {
             let info = lease.token().session_info(lease.session)?;
             let logged_in = matches!(info.state, ck::CKS_RW_USER_FUNCTIONS | ck::CKS_RO_USER_FUNCTIONS);
+            if !logged_in && self.login.who() == Who::User {
+                // The token has lost its login: it is made again, and the question asked again.
+                lease.link.doubt_login();
+                return Err(Rv::USER_NOT_LOGGED_IN);
+            }
             if !logged_in || !lease.link.has_followed(self.login.epoch()) {
                 return Ok(false);
             }

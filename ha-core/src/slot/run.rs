@@ -197,7 +197,15 @@ impl VirtualSlot {
                     Err(rv) => {
                         let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };
                         let class = group.failed(member, &link, Function::OpenSession, rv);
-                        let class = if class == Class::Caller { Class::Member } else { class };
+                        let class = match class {
+                            Class::Caller => Class::Member,
+                            // A lost token, to which nobody can log in.
+                            Class::Ambiguous if group.looks_alive(&link).is_err() => {
+                                group.blame(member, Function::GetTokenInfo, rv);
+                                Class::Member
+                            }
+                            class => class,
+                        };
                         return Err(Ended::Next(class, rv));
                     }
                 },
