@@ -5,7 +5,7 @@ use rsa::BoxedUint;
 use rsa::traits::PublicKeyParts;
 
 use super::curve::Curve;
-use super::der::{BITS, INTEGER, OCTETS, OID, Reader, SEQUENCE, element, trim, unsigned};
+use super::der::{INTEGER, OCTETS, OID, Reader, SEQUENCE, element, trim, unsigned};
 use super::hash::Hash;
 use super::object::Object;
 use super::random::Random;
@@ -14,6 +14,8 @@ const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const OID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+/// The same by name, which is what SoftHSM says of a private key, whatever it was asked for.
+const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
 
 /// How a private key signs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -240,7 +242,7 @@ impl Key {
 
     /// A new private key on the curve that the parameters name.
     pub(super) fn generate(params: &[u8], random: &mut Random) -> Option<Self> {
-        if params == ED25519 {
+        if matches!(params, ED25519 | ED25519_NAME) {
             let mut seed = [0; 32];
             random.fill(&mut seed);
             return Key::of_seed(seed);
@@ -259,7 +261,7 @@ impl Key {
                 Attribute::bytes(ck::CKA_VALUE, scalar.as_slice()),
             ],
             Key::Ed25519 { seed, .. } => vec![
-                Attribute::bytes(ck::CKA_EC_PARAMS, ED25519),
+                Attribute::bytes(ck::CKA_EC_PARAMS, ED25519_NAME),
                 Attribute::bytes(ck::CKA_VALUE, seed.unwrap_or_default()),
             ],
         }
@@ -345,9 +347,9 @@ impl Key {
                 let algorithm = [element(OID, OID_RSA), vec![0x05, 0x00]].concat();
                 (algorithm, element(SEQUENCE, &[unsigned(&[0]), numbers].concat()))
             }
-            Key::Ec { curve, scalar, point } => {
-                let public = element(0xa1, &element(BITS, &[&[0], point.as_slice()].concat()));
-                let parts = [element(INTEGER, &[1]), element(OCTETS, &curve.widen(scalar)), public];
+            Key::Ec { curve, scalar, .. } => {
+                // Without the public point, which SoftHSM does not keep with a private key.
+                let parts = [element(INTEGER, &[1]), element(OCTETS, &curve.widen(scalar))];
                 let algorithm = [element(OID, OID_EC), curve.params().to_vec()].concat();
                 (algorithm, element(SEQUENCE, &parts.concat()))
             }
