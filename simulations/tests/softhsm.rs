@@ -12,6 +12,8 @@ mod calls;
 use std::cell::RefCell;
 
 use both::Both;
+use calls::Call;
+use ha_token::{Attribute, Template, ck};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
@@ -69,5 +71,50 @@ fn the_same_calls_get_the_same_answers() {
         // What was drawn is told with the reason.
         Err(TestError::Fail(reason, _)) => panic!("{reason}"),
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// SoftHSM's folder is removed while it is used, and put back.
+#[test]
+fn a_lost_token_answers_alike() {
+    let on_token = Attribute::bool(ck::CKA_TOKEN, true);
+    let aes = vec![Attribute::ulong(ck::CKA_VALUE_LEN, 32)];
+    let kept = [aes.clone(), vec![on_token.clone()]].concat();
+    let generate = |t: &Template| Call::Generate(0, ck::CKM_AES_KEY_GEN, t.clone());
+    let mut both = Both::new();
+    both.start();
+    both.make(&generate(&kept));
+    both.lose();
+    let asked = [
+        Call::Find(0, vec![on_token.clone()]),
+        Call::Sign { session: 0, mechanism: 0, key: 2, data: vec![7; 32], parts: false },
+        Call::Get(0, 2),
+        Call::Set(0, 2, vec![Attribute::bytes(ck::CKA_LABEL, *b"x")]),
+        generate(&kept),
+        Call::Random(0, 8),
+        Call::Digest(0, ck::CKM_SHA256, vec![1], None),
+        generate(&aes),
+        Call::Open(true),
+        Call::Info(0),
+        Call::Logout(0),
+        Call::Login(0, false, true),
+        Call::Login(0, true, true),
+        Call::Find(0, Template::new()),
+    ];
+    for back in [false, true] {
+        for call in &asked {
+            let (theirs, ours) = both.make(call);
+            assert_eq!(theirs, ours, "{call:?}, back: {back}");
+        }
+        let (theirs, ours) = both.info();
+        assert_eq!(theirs, ours, "back: {back}");
+        if !back {
+            both.find();
+        }
+    }
+    both.connect();
+    for call in [Call::Open(true), Call::Login(0, false, true), Call::Find(0, Template::new())] {
+        let (theirs, ours) = both.make(&call);
+        assert_eq!(theirs, ours, "{call:?}, connected anew");
     }
 }

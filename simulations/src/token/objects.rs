@@ -252,7 +252,9 @@ impl Call<'_> {
         }
         let mut handles: Vec<ObjectHandle> = found.into_iter().map(|place| self.own.handle(place)).collect();
         handles.sort();
-        self.session(session)?.operation = Some(Operation::Find(handles.into()));
+        let session = self.session(session)?;
+        session.operation = Some(Operation::Find(handles.into()));
+        session.wants_login = false;
         Ok(())
     }
 

@@ -90,7 +90,7 @@ pub(super) struct Session {
     pub(super) read_write: bool,
     /// At most one of any kind, searches among them, as on SoftHSM.
     pub(super) operation: Option<Operation>,
-    /// Whether the operation waits for a context-specific login.
+    /// Whether the operation, if there is one, waits for a context-specific login.
     pub(super) wants_login: bool,
 }
 

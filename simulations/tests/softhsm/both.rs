@@ -119,7 +119,9 @@ pub(crate) struct Both {
     sessions: Vec<[SessionHandle; 2]>,
     objects: Vec<Object>,
     blobs: Vec<Blob>,
-    _kept: (Tokens, Vec<Box<dyn Connector>>),
+    rig: Tokens,
+    device: Device,
+    connectors: [Box<dyn Connector>; 2],
 }
 
 fn plain<T>(answer: Result<T>) -> String {
@@ -146,8 +148,34 @@ impl Both {
             sessions: Vec::new(),
             objects: Vec::new(),
             blobs: Vec::new(),
-            _kept: (rig, vec![Box::new(real), ours]),
+            rig,
+            device,
+            connectors: [Box::new(real), ours],
         }
+    }
+
+    /// Takes both tokens' files away.
+    pub(crate) fn lose(&self) {
+        self.rig.hide(0);
+        self.device.lose_token();
+    }
+
+    /// Puts them back.
+    pub(crate) fn find(&self) {
+        self.rig.restore(0);
+        self.device.find_token();
+    }
+
+    /// Connects both anew: nothing but the tokens' objects is left.
+    pub(crate) fn connect(&mut self) {
+        self.tokens = self.connectors.each_ref().map(|c| c.connect().unwrap());
+        self.sessions.clear();
+        self.objects.clear();
+    }
+
+    /// What the tokens say of themselves.
+    pub(crate) fn info(&self) -> Answers {
+        self.unit(|_, t| t.token_info())
     }
 
     /// Both as new, with a user logged in and a few keys.
