@@ -56,6 +56,15 @@ impl Curve {
         }
     }
 
+    /// Whether the number is a private key of the curve.
+    pub(super) fn is_scalar(self, scalar: &[u8]) -> bool {
+        let scalar = self.widen(scalar);
+        match self {
+            Curve::P256 => p256::SecretKey::from_slice(&scalar).is_ok(),
+            Curve::P384 => p384::SecretKey::from_slice(&scalar).is_ok(),
+        }
+    }
+
     /// Signs a digest, as RFC 6979 does.
     pub(super) fn sign(self, scalar: &[u8], digest: &[u8]) -> Option<Vec<u8>> {
         use p256::ecdsa::signature::hazmat::PrehashSigner;

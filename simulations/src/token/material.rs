@@ -197,6 +197,7 @@ pub(super) fn bare_point(bytes: &[u8]) -> &[u8] {
 pub(super) enum Key {
     /// Public or private.
     Rsa(RsaKey),
+    /// The point is computed when it is wanted of a private key, and the scalar is empty in a public one.
     Ec {
         curve: Curve,
         scalar: Vec<u8>,
@@ -231,8 +232,8 @@ impl Key {
     }
 
     fn of_scalar(curve: Curve, scalar: &[u8]) -> Option<Self> {
-        let point = curve.point(scalar)?;
-        Some(Key::Ec { curve, scalar: trim(scalar).to_vec(), point })
+        let scalar = curve.is_scalar(scalar).then(|| trim(scalar).to_vec())?;
+        Some(Key::Ec { curve, scalar, point: Vec::new() })
     }
 
     fn of_seed(seed: [u8; 32]) -> Option<Self> {
@@ -274,7 +275,7 @@ impl Key {
                 Attribute::bytes(ck::CKA_MODULUS, key.modulus.as_slice()),
                 Attribute::bytes(ck::CKA_PUBLIC_EXPONENT, key.exponent.as_slice()),
             ],
-            Key::Ec { point, .. } => vec![Attribute::bytes(ck::CKA_EC_POINT, element(OCTETS, point))],
+            Key::Ec { .. } => vec![Attribute::bytes(ck::CKA_EC_POINT, element(OCTETS, &self.identity()))],
             Key::Ed25519 { point, .. } => vec![Attribute::bytes(ck::CKA_EC_POINT, element(OCTETS, point))],
         }
     }
@@ -283,6 +284,7 @@ impl Key {
     pub(super) fn identity(&self) -> Vec<u8> {
         match self {
             Key::Rsa(key) => key.modulus.clone(),
+            Key::Ec { curve, scalar, point } if point.is_empty() => curve.point(scalar).unwrap_or_default(),
             Key::Ec { point, .. } => point.clone(),
             Key::Ed25519 { point, .. } => point.to_vec(),
         }
@@ -415,6 +417,13 @@ mod tests {
             };
             let signature = back.sign(scheme, b"message").expect("a signature");
             assert_eq!(signature.len(), key.signature_len());
+            let key = match key {
+                Key::Ec { curve, scalar, .. } => {
+                    let point = curve.point(&scalar).expect("a point");
+                    Key::Ec { curve, scalar: Vec::new(), point }
+                }
+                key => key,
+            };
             assert!(key.verify(scheme, b"message", &signature));
             assert!(!key.verify(scheme, b"another", &signature));
         }

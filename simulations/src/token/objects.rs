@@ -109,8 +109,9 @@ impl Call<'_> {
         let by_so = self.own.login == Some(User::So);
         if let Err(rv) = object.save(&ordered, make, by_so, self.profile) {
             if self.profile.leaves_ghosts {
-                // Only what is in a file goes back to what it was.
-                let ghost = if outline.on_token { fresh } else { object };
+                // Only what is in a file goes back to what it was, and not where something was missing only.
+                let undone = outline.on_token && rv != Rv::TEMPLATE_INCOMPLETE;
+                let ghost = if undone { fresh } else { object };
                 _ = self.add(session, outline.on_token, outline.private, ghost);
             }
             return Err(rv);
