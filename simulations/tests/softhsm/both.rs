@@ -488,7 +488,11 @@ impl Both {
                     Ok(out.written().to_vec())
                 };
                 let equal = by.equal && key.equal && by.key_type == ck::CKK_AES;
-                let (answers, text) = self.each(wrap, |made| shown(made, equal));
+                let (answers, text) = self.each(wrap, |made| match key.key_type {
+                    // The numbers in it may be shorter by chance.
+                    ck::CKK_RSA => String::new(),
+                    _ => shown(made, equal),
+                });
                 if let [Ok(theirs), Ok(ours)] = answers {
                     self.blobs.push(Blob { on: [theirs, ours], equal });
                 }
