@@ -8,6 +8,10 @@
 mod both;
 #[path = "softhsm/calls.rs"]
 mod calls;
+#[path = "softhsm/mechanisms.rs"]
+mod mechanisms;
+#[path = "softhsm/shown.rs"]
+mod shown;
 
 use std::cell::RefCell;
 

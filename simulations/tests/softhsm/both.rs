@@ -5,95 +5,20 @@ use std::sync::Arc;
 use ha_core::config::Config;
 use ha_rig::Tokens;
 use ha_token::{
-    Attribute, Connector, Fetched, Field, FieldValue, Mechanism, ObjectHandle, OpKind, Output, Params,
-    Result, Rv, SessionHandle, StructParams, Template, Token, UserType, Value, ck,
+    Attribute, Connector, Field, FieldValue, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv,
+    SessionHandle, StructParams, Template, Token, UserType, Value, ck,
 };
 use simulations::token::{Device, Profile};
 
 use super::calls::{Call, P256};
+use super::mechanisms::{crypt_mechanism, run, sign_mechanism, wrap_mechanism};
+use super::shown::{READ, plain, printed, shown};
 
 const PIN: &[u8] = b"1234";
 const SO_PIN: &[u8] = b"12345678";
 
-/// The attributes that are read of every object.
-const READ: [ck::CK_ATTRIBUTE_TYPE; 62] = [
-    ck::CKA_CLASS,
-    ck::CKA_TOKEN,
-    ck::CKA_PRIVATE,
-    ck::CKA_LABEL,
-    ck::CKA_UNIQUE_ID,
-    ck::CKA_APPLICATION,
-    ck::CKA_VALUE,
-    ck::CKA_OBJECT_ID,
-    ck::CKA_CERTIFICATE_TYPE,
-    ck::CKA_ISSUER,
-    ck::CKA_SERIAL_NUMBER,
-    ck::CKA_TRUSTED,
-    ck::CKA_CERTIFICATE_CATEGORY,
-    ck::CKA_JAVA_MIDP_SECURITY_DOMAIN,
-    ck::CKA_URL,
-    ck::CKA_NAME_HASH_ALGORITHM,
-    ck::CKA_CHECK_VALUE,
-    ck::CKA_KEY_TYPE,
-    ck::CKA_SUBJECT,
-    ck::CKA_ID,
-    ck::CKA_SENSITIVE,
-    ck::CKA_ENCRYPT,
-    ck::CKA_DECRYPT,
-    ck::CKA_WRAP,
-    ck::CKA_UNWRAP,
-    ck::CKA_SIGN,
-    ck::CKA_SIGN_RECOVER,
-    ck::CKA_VERIFY,
-    ck::CKA_VERIFY_RECOVER,
-    ck::CKA_DERIVE,
-    ck::CKA_START_DATE,
-    ck::CKA_END_DATE,
-    ck::CKA_MODULUS,
-    ck::CKA_MODULUS_BITS,
-    ck::CKA_PUBLIC_EXPONENT,
-    ck::CKA_PRIVATE_EXPONENT,
-    ck::CKA_PRIME_1,
-    ck::CKA_PRIME_2,
-    ck::CKA_EXPONENT_1,
-    ck::CKA_EXPONENT_2,
-    ck::CKA_COEFFICIENT,
-    ck::CKA_PUBLIC_KEY_INFO,
-    ck::CKA_PRIME,
-    ck::CKA_SUBPRIME,
-    ck::CKA_BASE,
-    ck::CKA_PRIME_BITS,
-    ck::CKA_VALUE_LEN,
-    ck::CKA_EXTRACTABLE,
-    ck::CKA_LOCAL,
-    ck::CKA_NEVER_EXTRACTABLE,
-    ck::CKA_ALWAYS_SENSITIVE,
-    ck::CKA_KEY_GEN_MECHANISM,
-    ck::CKA_MODIFIABLE,
-    ck::CKA_COPYABLE,
-    ck::CKA_DESTROYABLE,
-    ck::CKA_EC_PARAMS,
-    ck::CKA_EC_POINT,
-    ck::CKA_ALWAYS_AUTHENTICATE,
-    ck::CKA_WRAP_WITH_TRUSTED,
-    ck::CKA_WRAP_TEMPLATE,
-    ck::CKA_UNWRAP_TEMPLATE,
-    ck::CKA_ALLOWED_MECHANISMS,
-];
-
-/// The attributes in which chance is, where the token made the key.
-const BY_CHANCE: [ck::CK_ATTRIBUTE_TYPE; 10] = [
-    ck::CKA_VALUE,
-    ck::CKA_CHECK_VALUE,
-    ck::CKA_MODULUS,
-    ck::CKA_PRIVATE_EXPONENT,
-    ck::CKA_PRIME_1,
-    ck::CKA_PRIME_2,
-    ck::CKA_EXPONENT_1,
-    ck::CKA_EXPONENT_2,
-    ck::CKA_COEFFICIENT,
-    ck::CKA_EC_POINT,
-];
+/// A handle that neither gives in all the tests.
+const NOBODY: ck::CK_ULONG = 0x7fff_fff0;
 
 /// The same thing on both.
 #[derive(Clone)]
@@ -111,6 +36,12 @@ struct Blob {
     equal: bool,
 }
 
+impl Object {
+    fn sort(&self) -> (ck::CK_OBJECT_CLASS, ck::CK_KEY_TYPE) {
+        (self.class, self.key_type)
+    }
+}
+
 /// What an answer was, as it is printed and compared.
 type Answers = (String, String);
 
@@ -122,17 +53,6 @@ pub(crate) struct Both {
     rig: Tokens,
     device: Device,
     connectors: [Box<dyn Connector>; 2],
-}
-
-fn plain<T>(answer: Result<T>) -> String {
-    match answer {
-        Ok(_) => "ok".into(),
-        Err(rv) => format!("{rv}"),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Both {
@@ -215,13 +135,13 @@ impl Both {
     fn session(&self, n: u8) -> [SessionHandle; 2] {
         let n = usize::from(n) % (self.sessions.len() + 1);
         // Most calls are made in the first one, which is there the longest; a few in one that there is not.
-        let wrong = [SessionHandle(99_999); 2];
+        let wrong = [SessionHandle(NOBODY); 2];
         *self.sessions.get(n).or(self.sessions.first()).unwrap_or(&wrong)
     }
 
     fn object(&self, n: u8) -> Object {
         let n = usize::from(n) % (self.objects.len() + 1);
-        let wrong = Object { on: [ObjectHandle(88_888); 2], class: 0, key_type: 0, equal: false };
+        let wrong = Object { on: [ObjectHandle(NOBODY); 2], class: 0, key_type: 0, equal: false };
         self.objects.get(n).cloned().unwrap_or(wrong)
     }
 
@@ -349,7 +269,7 @@ impl Both {
             Call::Get(n, o) => {
                 let (s, o) = (self.session(*n), self.object(*o));
                 let get = |i: usize, t: &dyn Token| t.get_attributes(s[i], o.on[i], &READ);
-                self.each(get, |read| printed(read, &o)).1
+                self.each(get, |read| printed(read, o.equal)).1
             }
             Call::Set(n, o, template) => {
                 let (s, o) = (self.session(*n), self.object(*o));
@@ -370,7 +290,7 @@ impl Both {
             }
             Call::Begin(n, m, o) => {
                 let (s, o) = (self.session(*n), self.object(*o));
-                let (kind, mechanism) = match (m % 2 == 0, sign_mechanism(*m, &o)) {
+                let (kind, mechanism) = match (m % 2 == 0, sign_mechanism(*m, o.sort())) {
                     (_, None) => (OpKind::Encrypt, ck::CKM_AES_ECB),
                     (true, Some(mechanism)) => (OpKind::Sign, mechanism),
                     (false, Some(mechanism)) => (OpKind::Verify, mechanism),
@@ -410,7 +330,7 @@ impl Both {
         match call {
             Call::Sign { session, mechanism, key, data, parts } => {
                 let (s, key) = (self.session(*session), self.object(*key));
-                let Some(kind) = sign_mechanism(*mechanism, &key) else { return skipped() };
+                let Some(kind) = sign_mechanism(*mechanism, key.sort()) else { return skipped() };
                 let sign = |i: usize, t: &dyn Token| {
                     t.op_init(s[i], OpKind::Sign, Some(&mut Mechanism::plain(kind)), key.on[i])?;
                     run(t, s[i], OpKind::Sign, data, *parts)
@@ -421,7 +341,7 @@ impl Both {
             }
             Call::Verify { session, mechanism, key, data, length } => {
                 let (s, key) = (self.session(*session), self.object(*key));
-                let Some(kind) = sign_mechanism(*mechanism, &key) else { return skipped() };
+                let Some(kind) = sign_mechanism(*mechanism, key.sort()) else { return skipped() };
                 let lengths = [64, 128, 32, usize::from(*length)];
                 let signature = vec![5; lengths[usize::from(*length) % 4].max(1)];
                 self.unit(|i, t| {
@@ -441,7 +361,7 @@ impl Both {
                 let Some((public, private)) = pairs.get(usize::from(*pair) % pairs.len().max(1)) else {
                     return skipped();
                 };
-                let Some(kind) = sign_mechanism(*mechanism, private) else { return skipped() };
+                let Some(kind) = sign_mechanism(*mechanism, private.sort()) else { return skipped() };
                 self.unit(|i, t| {
                     t.op_init(s[i], OpKind::Sign, Some(&mut Mechanism::plain(kind)), private.on[i])?;
                     let mut made = run(t, s[i], OpKind::Sign, data, false)?;
@@ -452,7 +372,7 @@ impl Both {
             }
             Call::Crypt { session, mechanism, key, data, parts, encrypt } => {
                 let (s, key) = (self.session(*session), self.object(*key));
-                let Some(with) = crypt_mechanism(*mechanism, &key) else { return skipped() };
+                let Some(with) = crypt_mechanism(*mechanism, key.sort()) else { return skipped() };
                 let kind = if *encrypt { OpKind::Encrypt } else { OpKind::Decrypt };
                 let crypt = |i: usize, t: &dyn Token| {
                     t.op_init(s[i], kind, Some(&mut with.clone()), key.on[i])?;
@@ -557,110 +477,4 @@ impl Both {
 
 fn skipped() -> Answers {
     ("skipped".into(), "skipped".into())
-}
-
-/// Ends an operation that was begun, at once or in two parts.
-fn run(token: &dyn Token, s: SessionHandle, kind: OpKind, data: &[u8], parts: bool) -> Result<Vec<u8>> {
-    let mut space = [0; 512];
-    if !parts {
-        let mut out = Output::buffer(&mut space);
-        token.op_one_shot(s, kind, data, &mut out)?;
-        return Ok(out.written().to_vec());
-    }
-    let mut made = Vec::new();
-    for part in data.chunks(data.len().div_ceil(2).max(1)) {
-        let mut out = Output::buffer(&mut space);
-        token.op_update(s, kind, part, &mut out)?;
-        if matches!(kind, OpKind::Encrypt | OpKind::Decrypt) {
-            made.extend(out.written());
-        }
-    }
-    let mut out = Output::buffer(&mut space);
-    token.op_final(s, kind, &mut out)?;
-    made.extend(out.written());
-    Ok(made)
-}
-
-fn shown(bytes: &[u8], exact: bool) -> String {
-    if exact { hex(bytes) } else { format!("{} bytes", bytes.len()) }
-}
-
-/// A mechanism that fits the key's type: what does not crashes SoftHSM.
-fn sign_mechanism(n: u8, key: &Object) -> Option<ck::CK_MECHANISM_TYPE> {
-    let of: &[ck::CK_MECHANISM_TYPE] = match (key.class, key.key_type) {
-        (ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY, ck::CKK_EC) => &[ck::CKM_ECDSA],
-        (ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY, ck::CKK_EC_EDWARDS) => &[ck::CKM_EDDSA],
-        (ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY, ck::CKK_RSA) => &[
-            ck::CKM_RSA_PKCS,
-            ck::CKM_SHA256_RSA_PKCS,
-            ck::CKM_SHA1_RSA_PKCS,
-            ck::CKM_SHA384_RSA_PKCS,
-            ck::CKM_SHA512_RSA_PKCS,
-        ],
-        (ck::CKO_SECRET_KEY, _) => &[
-            ck::CKM_SHA256_HMAC,
-            ck::CKM_SHA_1_HMAC,
-            ck::CKM_SHA384_HMAC,
-            ck::CKM_SHA512_HMAC,
-            ck::CKM_AES_CMAC,
-        ],
-        _ => return None,
-    };
-    Some(of[usize::from(n) % of.len()])
-}
-
-fn crypt_mechanism(n: u8, key: &Object) -> Option<Mechanism> {
-    match (key.class, key.key_type) {
-        (ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY, ck::CKK_RSA) => {
-            Some(if n.is_multiple_of(2) { Mechanism::plain(ck::CKM_RSA_PKCS) } else { oaep() })
-        }
-        (ck::CKO_SECRET_KEY, _) => Some(match n % 4 {
-            0 => Mechanism::plain(ck::CKM_AES_ECB),
-            1 => Mechanism::bytes(ck::CKM_AES_CBC, &[4; 16]),
-            2 => Mechanism::bytes(ck::CKM_AES_CBC_PAD, &[4; 16]),
-            _ => Mechanism::plain(ck::CKM_AES_CBC),
-        }),
-        _ => None,
-    }
-}
-
-fn wrap_mechanism(n: u8) -> Mechanism {
-    match n % 8 {
-        0 | 1 => Mechanism::plain(ck::CKM_AES_KEY_WRAP),
-        2 | 3 => Mechanism::plain(ck::CKM_AES_KEY_WRAP_PAD),
-        4 => Mechanism::plain(ck::CKM_RSA_PKCS),
-        5 => oaep(),
-        6 => Mechanism::bytes(ck::CKM_AES_CBC, &[4; 16]),
-        _ => Mechanism::plain(ck::CKM_AES_KEY_WRAP_KWP),
-    }
-}
-
-fn oaep() -> Mechanism {
-    let field = |name, value| Field { name, value };
-    let fields = vec![
-        field("hashAlg", FieldValue::Ulong(ck::CKM_SHA_1)),
-        field("mgf", FieldValue::Ulong(ck::CKG_MGF1_SHA1)),
-        field("source", FieldValue::Ulong(ck::CKZ_DATA_SPECIFIED as ck::CK_ULONG)),
-        field("pSourceData", FieldValue::Bytes(None)),
-    ];
-    let params = Params::Struct(Box::new(StructParams { layout: "CK_RSA_PKCS_OAEP_PARAMS", fields }));
-    Mechanism { kind: ck::CKM_RSA_PKCS_OAEP, params }
-}
-
-fn printed(read: &[Fetched], object: &Object) -> String {
-    let one = |(kind, fetched): (&ck::CK_ATTRIBUTE_TYPE, &Fetched)| {
-        let chance = !object.equal && BY_CHANCE.contains(kind);
-        let value = match fetched {
-            Fetched::Sensitive => "sensitive".into(),
-            Fetched::Invalid => return String::new(),
-            Fetched::Value(Value::Template(t)) => {
-                t.iter().map(|a| format!("{:x}={}", a.kind, hex(a.value.as_bytes().unwrap_or(&[])))).collect()
-            }
-            // A number may be shorter by chance.
-            Fetched::Value(Value::Bytes(b)) if chance => format!("{} blocks", b.len().div_ceil(8)),
-            Fetched::Value(Value::Bytes(b)) => hex(b),
-        };
-        format!("{kind:x}:{value} ")
-    };
-    READ.iter().zip(read).map(one).collect()
 }
