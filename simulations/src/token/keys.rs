@@ -1,8 +1,7 @@
 //! Keys made by the token: generated and derived.
 
 use ha_token::{
-    Attribute, FieldValue, Mechanism, ObjectHandle, Params, Result, Rv, SessionHandle, Template, TemplateExt,
-    Ulong, ck,
+    Attribute, FieldValue, Mechanism, ObjectHandle, Params, Result, Rv, SessionHandle, Template, Ulong, ck,
 };
 
 use super::aes::{Aes, BLOCK, Chain};
@@ -189,8 +188,14 @@ impl Call<'_> {
             return Err(Rv::KEY_TYPE_INCONSISTENT);
         }
         let source = source(mechanism)?;
-        if template.get(ck::CKA_VALUE).is_some() {
-            return Err(Rv::ATTRIBUTE_READ_ONLY);
+        // The first that is wrong is the one that is told.
+        for attribute in template {
+            let one = vec![attribute.clone()];
+            if attribute.kind == ck::CKA_VALUE {
+                return Err(Rv::ATTRIBUTE_READ_ONLY);
+            }
+            Call::given_number(&one, ck::CKA_VALUE_LEN)?;
+            wants_check_value(&one)?;
         }
         let agreed = mechanism.kind == ck::CKM_ECDH1_DERIVE;
         let length = Call::given_number(template, ck::CKA_VALUE_LEN)? as usize;
