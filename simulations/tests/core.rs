@@ -187,6 +187,28 @@ fn two_kryoptic_tokens_hold_equal_keys_through_a_loss() {
     lives_a_life(&[Profile::kryoptic(), Profile::kryoptic()]);
 }
 
+/// The group keys go to a member that the security officer of another one trusts, and to nobody else.
+#[test]
+fn a_ceremony_enrols_the_members() {
+    let devices = devices(&[Profile::softhsm(), Profile::softhsm()]);
+    let state = tempfile::tempdir().unwrap();
+    let provider = provider(&devices, state.path(), "");
+    let group = &provider.groups()[0];
+    while group.up().count() < 2 {
+        std::thread::yield_now();
+    }
+    group.enrol_with_ceremony(PIN, SO_PIN).unwrap();
+    let keys = |d: &Device| -> Vec<_> {
+        let all = d.inspect().into_iter().filter(|o| o.class == ck::CKO_SECRET_KEY);
+        all.map(|o| (o.material, o.attributes.get_bool(ck::CKA_WRAP_WITH_TRUSTED))).collect()
+    };
+    assert_eq!(keys(&devices[0]).len(), 2);
+    assert_eq!(keys(&devices[0]), keys(&devices[1]));
+    assert!(keys(&devices[0]).iter().all(|k| k.1 == Some(true)));
+    let left = devices.iter().flat_map(Device::inspect).filter(|o| o.class == ck::CKO_PUBLIC_KEY);
+    assert_eq!(left.count(), 0, "the carriers are gone");
+}
+
 #[test]
 fn what_a_session_makes_ends_with_it() {
     let g = Group::new(&[Profile::softhsm(), Profile::softhsm()]);

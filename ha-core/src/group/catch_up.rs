@@ -135,7 +135,8 @@ impl Group {
         let refused = member.refuses_writes.load(Ordering::Acquire);
         let Some(link) = member.link() else { return wait };
         if let Err(rv) = self.follow_login(member, &link) {
-            self.failed(member, &link, Function::FindObjects, rv);
+            let class = self.failed(member, &link, Function::FindObjects, rv);
+            self.is_lost(member, &link, class);
         }
         let refuses = refused || member.refuses_writes.load(Ordering::Acquire);
         // Rarer and rarer: what a new connection does not mend another one may not either.

@@ -204,6 +204,19 @@ impl Group {
         Ok(())
     }
 
+    /// Whether a member that answered with an error of this class has lost its token, as SoftHSM may: it answers so, and
+    /// looks healthy otherwise. It is then blamed.
+    pub(crate) fn is_lost(&self, member: &Arc<Member>, link: &Link, class: Class) -> bool {
+        let dead = match class {
+            Class::Object | Class::Ambiguous => self.looks_alive(link).err(),
+            Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => None,
+        };
+        if let Some(dead) = dead {
+            self.blame(member, Function::GetTokenInfo, dead);
+        }
+        dead.is_some()
+    }
+
     fn note(&self, member: &Member, function: Function, rv: Rv) {
         member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
     }

@@ -199,11 +199,7 @@ impl VirtualSlot {
                         let class = group.failed(member, &link, Function::OpenSession, rv);
                         let class = match class {
                             Class::Caller => Class::Member,
-                            // A lost token, to which nobody can log in.
-                            Class::Ambiguous if group.looks_alive(&link).is_err() => {
-                                group.blame(member, Function::GetTokenInfo, rv);
-                                Class::Member
-                            }
+                            class if group.is_lost(member, &link, class) => Class::Member,
                             class => class,
                         };
                         return Err(Ended::Next(class, rv));
@@ -236,12 +232,8 @@ impl VirtualSlot {
                     return Err(Ended::Next(Class::Member, rv));
                 }
                 Class::Object | Class::Ambiguous => {
-                    // A lost SoftHSM token answers so, and looks healthy otherwise.
-                    if let Err(dead) = group.looks_alive(&lease.link) {
-                        group.blame(member, Function::GetTokenInfo, dead);
-                        return Err(Ended::Next(Class::Member, rv));
-                    }
-                    return Err(Ended::Next(class, rv));
+                    let lost = group.is_lost(member, &lease.link, class);
+                    return Err(Ended::Next(if lost { Class::Member } else { class }, rv));
                 }
                 Class::Capacity | Class::Member => return Err(Ended::Next(class, rv)),
             }

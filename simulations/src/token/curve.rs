@@ -56,22 +56,29 @@ impl Curve {
         }
     }
 
-    /// Signs a digest, as RFC 6979 does.
-    pub(super) fn sign(self, scalar: &[u8], digest: &[u8]) -> Option<Vec<u8>> {
-        use p256::ecdsa::signature::hazmat::PrehashSigner;
-        let (scalar, digest) = (self.widen(scalar), self.widen(digest));
+    /// Whether the number is a private key of the curve.
+    pub(super) fn is_scalar(self, scalar: &[u8]) -> bool {
+        let scalar = self.widen(scalar);
         match self {
+            Curve::P256 => p256::SecretKey::from_slice(&scalar).is_ok(),
+            Curve::P384 => p384::SecretKey::from_slice(&scalar).is_ok(),
+        }
+    }
+
+    /// Signs a digest, as RFC 6979 does. Below the types that would first compute the public point, every time.
+    pub(super) fn sign(self, scalar: &[u8], digest: &[u8]) -> Option<Vec<u8>> {
+        use ecdsa::hazmat::sign_prehashed_rfc6979 as sign;
+        let (scalar, digest) = (self.widen(scalar), self.widen(digest));
+        Some(match self {
             Curve::P256 => {
-                let key = p256::ecdsa::SigningKey::from_slice(&scalar).ok()?;
-                let made: p256::ecdsa::Signature = key.sign_prehash(&digest).ok()?;
-                Some(made.to_bytes().to_vec())
+                let key = p256::SecretKey::from_slice(&scalar).ok()?.to_nonzero_scalar();
+                sign::<p256::NistP256, sha2::Sha256>(&key, &digest, &[]).0.to_bytes().to_vec()
             }
             Curve::P384 => {
-                let key = p384::ecdsa::SigningKey::from_slice(&scalar).ok()?;
-                let made: p384::ecdsa::Signature = key.sign_prehash(&digest).ok()?;
-                Some(made.to_bytes().to_vec())
+                let key = p384::SecretKey::from_slice(&scalar).ok()?.to_nonzero_scalar();
+                sign::<p384::NistP384, sha2::Sha384>(&key, &digest, &[]).0.to_bytes().to_vec()
             }
-        }
+        })
     }
 
     /// Whether the signature is of the digest.
@@ -105,5 +112,26 @@ impl Curve {
                 Some(key.ok()?.diffie_hellman(&peer.ok()?).raw_secret_bytes().to_vec())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_as_in_rfc_6979() {
+        let number = |text: &str| -> Vec<u8> {
+            let byte = |i: usize| text.get(2 * i..2 * i + 2).and_then(|b| u8::from_str_radix(b, 16).ok());
+            (0..text.len() / 2).filter_map(byte).collect()
+        };
+        let key = number("C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721");
+        let digest = super::super::hash::Hash::Sha256.digest(b"sample");
+        let signature = [
+            number("EFD48B2AACB6A8FD1140DD9CD45E81D69D2C877B56AAF991C34D0EA84EAF3716"),
+            number("F7CB1C942D657C41D436C7A1B6E29F65F3E900DBB9AFF4064DC4AB2F843ACDA8"),
+        ]
+        .concat();
+        assert_eq!(Curve::P256.sign(&key, &digest), Some(signature));
     }
 }

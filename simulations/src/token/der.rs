@@ -2,8 +2,6 @@
 
 /// `INTEGER`.
 pub(super) const INTEGER: u8 = 0x02;
-/// `BIT STRING`.
-pub(super) const BITS: u8 = 0x03;
 /// `OCTET STRING`.
 pub(super) const OCTETS: u8 = 0x04;
 /// `OBJECT IDENTIFIER`.

@@ -1,8 +1,7 @@
 //! Keys made by the token: generated and derived.
 
 use ha_token::{
-    Attribute, FieldValue, Mechanism, ObjectHandle, Params, Result, Rv, SessionHandle, Template, TemplateExt,
-    Ulong, ck,
+    Attribute, FieldValue, Mechanism, ObjectHandle, Params, Result, Rv, SessionHandle, Template, Ulong, ck,
 };
 
 use super::aes::{Aes, BLOCK, Chain};
@@ -14,11 +13,10 @@ use super::state::Call;
 
 /// Whether the template leaves the check value to the token: an empty one says that it is not wanted.
 fn wants_check_value(template: &Template) -> Result<bool> {
-    match template.get_bytes(ck::CKA_CHECK_VALUE) {
-        None => Ok(true),
-        Some([]) => Ok(false),
-        Some(_) => Err(Rv::ATTRIBUTE_VALUE_INVALID),
-    }
+    let mut given = template.iter().filter(|a| a.kind == ck::CKA_CHECK_VALUE).peekable();
+    let wanted = given.peek().is_none();
+    let empty = given.all(|a| a.value.as_bytes().is_some_and(<[u8]>::is_empty));
+    if empty { Ok(wanted) } else { Err(Rv::ATTRIBUTE_VALUE_INVALID) }
 }
 
 /// What a key that the token made says of its past.
@@ -139,7 +137,7 @@ impl Call<'_> {
 
     fn new_key(&mut self, key_type: Ulong, public: &Template) -> Result<Key> {
         if key_type != ck::CKK_RSA {
-            let params = public.get_bytes(ck::CKA_EC_PARAMS).filter(|p| !p.is_empty());
+            let params = Call::given_bytes(public, ck::CKA_EC_PARAMS).filter(|p| !p.is_empty());
             let key = Key::generate(params.ok_or(Rv::TEMPLATE_INCOMPLETE)?, &mut self.store.random);
             return key.filter(|k| k.key_type() == key_type).ok_or(Rv::GENERAL_ERROR);
         }
@@ -147,7 +145,7 @@ impl Call<'_> {
         if bits == 0 {
             return Err(Rv::TEMPLATE_INCOMPLETE);
         }
-        let usual = match public.get_bytes(ck::CKA_PUBLIC_EXPONENT) {
+        let usual = match Call::given_bytes(public, ck::CKA_PUBLIC_EXPONENT) {
             None => true,
             Some(exponent) => super::der::trim(exponent) == [1, 0, 1],
         };
@@ -190,8 +188,14 @@ impl Call<'_> {
             return Err(Rv::KEY_TYPE_INCONSISTENT);
         }
         let source = source(mechanism)?;
-        if template.get(ck::CKA_VALUE).is_some() {
-            return Err(Rv::ATTRIBUTE_READ_ONLY);
+        // The first that is wrong is the one that is told.
+        for attribute in template {
+            let one = vec![attribute.clone()];
+            if attribute.kind == ck::CKA_VALUE {
+                return Err(Rv::ATTRIBUTE_READ_ONLY);
+            }
+            Call::given_number(&one, ck::CKA_VALUE_LEN)?;
+            wants_check_value(&one)?;
         }
         let agreed = mechanism.kind == ck::CKM_ECDH1_DERIVE;
         let length = Call::given_number(template, ck::CKA_VALUE_LEN)? as usize;
@@ -223,8 +227,11 @@ impl Call<'_> {
                 false => whole.get(..wanted),
             };
             let value = value.ok_or(Rv::FUNCTION_FAILED)?;
+            // SoftHSM's is that of a generic secret, and of the whole shared secret.
+            let checked = if agreed { &whole } else { value };
             if check {
-                object.put(Attribute::bytes(ck::CKA_CHECK_VALUE, check_value(outline.sort, value)));
+                object
+                    .put(Attribute::bytes(ck::CKA_CHECK_VALUE, check_value(ck::CKK_GENERIC_SECRET, checked)));
             }
             object.put(Attribute::bytes(ck::CKA_VALUE, value));
             Ok(())

@@ -132,7 +132,8 @@ impl Call<'_> {
         self.open(session)?;
         let pin = pin.ok_or(Rv::ARGUMENTS_BAD)?;
         if user == UserType::ContextSpecific {
-            if !self.session(session)?.wants_login {
+            let there = self.session(session)?;
+            if !there.wants_login || there.operation.is_none() {
                 return Err(Rv::OPERATION_NOT_INITIALIZED);
             }
             if self.own.broken {

@@ -5,7 +5,7 @@ use rsa::BoxedUint;
 use rsa::traits::PublicKeyParts;
 
 use super::curve::Curve;
-use super::der::{BITS, INTEGER, OCTETS, OID, Reader, SEQUENCE, element, trim, unsigned};
+use super::der::{INTEGER, OCTETS, OID, Reader, SEQUENCE, element, trim, unsigned};
 use super::hash::Hash;
 use super::object::Object;
 use super::random::Random;
@@ -14,6 +14,8 @@ const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const OID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+/// The same by name, which is what SoftHSM says of a private key, whatever it was asked for.
+const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
 
 /// How a private key signs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,6 +197,7 @@ pub(super) fn bare_point(bytes: &[u8]) -> &[u8] {
 pub(super) enum Key {
     /// Public or private.
     Rsa(RsaKey),
+    /// The point is computed when it is wanted of a private key, and the scalar is empty in a public one.
     Ec {
         curve: Curve,
         scalar: Vec<u8>,
@@ -229,8 +232,8 @@ impl Key {
     }
 
     fn of_scalar(curve: Curve, scalar: &[u8]) -> Option<Self> {
-        let point = curve.point(scalar)?;
-        Some(Key::Ec { curve, scalar: trim(scalar).to_vec(), point })
+        let scalar = curve.is_scalar(scalar).then(|| trim(scalar).to_vec())?;
+        Some(Key::Ec { curve, scalar, point: Vec::new() })
     }
 
     fn of_seed(seed: [u8; 32]) -> Option<Self> {
@@ -240,7 +243,7 @@ impl Key {
 
     /// A new private key on the curve that the parameters name.
     pub(super) fn generate(params: &[u8], random: &mut Random) -> Option<Self> {
-        if params == ED25519 {
+        if matches!(params, ED25519 | ED25519_NAME) {
             let mut seed = [0; 32];
             random.fill(&mut seed);
             return Key::of_seed(seed);
@@ -259,7 +262,7 @@ impl Key {
                 Attribute::bytes(ck::CKA_VALUE, scalar.as_slice()),
             ],
             Key::Ed25519 { seed, .. } => vec![
-                Attribute::bytes(ck::CKA_EC_PARAMS, ED25519),
+                Attribute::bytes(ck::CKA_EC_PARAMS, ED25519_NAME),
                 Attribute::bytes(ck::CKA_VALUE, seed.unwrap_or_default()),
             ],
         }
@@ -272,7 +275,7 @@ impl Key {
                 Attribute::bytes(ck::CKA_MODULUS, key.modulus.as_slice()),
                 Attribute::bytes(ck::CKA_PUBLIC_EXPONENT, key.exponent.as_slice()),
             ],
-            Key::Ec { point, .. } => vec![Attribute::bytes(ck::CKA_EC_POINT, element(OCTETS, point))],
+            Key::Ec { .. } => vec![Attribute::bytes(ck::CKA_EC_POINT, element(OCTETS, &self.identity()))],
             Key::Ed25519 { point, .. } => vec![Attribute::bytes(ck::CKA_EC_POINT, element(OCTETS, point))],
         }
     }
@@ -281,6 +284,7 @@ impl Key {
     pub(super) fn identity(&self) -> Vec<u8> {
         match self {
             Key::Rsa(key) => key.modulus.clone(),
+            Key::Ec { curve, scalar, point } if point.is_empty() => curve.point(scalar).unwrap_or_default(),
             Key::Ec { point, .. } => point.clone(),
             Key::Ed25519 { point, .. } => point.to_vec(),
         }
@@ -345,9 +349,9 @@ impl Key {
                 let algorithm = [element(OID, OID_RSA), vec![0x05, 0x00]].concat();
                 (algorithm, element(SEQUENCE, &[unsigned(&[0]), numbers].concat()))
             }
-            Key::Ec { curve, scalar, point } => {
-                let public = element(0xa1, &element(BITS, &[&[0], point.as_slice()].concat()));
-                let parts = [element(INTEGER, &[1]), element(OCTETS, &curve.widen(scalar)), public];
+            Key::Ec { curve, scalar, .. } => {
+                // Without the public point, which SoftHSM does not keep with a private key.
+                let parts = [element(INTEGER, &[1]), element(OCTETS, &curve.widen(scalar))];
                 let algorithm = [element(OID, OID_EC), curve.params().to_vec()].concat();
                 (algorithm, element(SEQUENCE, &parts.concat()))
             }
@@ -413,6 +417,13 @@ mod tests {
             };
             let signature = back.sign(scheme, b"message").expect("a signature");
             assert_eq!(signature.len(), key.signature_len());
+            let key = match key {
+                Key::Ec { curve, scalar, .. } => {
+                    let point = curve.point(&scalar).expect("a point");
+                    Key::Ec { curve, scalar: Vec::new(), point }
+                }
+                key => key,
+            };
             assert!(key.verify(scheme, b"message", &signature));
             assert!(!key.verify(scheme, b"another", &signature));
         }

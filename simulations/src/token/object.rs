@@ -136,25 +136,45 @@ impl Object {
         self.get(kind).map_or(Fetched::Invalid, |v| Fetched::Value(v.clone()))
     }
 
-    /// Whether a search with this template finds it.
-    pub(super) fn matches(&self, template: &Template) -> bool {
-        template.iter().all(|wanted| {
-            let (Some(there), Some(rule)) = (self.get(wanted.kind), self.rule(wanted.kind)) else {
-                return false;
-            };
-            match rule.default {
-                Initial::Bool(_) => match wanted.value.as_bytes() {
-                    Some([byte]) => there.as_bool() == Some(*byte == ck::CK_TRUE),
-                    _ => false,
-                },
-                Initial::Ulong(_) | Initial::Bytes => *there == wanted.value,
-                // SoftHSM compares neither.
-                Initial::Mechanisms | Initial::Template => false,
-            }
-        })
+    /// Whether the token trips over the attribute: SoftHSM keeps a private object's dates in the clear, and tries to
+    /// decipher them.
+    pub(super) fn trips(&self, kind: AttributeType, profile: &Profile) -> bool {
+        profile.trips_over_dates
+            && matches!(kind, ck::CKA_START_DATE | ck::CKA_END_DATE)
+            && self.is_private()
+            && !self.bytes(kind).is_empty()
     }
 
-    /// Applies a template: all of it, or nothing.
+    /// Whether a search with this template finds it.
+    ///
+    /// # Errors
+    /// `CKR_GENERAL_ERROR` for what the token trips over.
+    pub(super) fn matches(&self, template: &Template, profile: &Profile) -> Result<bool> {
+        for wanted in template {
+            if self.trips(wanted.kind, profile) {
+                return Err(Rv::GENERAL_ERROR);
+            }
+            if !self.has(wanted) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn has(&self, wanted: &Attribute) -> bool {
+        let (Some(there), Some(rule)) = (self.get(wanted.kind), self.rule(wanted.kind)) else { return false };
+        match rule.default {
+            Initial::Bool(_) => match wanted.value.as_bytes() {
+                Some([byte]) => there.as_bool() == Some(*byte == ck::CK_TRUE),
+                _ => false,
+            },
+            Initial::Ulong(_) | Initial::Bytes => *there == wanted.value,
+            // SoftHSM compares neither.
+            Initial::Mechanisms | Initial::Template => false,
+        }
+    }
+
+    /// Applies a template: all of it, or what comes before the attribute that is refused.
     pub(super) fn save(
         &mut self,
         template: &Template,
@@ -162,9 +182,8 @@ impl Object {
         by_so: bool,
         profile: &Profile,
     ) -> Result<()> {
-        let mut next = self.clone();
         for attribute in template {
-            next.save_one(attribute, make, by_so, profile)?;
+            self.save_one(attribute, make, by_so, profile)?;
         }
         let needed = match make {
             Make::Create => rules::CREATE,
@@ -173,10 +192,9 @@ impl Object {
             Make::Derive | Make::Copy | Make::Set => 0,
         };
         let missing = |r: &Rule| r.checks & needed != 0 && !template.iter().any(|a| a.kind == r.kind);
-        if next.rules().is_some_and(|mut rules| rules.any(missing)) {
+        if self.rules().is_some_and(|mut rules| rules.any(missing)) {
             return Err(Rv::TEMPLATE_INCOMPLETE);
         }
-        *self = next;
         Ok(())
     }
 
@@ -192,7 +210,8 @@ impl Object {
         if !fits {
             return Err(Rv::ATTRIBUTE_VALUE_INVALID);
         }
-        if !make.is_new() {
+        // Of a key that is unwrapped or derived, MODIFIABLE is kept to within its own template: it must come last there.
+        if !matches!(make, Make::Create | Make::Generate) {
             let trusted_certificate = self.class() == ck::CKO_CERTIFICATE && self.flag(ck::CKA_TRUSTED);
             if !self.flag_or_true(ck::CKA_MODIFIABLE) || trusted_certificate {
                 return Err(Rv::ATTRIBUTE_READ_ONLY);
@@ -250,9 +269,6 @@ impl Object {
                 return Err(Rv::ATTRIBUTE_VALUE_INVALID);
             }
             ck::CKA_ALWAYS_AUTHENTICATE if on && !self.is_private() => return Err(Rv::TEMPLATE_INCONSISTENT),
-            ck::CKA_WRAP_WITH_TRUSTED if later && self.flag(ck::CKA_WRAP_WITH_TRUSTED) => {
-                return Err(Rv::ATTRIBUTE_READ_ONLY);
-            }
             ck::CKA_SENSITIVE => {
                 if later && self.flag(ck::CKA_SENSITIVE) {
                     return Err(Rv::ATTRIBUTE_READ_ONLY);
@@ -269,9 +285,12 @@ impl Object {
                     self.put(Attribute::bool(ck::CKA_NEVER_EXTRACTABLE, false));
                 }
             }
-            ck::CKA_CHECK_VALUE if self.class() == ck::CKO_SECRET_KEY && !bytes.is_empty() => {
+            ck::CKA_CHECK_VALUE if !bytes.is_empty() => {
                 if !profile.check_values {
                     return Ok(());
+                }
+                if self.class() != ck::CKO_SECRET_KEY {
+                    return Err(Rv::GENERAL_ERROR);
                 }
                 if check_value(self.key_type(), self.bytes(ck::CKA_VALUE)) != bytes {
                     return Err(Rv::ATTRIBUTE_VALUE_INVALID);
@@ -280,6 +299,9 @@ impl Object {
             ck::CKA_VALUE => self.value_given(bytes, make, profile),
             ck::CKA_MODULUS if make == Make::Create && self.get(ck::CKA_MODULUS_BITS).is_some() => {
                 self.put(Attribute::ulong(ck::CKA_MODULUS_BITS, bits(bytes)));
+            }
+            ck::CKA_PRIME if make == Make::Create && self.get(ck::CKA_PRIME_BITS).is_some() => {
+                self.put(Attribute::ulong(ck::CKA_PRIME_BITS, bits(bytes)));
             }
             ck::CKA_ALLOWED_MECHANISMS => {
                 if bytes.is_empty() || !bytes.len().is_multiple_of(size_of::<Ulong>()) {

@@ -1,8 +1,9 @@
 //! Objects made, copied, changed, destroyed, read and found.
 
+use std::collections::VecDeque;
+
 use ha_token::{
-    Attribute, AttributeType, Fetched, ObjectHandle, Result, Rv, SessionHandle, Template, TemplateExt, Ulong,
-    ck,
+    Attribute, AttributeType, Fetched, ObjectHandle, Result, Rv, SessionHandle, Template, Ulong, ck,
 };
 
 use super::object::{Make, Object};
@@ -108,7 +109,10 @@ impl Call<'_> {
         let by_so = self.own.login == Some(User::So);
         if let Err(rv) = object.save(&ordered, make, by_so, self.profile) {
             if self.profile.leaves_ghosts {
-                _ = self.add(session, outline.on_token, fresh);
+                // Only what is in a file goes back to what it was, and not where something was missing only.
+                let undone = outline.on_token && rv != Rv::TEMPLATE_INCOMPLETE;
+                let ghost = if undone { fresh } else { object };
+                _ = self.add(session, outline.on_token, outline.private, ghost);
             }
             return Err(rv);
         }
@@ -116,7 +120,7 @@ impl Call<'_> {
             object.put(Attribute::bytes(ck::CKA_UNIQUE_ID, self.unique_id()));
         }
         finish(&mut object)?;
-        let place = self.add(session, outline.on_token, object)?;
+        let place = self.add(session, outline.on_token, outline.private, object)?;
         Ok(self.own.handle(place))
     }
 
@@ -169,7 +173,7 @@ impl Call<'_> {
         if self.profile.unique_id {
             copy.put(Attribute::bytes(ck::CKA_UNIQUE_ID, self.unique_id()));
         }
-        let place = self.add(session, on_token, copy)?;
+        let place = self.add(session, on_token, private, copy)?;
         Ok(self.own.handle(place))
     }
 
@@ -199,6 +203,9 @@ impl Call<'_> {
         let (_, object) = self.object(handle).ok_or(Rv::OBJECT_HANDLE_INVALID)?;
         // The standard does not let this function say that nobody is logged in.
         self.may_read(object.is_private()).map_err(|_| Rv::GENERAL_ERROR)?;
+        if types.iter().any(|kind| object.trips(*kind, self.profile)) {
+            return Err(Rv::GENERAL_ERROR);
+        }
         Ok(types.iter().map(|kind| object.fetch(*kind)).collect())
     }
 
@@ -215,24 +222,40 @@ impl Call<'_> {
             return Err(Rv::ACTION_PROHIBITED);
         }
         let mut changed = object.clone();
-        changed.save(template, Make::Set, self.own.login == Some(User::So), self.profile)?;
-        self.replace(place, changed)
+        let saved = changed.save(template, Make::Set, self.own.login == Some(User::So), self.profile);
+        match (place, &saved) {
+            // Only what is in a file goes back to what it was.
+            (Place::Session(_), Err(_)) if self.profile.leaves_ghosts => self.replace(place, changed)?,
+            (_, Err(_)) => {}
+            (_, Ok(())) => self.replace(place, changed)?,
+        }
+        saved
     }
 
     pub(super) fn find_objects_init(&mut self, session: SessionHandle, template: &Template) -> Result<()> {
         if self.session(session)?.operation.is_some() {
             return Err(Rv::OPERATION_ACTIVE);
         }
-        let found: Vec<Place> = self
-            .places()
-            .into_iter()
-            .filter(|place| {
-                self.at(*place).is_some_and(|o| self.may_read(o.is_private()).is_ok() && o.matches(template))
-            })
-            .collect();
+        let mut found = Vec::new();
+        for place in self.places() {
+            let Some(object) = self.at(place).filter(|o| self.may_read(o.is_private()).is_ok()) else {
+                continue;
+            };
+            match object.matches(template, self.profile) {
+                Ok(true) => found.push(place),
+                Ok(false) => {}
+                Err(rv) => {
+                    // The search has begun all the same, and must be ended.
+                    self.session(session)?.operation = Some(Operation::Find(VecDeque::new()));
+                    return Err(rv);
+                }
+            }
+        }
         let mut handles: Vec<ObjectHandle> = found.into_iter().map(|place| self.own.handle(place)).collect();
         handles.sort();
-        self.session(session)?.operation = Some(Operation::Find(handles.into()));
+        let session = self.session(session)?;
+        session.operation = Some(Operation::Find(handles.into()));
+        session.wants_login = false;
         Ok(())
     }
 
@@ -254,11 +277,14 @@ impl Call<'_> {
         }
     }
 
-    /// The number that the template gives, where it must be one.
+    /// The number that the template gives, where it must be one: the last, if there are several.
     pub(super) fn given_number(template: &Template, kind: AttributeType) -> Result<Ulong> {
-        match template.get(kind) {
-            None => Ok(0),
-            Some(value) => value.as_ulong().ok_or(Rv::ATTRIBUTE_VALUE_INVALID),
-        }
+        let given = template.iter().filter(|a| a.kind == kind);
+        given.map(|a| a.value.as_ulong().ok_or(Rv::ATTRIBUTE_VALUE_INVALID)).try_fold(0, |_, n| n)
+    }
+
+    /// The bytes that the template gives last.
+    pub(super) fn given_bytes(template: &Template, kind: AttributeType) -> Option<&[u8]> {
+        template.iter().filter(|a| a.kind == kind).filter_map(|a| a.value.as_bytes()).next_back()
     }
 }

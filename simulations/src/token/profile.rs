@@ -45,9 +45,11 @@ pub struct Profile {
     pub pads_secrets: bool,
     /// Whether Ed25519 keys can be wrapped.
     pub wraps_ed25519: bool,
-    /// Whether a creation that fails over its template leaves an object behind that has defaults only and, though it is
-    /// kept on the token, says that it is none of the token's.
+    /// Whether what fails over a template leaves something behind: a token object with defaults only that says it is none
+    /// of the token's, a session object with what the template said before the attribute that was refused.
     pub leaves_ghosts: bool,
+    /// Whether asking a private object for a date that it has fails.
+    pub trips_over_dates: bool,
     /// Whether an RSA key may only wrap secret keys.
     pub rsa_wraps_secrets_only: bool,
 }
@@ -89,6 +91,7 @@ impl Profile {
             pads_secrets: true,
             wraps_ed25519: false,
             leaves_ghosts: true,
+            trips_over_dates: true,
             rsa_wraps_secrets_only: true,
         }
     }
@@ -127,6 +130,7 @@ impl Profile {
             pads_secrets: false,
             wraps_ed25519: true,
             leaves_ghosts: false,
+            trips_over_dates: false,
             rsa_wraps_secrets_only: true,
         }
     }
@@ -155,6 +159,7 @@ impl Profile {
             pads_secrets: false,
             wraps_ed25519: false,
             leaves_ghosts: false,
+            trips_over_dates: false,
             rsa_wraps_secrets_only: true,
         }
     }

@@ -77,8 +77,7 @@ pub(super) struct Process {
     pub(super) broken: bool,
     pub(super) login: Option<User>,
     pub(super) sessions: BTreeMap<Ulong, Session>,
-    /// Session objects, with the session each belongs to.
-    pub(super) objects: BTreeMap<u64, (Ulong, Object)>,
+    pub(super) objects: BTreeMap<u64, SessionObject>,
     handles: BTreeMap<Ulong, Place>,
     places: BTreeMap<Place, Ulong>,
     /// Session and object handles are numbered together, as SoftHSM does.
@@ -91,8 +90,17 @@ pub(super) struct Session {
     pub(super) read_write: bool,
     /// At most one of any kind, searches among them, as on SoftHSM.
     pub(super) operation: Option<Operation>,
-    /// Whether the operation waits for a context-specific login.
+    /// Whether the operation, if there is one, waits for a context-specific login.
     pub(super) wants_login: bool,
+}
+
+/// A session's object.
+pub(super) struct SessionObject {
+    /// The session that it ends with.
+    owner: Ulong,
+    /// Whether it ends with the login: what was meant when it was made.
+    private: bool,
+    object: Object,
 }
 
 /// Where an object is.
@@ -179,7 +187,8 @@ impl Process {
             self.close_all();
             return Ok(());
         }
-        let gone: BTreeSet<u64> = self.objects.iter().filter(|o| o.1.0 == session).map(|o| *o.0).collect();
+        let gone: BTreeSet<u64> =
+            self.objects.iter().filter(|o| o.1.owner == session).map(|o| *o.0).collect();
         self.objects.retain(|id, _| !gone.contains(id));
         self.forget_where(|place| matches!(place, Place::Session(id) if gone.contains(&id)));
         Ok(())
@@ -196,8 +205,7 @@ impl Process {
     /// Ends the login: private session objects are destroyed, and handles of private objects become invalid.
     pub(super) fn log_out(&mut self, durable: &Durable) {
         self.login = None;
-        let private: BTreeSet<u64> =
-            self.objects.iter().filter(|o| o.1.1.is_private()).map(|o| *o.0).collect();
+        let private: BTreeSet<u64> = self.objects.iter().filter(|o| o.1.private).map(|o| *o.0).collect();
         self.forget_where(|place| match place {
             Place::Session(id) => private.contains(&id),
             Place::Token(id) => durable.objects.get(&id).is_none_or(Object::is_private),
@@ -260,7 +268,7 @@ impl Call<'_> {
     /// What is there, unless it is gone.
     pub(super) fn at(&self, place: Place) -> Option<&Object> {
         match place {
-            Place::Session(id) => self.own.objects.get(&id).map(|o| &o.1),
+            Place::Session(id) => self.own.objects.get(&id).map(|o| &o.object),
             Place::Token(id) => self.store.durable.objects.get(&id).filter(|_| !self.own.broken),
         }
     }
@@ -286,7 +294,13 @@ impl Call<'_> {
     }
 
     /// Puts a new object on the token or in the session.
-    pub(super) fn add(&mut self, session: SessionHandle, on_token: bool, object: Object) -> Result<Place> {
+    pub(super) fn add(
+        &mut self,
+        session: SessionHandle,
+        on_token: bool,
+        private: bool,
+        object: Object,
+    ) -> Result<Place> {
         if on_token {
             self.may_store()?;
             if self.store.full {
@@ -299,7 +313,7 @@ impl Call<'_> {
             self.store.durable.objects.insert(id, object);
             return Ok(Place::Token(id));
         }
-        self.own.objects.insert(id, (session.0, object));
+        self.own.objects.insert(id, SessionObject { owner: session.0, private, object });
         Ok(Place::Session(id))
     }
 
@@ -315,7 +329,7 @@ impl Call<'_> {
             }
             Place::Session(id) => {
                 if let Some(there) = self.own.objects.get_mut(&id) {
-                    there.1 = object;
+                    there.object = object;
                 }
             }
         }
