@@ -189,7 +189,7 @@ fn many(cli: &Cli) -> ExitCode {
     let started = Instant::now();
     let (totals, failures) = run(&what, &stop, |totals: &Totals| {
         bar.set_position(totals.histories);
-        if totals.histories % 16 == 0 {
+        if totals.histories.is_multiple_of(16) {
             let calls: u64 = totals.calls.values().sum();
             let faults: u64 = totals.faulted.values().sum();
             bar.set_message(format!(

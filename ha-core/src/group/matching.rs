@@ -1,11 +1,13 @@
 //! By what a member's object is matched to the ledger's: class, key type, id and label, read and searched for; and where
 //! those leave a choice, the proof, and then the flags.
 
+use std::collections::HashMap;
+
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::copies::changes_names;
-use super::{Group, Lease, Object, Traits, Trust};
-use crate::replica::ledger::ObjectRow;
+use super::{Group, Lease, Object, Place, Traits, Trust};
+use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 use crate::replica::{On, find_all};
@@ -104,12 +106,15 @@ impl Group {
             Err(error) => return Ok(unreadable(error)),
         };
         let (dead, mut live): (Vec<_>, Vec<_>) = rows.into_iter().partition(ObjectRow::is_destroyed);
-        for object in live.iter().filter_map(|row| self.objects.by_id(row.id)) {
-            self.forget_gone(lease, &object, backing, traits);
-        }
         let place_of = |row: &ObjectRow| {
-            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
+            let object = self.objects.by_id(row.id)?;
+            self.forget_gone(lease, &object, backing, traits);
+            object.place(lease.member.index, lease.link.generation)
         };
+        // Looked at once: another thread may be writing down what it has just made.
+        let places: HashMap<ObjectId, Place> =
+            live.iter().filter_map(|row| place_of(row).map(|place| (row.id, place))).collect();
+        let place_of = |row: &ObjectRow| places.get(&row.id);
         // Another thread has just said so, and has yet to write down what the handle stands for.
         if let Some(at) = live.iter().position(|row| place_of(row).is_some_and(|p| p.handle == backing)) {
             return Ok(Match::Row(Box::new(live.swap_remove(at)), Trust::Unproven));
