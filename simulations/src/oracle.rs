@@ -48,12 +48,16 @@ fn is_copy(object: &Inspected, thing: &Thing) -> bool {
 /// G1, when an object is acknowledged.
 pub fn durable(stage: &Stage, thing: usize) {
     let thing = stage.model.get(thing);
-    let copies = copies(stage, &thing);
-    let holders = copies.iter().filter(|c| !c.is_empty()).count();
-    if holders < stage.plan.min_copies as usize {
-        stage.broken("G1", format!("{} was acknowledged and is on {holders} members", thing.label));
+    // A try that came to nothing may have left something of its name, which is destroyed later: what counts is how many
+    // members hold one value.
+    let mut holders: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    for value in copies(stage, &thing).into_iter().flatten() {
+        *holders.entry(value).or_default() += 1;
     }
-    same(stage, &thing, &copies);
+    let most = holders.values().max().copied().unwrap_or(0);
+    if most < stage.plan.min_copies as usize {
+        stage.broken("G1", format!("{} was acknowledged and is on {most} members", thing.label));
+    }
 }
 
 fn same(stage: &Stage, thing: &Thing, copies: &[Vec<Vec<u8>>]) {

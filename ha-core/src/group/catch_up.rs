@@ -11,7 +11,7 @@ use crate::config::RecoveryMode;
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::Event;
-use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
+use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, Pending};
 use crate::replica::proof::Outcome;
 
 /// What catching up did, or would do.
@@ -252,7 +252,7 @@ impl Group {
             let what = format!("{} is to be changed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
-                    let answer = lease.token().set_attributes(lease.session, handle, &pending.template);
+                    let answer = self.change_now(ledger, lease, handle, &pending, row)?;
                     if note(answer.map(|()| true), changed, what)? {
                         ledger.done(&[pending.number])?;
                     }
@@ -296,6 +296,29 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Makes a change that a member has missed: to what the attributes are by now, since a later change may have been made
+    /// here already, or be made meanwhile.
+    fn change_now(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        handle: ha_token::ObjectHandle,
+        pending: &Pending,
+        mut row: ObjectRow,
+    ) -> std::result::Result<Result<()>, LedgerError> {
+        loop {
+            let by_now = |missed: &ha_token::Attribute| {
+                row.template.iter().find(|a| a.kind == missed.kind).unwrap_or(missed).clone()
+            };
+            let template: ha_token::Template = pending.template.iter().map(by_now).collect();
+            let answer = lease.token().set_attributes(lease.session, handle, &template);
+            match ledger.object(pending.object)? {
+                Some(after) if answer.is_ok() && !after.is_unchanged_since(&row) => row = after,
+                _ => return Ok(answer),
+            }
+        }
     }
 
     /// Gives a member an object that it lacks, proven.

@@ -180,6 +180,11 @@ impl ObjectRow {
         self.verifier.as_deref().and_then(Verifier::from_bytes)
     }
 
+    /// Whether nothing has changed it since it was read as `before`.
+    pub fn is_unchanged_since(&self, before: &ObjectRow) -> bool {
+        self.version == before.version
+    }
+
     /// Whether it is to be used.
     pub fn is_committed(&self) -> bool {
         self.state == State::Committed
