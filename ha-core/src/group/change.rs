@@ -221,7 +221,9 @@ impl Group {
         for attribute in template {
             kept.set(attribute.clone());
         }
-        let names: Vec<&str> = holders.iter().map(|m| m.name()).collect();
+        // One that is not known to hold it may have a copy that nobody was told of, and would not be known by its new names.
+        let others = self.members.iter().filter(|m| !holders.iter().any(|h| h.index == m.index));
+        let names: Vec<&str> = holders.iter().copied().chain(others).map(|m| m.name()).collect();
         let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept };
         let pending = match ledger.change_begin(&row, &names, template, &after) {
             Ok(pending) => pending,

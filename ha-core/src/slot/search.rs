@@ -34,7 +34,10 @@ impl VirtualSlot {
             template.iter().cloned().partition(|a| DIFFER.contains(&a.kind));
         let template = &asked;
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
+        // One that has fallen behind may lack what the others have; by the end of the search it may have been given it.
+        let mut behind = false;
         let (mut found, lease) = self.run(&call, &mut |lease| {
+            behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
             let found = self.find_on(lease, template)?;
             // A token that has lost its login shows what is public, and says that all is well.
             if group.login.who() == Who::User
@@ -50,8 +53,6 @@ impl VirtualSlot {
             Ok(found)
         })?;
         let first = lease.member.index;
-        // One that has fallen behind may lack what the others have.
-        let behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
         drop(lease);
         for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
