@@ -24,15 +24,17 @@ impl Group {
         asked: &Template,
         make: Make<'_>,
     ) -> Result<Arc<Object>> {
-        self.until_whole(|| self.replicate_key_once(function, need, asked, make))
+        self.until_whole(|sources| self.replicate_key_once(function, need, asked, make, sources))
     }
 
-    /// Makes something again, from the start, when a member went down in the middle of it and enough others are up: a try
-    /// that failed has left nothing that counts.
-    fn until_whole<T>(&self, mut once: impl FnMut() -> Result<T>) -> Result<T> {
+    /// Makes something again, from the start, when the member it was made on failed in the middle of it, or one went down,
+    /// and enough are up: a try that failed has left nothing that counts. `once` is given the members that it was made on
+    /// before, adds the one it is made on now, and leaves those out while there are others.
+    fn until_whole<T>(&self, mut once: impl FnMut(&mut Vec<usize>) -> Result<T>) -> Result<T> {
+        let mut sources = Vec::new();
         loop {
-            let before = self.up().count();
-            match once() {
+            let (before, tried) = (self.up().count(), sources.len());
+            match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
                     for member in self.up() {
                         if let Some(link) = member.link()
@@ -42,7 +44,8 @@ impl Group {
                         }
                     }
                     let now = self.up().count();
-                    if now >= before || now < self.config.min_copies {
+                    let elsewhere = sources.len() > tried && self.up().any(|m| !sources.contains(&m.index));
+                    if (now >= before && !elsewhere) || now < self.config.min_copies {
                         return Err(rv);
                     }
                 }
@@ -57,13 +60,15 @@ impl Group {
         need: &Need<'_>,
         asked: &Template,
         make: Make<'_>,
+        sources: &mut Vec<usize>,
     ) -> Result<Arc<Object>> {
         let _at_work = self.at_work()?;
         let writers = self.key_writers(function, asked)?;
         let class = asked.get_ulong(ck::CKA_CLASS).unwrap_or(ck::CKO_SECRET_KEY);
         let id = self.announce(class)?;
         let generated = matches!(function, Function::GenerateKey);
-        let made = self.make_once(function, need, &writers, &mut |lease| make(lease, &life::as_made(asked)));
+        let made = self
+            .make_once(function, need, &writers, sources, &mut |lease| make(lease, &life::as_made(asked)));
         let outcome = made.and_then(|(source, key)| {
             let item = self.item(id, source, key, class, asked, generated);
             let (mut item, key) = match item {
@@ -108,11 +113,11 @@ impl Group {
         self.vet_usage(function, |kind| {
             asked.iter().any(|a| a.kind == kind && a.value.as_bool() == Some(true))
         })?;
-        self.until_whole(|| {
+        self.until_whole(|sources| {
             let _at_work = self.at_work()?;
             let writers = self.key_writers(function, private)?;
             let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
-            let outcome = self.put_pair(function, need, &writers, ids, mechanism, public, private);
+            let outcome = self.put_pair(function, need, &writers, sources, ids, mechanism, public, private);
             if outcome.is_err() {
                 ids.into_iter().for_each(|id| self.give_up(id));
             }
@@ -126,6 +131,7 @@ impl Group {
         function: Function,
         need: &Need<'_>,
         writers: &[Lease],
+        sources: &mut Vec<usize>,
         ids: [ObjectId; 2],
         mechanism: &mut Mechanism,
         public: &Template,
@@ -134,7 +140,7 @@ impl Group {
         let make = |lease: &Lease, mechanism: &mut Mechanism, private: &Template| {
             lease.token().generate_key_pair(lease.session, mechanism, &life::public_as_made(public), private)
         };
-        let (source, mut pair) = self.make_once(function, need, writers, &mut |lease| {
+        let (source, mut pair) = self.make_once(function, need, writers, sources, &mut |lease| {
             make(lease, mechanism, &life::as_made(private))
         })?;
         let on = source.on();
@@ -189,6 +195,10 @@ impl Group {
     /// # Errors
     /// As [`Group::replicate_key`].
     pub(crate) fn create_everywhere(&self, template: &Template) -> Result<Arc<Object>> {
+        self.until_whole(|sources| self.create_once(template, sources))
+    }
+
+    fn create_once(&self, template: &Template, sources: &mut Vec<usize>) -> Result<Arc<Object>> {
         let function = Function::CreateObject;
         let _at_work = self.at_work()?;
         let writers = self.writers(function)?;
@@ -196,7 +206,7 @@ impl Group {
         let id = self.announce(class)?;
         let as_made = life::public_as_made(template);
         let outcome = self
-            .make_once(function, &Need::default(), &writers, &mut |lease| {
+            .make_once(function, &Need::default(), &writers, sources, &mut |lease| {
                 lease.token().create_object(lease.session, &as_made)
             })
             .and_then(|(source, made)| {
@@ -268,17 +278,22 @@ impl Group {
         }
     }
 
-    /// Makes something on the first member that can, in the order of the plan.
+    /// Makes something on the first member that can, in the order of the plan; on none of `sources`, which it adds to.
     fn make_once<'w, T>(
         &self,
         function: Function,
         need: &Need<'_>,
         writers: &'w [Lease],
+        sources: &mut Vec<usize>,
         make: &mut dyn FnMut(&Lease) -> Result<T>,
     ) -> Result<(&'w Lease, T)> {
         let mut last = Rv::DEVICE_ERROR;
         for index in self.plan(need) {
+            if sources.contains(&index) {
+                continue;
+            }
             let Some(writer) = writers.iter().find(|w| w.member.index == index) else { continue };
+            sources.push(index);
             match make(writer) {
                 Ok(made) => {
                     self.succeeded();
