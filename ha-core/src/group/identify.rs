@@ -18,11 +18,23 @@ use crate::replica::verifier::Verifier;
 use crate::replica::{PUBLIC_VALUE, group_key};
 
 impl Group {
-    /// The virtual object that a member's object is; `None` for one that no application sees.
+    /// As [`object_seen`](Self::object_seen); `None` also for one that is gone by now.
     ///
     /// # Errors
     /// The member's answer.
     pub(crate) fn object_of(&self, lease: &Lease, backing: ObjectHandle) -> Result<Option<Arc<Object>>> {
+        match self.object_seen(lease, backing) {
+            Err(Rv::OBJECT_HANDLE_INVALID) => Ok(None),
+            answer => answer,
+        }
+    }
+
+    /// The virtual object that a member's object is; `None` for one that no application sees.
+    ///
+    /// # Errors
+    /// The member's answer; `CKR_OBJECT_HANDLE_INVALID` for one that was destroyed since it was found, or whose handle
+    /// the token has changed.
+    pub(crate) fn object_seen(&self, lease: &Lease, backing: ObjectHandle) -> Result<Option<Arc<Object>>> {
         match lease.link.virtual_of(backing) {
             Some(0) => return Ok(None),
             Some(handle) => match self.objects.get(ObjectHandle(handle)) {
@@ -32,12 +44,7 @@ impl Group {
             },
             None => {}
         }
-        let (traits, token, private) = match self.read_traits(lease.on(), backing) {
-            Ok(read) => read,
-            // Destroyed between the search and now.
-            Err(Rv::OBJECT_HANDLE_INVALID) => return Ok(None),
-            Err(rv) => return Err(rv),
-        };
+        let (traits, token, private) = self.read_traits(lease.on(), backing)?;
         if !token {
             // Somebody else's session object, or a throw-away of a proof: handles of these are used again.
             return Ok(None);

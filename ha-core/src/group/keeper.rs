@@ -160,7 +160,8 @@ impl Group {
                 }
             };
             if now >= until || !self.members.iter().any(soon) {
-                return false;
+                // One may have come up since it was counted.
+                return self.up().count() >= enough;
             }
             pause.wait(Some(Duration::from_millis(1)));
         }

@@ -9,6 +9,9 @@ use super::run::Call;
 use crate::group::{DIFFER, Lease, Need, Object, Origin, Who};
 use crate::mutants::wrong;
 
+/// How often a search is begun again because of what others do meanwhile.
+const SEARCHES: usize = 32;
+
 /// Handles asked of a member at once.
 const BATCH: usize = 512;
 
@@ -78,11 +81,24 @@ impl VirtualSlot {
         Ok(found)
     }
 
+    /// The search on one member. It is made again when something found is gone a moment later: it was destroyed, or the
+    /// token has lost its login or its sessions, and with them its handles.
     fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<Arc<Object>>> {
+        for _ in 0..SEARCHES {
+            let found = crate::replica::find_all(lease.on(), template, BATCH)?;
+            match self.objects_of(lease, found) {
+                Err(Rv::OBJECT_HANDLE_INVALID) => {}
+                answer => return answer,
+            }
+        }
+        Err(Rv::OBJECT_HANDLE_INVALID)
+    }
+
+    fn objects_of(&self, lease: &Lease, found: Vec<ObjectHandle>) -> Result<Vec<Arc<Object>>> {
         let user = self.group.login.who() == Who::User;
         let mut objects = Vec::new();
-        for backing in crate::replica::find_all(lease.on(), template, BATCH)? {
-            if let Some(object) = self.group.object_of(lease, backing)?
+        for backing in found {
+            if let Some(object) = self.group.object_seen(lease, backing)?
                 && (user || !object.private)
             {
                 objects.push(object);
