@@ -25,8 +25,6 @@ pub struct CaughtUp {
     pub copied: usize,
     /// What could not be done, in words.
     pub left: Vec<String>,
-    /// Objects that it was to be given, and was not.
-    pub lacking: usize,
     /// Whether all of it is to be tried again: another process was at it, or the ledger could not be read.
     pub undone: bool,
 }
@@ -54,6 +52,10 @@ impl Group {
                 && let Err(rv) = self.catch_up(member, &link)
             {
                 tracing::warn!(group = %self.config.label, member = member.name(), rv = %rv, "the member could not be brought up to date");
+            }
+            // What is left is its keeper's.
+            if self.is_behind(member) {
+                member.wake.set();
             }
         }
     }
@@ -89,7 +91,7 @@ impl Group {
                     tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
                 }
                 self.take_stock(&lease)?;
-                member.lacks.store(done.lacking > 0, Ordering::Release);
+                member.lacks.store(!done.left.is_empty(), Ordering::Release);
                 // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.
                 if done.undone || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire)) {
                     return Ok(());
@@ -193,7 +195,7 @@ impl Group {
         dry: bool,
         done: &mut CaughtUp,
     ) -> std::result::Result<(), Trouble> {
-        let CaughtUp { destroyed, changed, copied, left, lacking, .. } = done;
+        let CaughtUp { destroyed, changed, copied, left, .. } = done;
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
             match answer {
                 Ok(did) => {
@@ -279,9 +281,9 @@ impl Group {
                 Ok(Given { made, .. }) => Ok(made),
                 Err(rv) => Err(rv),
             };
-            if !note(made, copied, what)? {
-                *lacking += 1;
-            } else if let Ok(given) = given {
+            if note(made, copied, what)?
+                && let Ok(given) = given
+            {
                 match ledger.add_copy(&row, name) {
                     Ok(()) => self.seen(lease, &row, given.handle),
                     // Destroyed or changed meanwhile: what was made of the old row goes, and the next round sees to the rest.

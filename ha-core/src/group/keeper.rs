@@ -17,6 +17,9 @@ use crate::policy::health::{Event, State, Until};
 /// How long a call waits for members that it has found dead and that are connected anew.
 const RETURN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// After so many of the longest intervals a member that refused some of what it lacks is asked once more.
+const LACKING_INTERVALS: u32 = 10;
+
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -104,6 +107,13 @@ impl Group {
                         self.connect(member);
                     } else {
                         member.wake.wait(Some(at - now));
+                    }
+                }
+                // What it refused then it may take now.
+                (State::Up, _) if member.lacks.load(Ordering::Acquire) => {
+                    let again = self.config.recovery.max_interval * LACKING_INTERVALS;
+                    if !member.wake.wait(Some(again)) {
+                        self.falls_behind(member);
                     }
                 }
                 _ => {

@@ -78,18 +78,20 @@ impl Group {
 
     /// Forgets the handle that an object had on a member if the token knows it no more: a token that lost its login, and
     /// was logged in to again, gives its private objects other handles.
-    fn forget_gone(&self, lease: &Lease, object: &Object, seen: ObjectHandle, traits: &Traits) {
-        let Some(place) = object.place(lease.member.index, lease.link.generation) else { return };
+    fn forget_gone(&self, lease: &Lease, object: &Object, seen: ObjectHandle, traits: &Traits) -> Result<()> {
+        let Some(place) = object.place(lease.member.index, lease.link.generation) else { return Ok(()) };
         if place.handle == seen || place.trust == Trust::Conflict {
-            return;
+            return Ok(());
         }
         let gone = match self.read_traits(lease.on(), place.handle) {
             Ok((there, ..)) => there != *traits,
-            Err(rv) => rv == Rv::OBJECT_HANDLE_INVALID,
+            Err(Rv::OBJECT_HANDLE_INVALID) => true,
+            Err(rv) => return Err(rv),
         };
         if gone {
             object.forget_stale(lease);
         }
+        Ok(())
     }
 
     /// Which of the ledger's objects a member's object is. Where its names leave no other choice they are believed until it
@@ -106,14 +108,15 @@ impl Group {
             Err(error) => return Ok(unreadable(error)),
         };
         let (dead, mut live): (Vec<_>, Vec<_>) = rows.into_iter().partition(ObjectRow::is_destroyed);
-        let place_of = |row: &ObjectRow| {
-            let object = self.objects.by_id(row.id)?;
-            self.forget_gone(lease, &object, backing, traits);
-            object.place(lease.member.index, lease.link.generation)
-        };
         // Looked at once: another thread may be writing down what it has just made.
-        let places: HashMap<ObjectId, Place> =
-            live.iter().filter_map(|row| place_of(row).map(|place| (row.id, place))).collect();
+        let mut places: HashMap<ObjectId, Place> = HashMap::new();
+        for row in &live {
+            let Some(object) = self.objects.by_id(row.id) else { continue };
+            self.forget_gone(lease, &object, backing, traits)?;
+            if let Some(place) = object.place(lease.member.index, lease.link.generation) {
+                places.insert(row.id, place);
+            }
+        }
         let place_of = |row: &ObjectRow| places.get(&row.id);
         // Another thread has just said so, and has yet to write down what the handle stands for.
         if let Some(at) = live.iter().position(|row| place_of(row).is_some_and(|p| p.handle == backing)) {
