@@ -104,7 +104,9 @@ fn test(arguments: &[String]) -> Result<()> {
     let mut simulations = vec!["test", "--profile", "simulation", "--package", "simulations"];
     simulations.extend(arguments.iter().map(String::as_str));
     cargo(&simulations)?;
-    simulate(&["--seeds", "20000", "--time", "3m"].map(String::from))
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../simulations/kept.jsonl");
+    simulate(&["--replay", kept].map(String::from))?;
+    simulate(&["--seeds", "1500", "--time", "3m"].map(String::from))
 }
 
 fn mutants(arguments: &[String]) -> Result<()> {

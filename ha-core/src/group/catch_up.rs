@@ -76,7 +76,9 @@ impl Group {
                 return Ok(());
             }
             member.refuses_writes.store(false, Ordering::Release);
-            let lease = Lease::new(member, Arc::clone(link))?;
+            let mut lease = Lease::new(member, Arc::clone(link))?;
+            // Not lent again: something may be left going on in it.
+            lease.set_busy(true);
             self.recall_group_keys(&lease)?;
             let by_hand = self.by_hand.load(Ordering::Acquire);
             if lease.link.group_keys().is_none() && !by_hand {

@@ -76,6 +76,25 @@ impl Group {
         Ok(found)
     }
 
+    /// Whether a member's object is one that was destroyed, and was called otherwise before: the member has yet to be told
+    /// of either.
+    fn was_destroyed(&self, lease: &Lease, backing: ObjectHandle, traits: &Traits) -> Result<bool> {
+        let (Some(ledger), name) = (&self.ledger, lease.member.name()) else { return Ok(false) };
+        let renamed = |row: &ObjectRow| {
+            row.class == traits.class
+                && row.key_type == traits.key_type
+                && ledger.pending_of(row.id, name).is_ok_and(|all| all.iter().any(changes_names))
+        };
+        for row in ledger.tombstones_for(name).unwrap_or_default().into_iter().filter(renamed) {
+            if let Some(verifier) = row.verifier()
+                && self.prove(lease, backing, traits.class, &verifier)? == Outcome::Same
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Forgets the handle that an object had on a member if the token knows it no more: a token that lost its login, and
     /// was logged in to again, gives its private objects other handles.
     fn forget_gone(&self, lease: &Lease, object: &Object, seen: ObjectHandle, traits: &Traits) -> Result<()> {
@@ -164,6 +183,9 @@ impl Group {
             if best.as_ref().is_none_or(|(least, _)| differs < *least) {
                 best = Some((differs, row));
             }
+        }
+        if best.is_none() && self.was_destroyed(lease, backing, traits)? {
+            return Ok(Match::Destroyed);
         }
         Ok(match best {
             Some((_, row)) => Match::Row(Box::new(row), Trust::Proven),

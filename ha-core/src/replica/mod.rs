@@ -11,7 +11,7 @@ pub mod verifier;
 pub mod wrapping;
 
 use ha_token::{
-    Attribute, AttributeType, Fetched, ObjectHandle, Result, SessionHandle, Template, Token, Ulong, ck,
+    Attribute, AttributeType, Fetched, ObjectHandle, Result, Rv, SessionHandle, Template, Token, Ulong, ck,
 };
 
 /// What a public key's value stands in.
@@ -65,7 +65,14 @@ impl On<'_> {
 /// # Errors
 /// The member's answer.
 pub fn find_all(on: On<'_>, template: &Template, batch: usize) -> Result<Vec<ObjectHandle>> {
-    on.token.find_objects_init(on.session, template)?;
+    match on.token.find_objects_init(on.session, template) {
+        // One that could not be ended is still there: nobody else searches in a session of ours.
+        Err(Rv::OPERATION_ACTIVE) => {
+            on.token.find_objects_final(on.session)?;
+            on.token.find_objects_init(on.session, template)?;
+        }
+        answer => answer?,
+    }
     let mut found = Vec::new();
     let answer = loop {
         match on.token.find_objects(on.session, batch) {
