@@ -28,8 +28,9 @@ impl Lease {
     /// # Errors
     /// The member's answer to `C_OpenSession`.
     pub(super) fn new(member: &Arc<Member>, link: Arc<Link>) -> Result<Self> {
-        let session = link.take_session()?;
+        // Before the call: one that hangs in it is known to be there.
         member.work_begins();
+        let session = link.take_session().inspect_err(|_| member.work_ends())?;
         Ok(Lease { member: Arc::clone(member), link, session, clean: true, works: true, kept: false })
     }
 
