@@ -26,6 +26,9 @@ struct Cli {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Seeds that are left out, as 3,5,7: faults that are known and not mended yet.
+    #[arg(long, value_delimiter = ',')]
+    except: Vec<u64>,
     /// Plays this seed alone, and shows what happened.
     #[arg(long)]
     seed: Option<u64>,
@@ -150,7 +153,14 @@ fn mutants(cli: &Cli) -> ExitCode {
     println!("{:<30} {:<10} {:>8} {:>8}  what is wrong", "seeded bug", "caught by", "seeds", "seconds");
     for mutant in Mutant::ALL.iter().filter(|m| format!("{m:?}").contains(&cli.named)) {
         switch(Some(*mutant));
-        let what = Run { first: cli.from, seeds: cli.seeds, time: cli.time, threads, go_on: false };
+        let what = Run {
+            first: cli.from,
+            seeds: cli.seeds,
+            except: cli.except.clone(),
+            time: cli.time,
+            threads,
+            go_on: false,
+        };
         let started = Instant::now();
         let (totals, failures) = run(&what, &AtomicBool::new(false), |_| ());
         let (by, seeds) = match failures.first() {
@@ -172,7 +182,14 @@ fn mutants(cli: &Cli) -> ExitCode {
 
 fn many(cli: &Cli) -> ExitCode {
     let threads = cli.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let what = Run { first: cli.from, seeds: cli.seeds, time: cli.time, threads, go_on: cli.go_on };
+    let what = Run {
+        first: cli.from,
+        seeds: cli.seeds,
+        except: cli.except.clone(),
+        time: cli.time,
+        threads,
+        go_on: cli.go_on,
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let interrupted = Arc::new(AtomicBool::new(false));
     let (stopping, told) = (Arc::clone(&stop), Arc::clone(&interrupted));

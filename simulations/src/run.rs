@@ -18,6 +18,8 @@ pub struct Run {
     pub first: u64,
     /// How many.
     pub seeds: u64,
+    /// Seeds that are left out.
+    pub except: Vec<u64>,
     /// No new one is begun after this long.
     pub time: Option<Duration>,
     /// How many at once.
@@ -87,6 +89,9 @@ pub fn run(run: &Run, stop: &AtomicBool, tell: impl Fn(&Totals) + Sync) -> (Tota
                         return;
                     }
                     let seed = run.first + n;
+                    if run.except.contains(&seed) {
+                        continue;
+                    }
                     let plan = Plan::new(seed);
                     let ended = play(&plan, &pool, false);
                     if let Some((guarantee, how)) = ended.broken.clone() {
