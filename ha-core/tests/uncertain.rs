@@ -191,3 +191,37 @@ fn a_key_made_while_a_member_is_on_its_way_back_is_given_to_it() {
         open.at_rest(&tokens, id, expected);
     }
 }
+
+/// A search without the user's login shows no private object. The user comes back between the search and the question who
+/// is logged in.
+#[test]
+fn a_search_that_a_logout_and_a_login_surround_is_not_believed() {
+    let tokens = Tokens::new(2);
+    let open = Arc::new(Open::new(&tokens));
+    open.pair(1).unwrap();
+    let private = [Attribute::ulong(ck::CKA_CLASS, ck::CKO_PRIVATE_KEY), Attribute::bytes(ck::CKA_ID, [1])];
+    open.slot.find_objects_init(open.s, &private.to_vec()).unwrap();
+    let key = open.slot.find_objects(open.s, 2).unwrap()[0];
+    open.slot.find_objects_final(open.s).unwrap();
+
+    let member = &open.members[1];
+    member.next(Function::DestroyObject, Act::Answer(Rv::FUNCTION_FAILED));
+    let out = Arc::clone(&open);
+    member.next(Function::FindObjectsInit, Act::First(Box::new(move || out.slot.logout(out.s).unwrap())));
+    let (logged_in, is_logged_in) = std::sync::mpsc::channel();
+    member.next(Function::Login, Act::Then(Box::new(move || logged_in.send(()).unwrap())));
+    let (back, (user_in, user_is_in)) = (Arc::clone(&open), std::sync::mpsc::channel());
+    let come_back = move || {
+        // Not here: a login waits for who brings the member up to date, and that is this thread.
+        std::thread::spawn(move || {
+            back.log_in();
+            user_in.send(()).unwrap();
+        });
+        is_logged_in.recv().unwrap();
+    };
+    member.next(Function::FindObjectsFinal, Act::Then(Box::new(come_back)));
+    open.slot.destroy_object(open.s, key).unwrap();
+
+    user_is_in.recv().unwrap();
+    open.at_rest(&tokens, 1, 1);
+}

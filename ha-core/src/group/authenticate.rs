@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use ha_token::{Function, Result, Rv, UserType, ck};
 
 use super::link::PAUSES;
+use super::login::Visit;
 use super::{Group, Link, Member, Pin, Who};
 use crate::config::RecoveryMode;
 use crate::mutants::wrong;
@@ -114,10 +115,9 @@ impl Group {
             return;
         }
         self.health_event(member, Event::Recover);
-        match self.config.recovery.mode {
-            RecoveryMode::Auto => member.wake.set(),
+        if self.config.recovery.mode == RecoveryMode::Manual {
             // Nobody else would do it.
-            RecoveryMode::Manual => self.connect(member),
+            self.connect(member);
         }
     }
 
@@ -298,6 +298,12 @@ impl Group {
         Ok(())
     }
 
+    /// The user's login on a connection, if it is made there.
+    pub(crate) fn visit(&self, link: &Link) -> Option<Visit> {
+        let visit = Visit { login: link.logins(), epoch: self.login.epoch() };
+        (self.login.who() == Who::User && link.has_followed(visit.epoch)).then_some(visit)
+    }
+
     /// As [`follow_login`](Self::follow_login), without bringing the member up to date.
     ///
     /// # Errors
@@ -317,6 +323,8 @@ impl Group {
         if member.logged_in.load(Ordering::Acquire) || member.connector().reinitialises() {
             log_out(link)?;
         }
+        // Handles of private objects went with the login, whoever looked them up last.
+        link.set_group_keys(None);
         member.logged_in.store(false, Ordering::Release);
         Ok(())
     }
@@ -371,8 +379,6 @@ impl Group {
         }
         member.set_connect_error(Some(reason));
         self.health_event(member, Event::Quarantine(Until::Mended));
-        // Its keeper sleeps without an end while the member is up.
-        member.wake.set();
     }
 
     /// `C_Logout`, on every member.

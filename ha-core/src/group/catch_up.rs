@@ -1,7 +1,7 @@
 //! Bringing a member up to date: what was destroyed while it was away, what was changed, what was made.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
 
 use ha_token::{Function, Result, Rv, TemplateExt, ck};
 
@@ -48,13 +48,16 @@ impl Group {
     /// After a login: what every member that is up may have missed.
     pub(crate) fn after_login(&self) {
         for member in self.up() {
-            if let Some(link) = member.link()
-                && let Err(rv) = self.catch_up(member, &link)
+            let Some(link) = member.link() else { continue };
+            // A keeper that is at it goes on with it: a login does not wait for that.
+            let is_free = || !matches!(member.catching_up.try_lock(), Err(TryLockError::WouldBlock));
+            if (self.alone.load(Ordering::Relaxed) || is_free())
+                && let Err(rv) = self.follow_login(member, &link)
             {
                 tracing::warn!(group = %self.config.label, member = member.name(), rv = %rv, "the member could not be brought up to date");
             }
             // What is left is its keeper's.
-            if self.is_behind(member) {
+            if self.lacks_some(member) {
                 member.wake.set();
             }
         }
@@ -66,13 +69,14 @@ impl Group {
     /// # Errors
     /// The member's answers that say that it cannot be used.
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
-        let epoch = self.login.epoch();
         let lock = || member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _one = (!wrong!(CatchUpNotAlone)).then(lock);
         // What passes it by meanwhile makes it another round; what goes on and on is left to its keeper.
         for _ in 0..ROUNDS {
             let owed = member.owed.load(Ordering::Acquire);
-            if link.is_caught_up(epoch, owed) {
+            // Who logs in next sees to it.
+            let Some(visit) = self.visit(link) else { return Ok(()) };
+            if link.is_caught_up(visit.epoch, owed) {
                 return Ok(());
             }
             member.refuses_writes.store(false, Ordering::Release);
@@ -100,7 +104,10 @@ impl Group {
                 }
             }
             let owed = if wrong!(CaughtUpTooEarly) { member.owed.load(Ordering::Acquire) } else { owed };
-            link.set_caught_up(epoch, owed);
+            if self.visit(link) != Some(visit) {
+                return Ok(());
+            }
+            link.set_caught_up(visit.epoch, owed);
             member.behind_tries.store(0, Ordering::Release);
         }
         Ok(())

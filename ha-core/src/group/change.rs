@@ -254,13 +254,14 @@ impl Group {
                     .collect();
                 let undo: Vec<&str> = uncertain.iter().map(|m| m.name()).collect();
                 object.set_traits(before);
+                let undone = ledger.change_rollback(&row, &pending, &undo, &back);
+                // What they are to make is written down by now.
                 uncertain.iter().for_each(|member| self.falls_behind(member));
-                match ledger.change_rollback(&row, &pending, &undo, &back) {
+                match undone {
                     // Somebody else has changed it since, and with it what this would undo.
-                    Ok(()) | Err(LedgerError::Conflict) => {}
-                    Err(error) => return Err(self.ledger_failed(error)),
+                    Ok(()) | Err(LedgerError::Conflict) => Err(rv),
+                    Err(error) => Err(self.ledger_failed(error)),
                 }
-                Err(rv)
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ha_token::{Attribute, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
+use super::login::Visit;
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
 use crate::replica::find_all;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
@@ -57,6 +58,7 @@ impl Group {
         {
             return Ok(Copy::At(place.handle));
         }
+        let visit = self.visit(&lease.link);
         let name = lease.member.name();
         let called_so = self.with_traits(lease, &row_traits(row))?;
         let (mut same, mut unclear) = self.prove_each(lease, row, &called_so)?;
@@ -108,12 +110,12 @@ impl Group {
             }
             unclear |= others;
         }
-        Ok(if unclear || !self.sees_all(lease, row)? { Copy::Unclear } else { Copy::Absent })
+        Ok(if unclear || !self.saw_all(lease, row, visit)? { Copy::Unclear } else { Copy::Absent })
     }
 
-    /// Whether what is not found on a member is not there: a session without the user's login sees no private object, and a
-    /// lost SoftHSM token shows none at all; both say that all is well.
-    fn sees_all(&self, lease: &Lease, row: &ObjectRow) -> Result<bool> {
+    /// Whether what was not found on a member is not there: a session without the user's login sees no private object, and a
+    /// lost SoftHSM token shows none at all; both say that all is well. `visit` is the user's login when the search began.
+    fn saw_all(&self, lease: &Lease, row: &ObjectRow, visit: Option<Visit>) -> Result<bool> {
         if row.private {
             let info = lease.token().session_info(lease.session)?;
             let logged_in = matches!(info.state, ck::CKS_RW_USER_FUNCTIONS | ck::CKS_RO_USER_FUNCTIONS);
@@ -122,7 +124,7 @@ impl Group {
                 lease.link.doubt_login();
                 return Err(Rv::USER_NOT_LOGGED_IN);
             }
-            if !logged_in || !lease.link.has_followed(self.login.epoch()) {
+            if !logged_in || visit.is_none() || self.visit(&lease.link) != visit {
                 return Ok(false);
             }
         }

@@ -42,8 +42,12 @@ pub struct Link {
     /// The group's login epoch that this connection has followed to.
     login_epoch: AtomicU64,
     login_turn: Mutex<()>,
-    /// What it was last brought up to date with: the login's epoch, and what its member was owed then.
-    caught_up: Mutex<Option<(u64, u64)>>,
+    /// How often its login was made or undone.
+    logins: AtomicU64,
+    /// What it was last brought up to date with: the login's epoch, and what its member was owed then, which is written
+    /// first. No epoch before that.
+    caught_up_in: AtomicU64,
+    caught_up_with: AtomicU64,
     /// The PIN it is logged in with, where that is the member's own and not the application's.
     own_pin: Mutex<Option<Pin>>,
     /// Held while it is found out what an object seen for the first time is.
@@ -84,7 +88,9 @@ impl Link {
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
-            caught_up: Mutex::default(),
+            logins: AtomicU64::new(0),
+            caught_up_in: AtomicU64::new(u64::MAX),
+            caught_up_with: AtomicU64::new(0),
             identifying: Mutex::default(),
             handles: RwLock::default(),
             own_pin: Mutex::default(),
@@ -193,6 +199,11 @@ impl Link {
         self.login_epoch.load(Ordering::Acquire) == epoch
     }
 
+    /// How often its login was made or undone.
+    pub(super) fn logins(&self) -> u64 {
+        self.logins.load(Ordering::Acquire)
+    }
+
     /// Marks the login as out of date, to be made again.
     pub fn doubt_login(&self) {
         self.login_epoch.store(u64::MAX, Ordering::Release);
@@ -200,12 +211,14 @@ impl Link {
 
     /// Whether it was brought up to date in this login, with all that its member was owed.
     pub(super) fn is_caught_up(&self, epoch: u64, owed: u64) -> bool {
-        *self.caught_up.lock().unwrap_or_else(PoisonError::into_inner) == Some((epoch, owed))
+        self.caught_up_in.load(Ordering::Acquire) == epoch
+            && self.caught_up_with.load(Ordering::Acquire) == owed
     }
 
     /// It was.
     pub(super) fn set_caught_up(&self, epoch: u64, owed: u64) {
-        *self.caught_up.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, owed));
+        self.caught_up_with.store(owed, Ordering::Release);
+        self.caught_up_in.store(epoch, Ordering::Release);
     }
 
     /// Runs `change` unless this connection follows `epoch` already; one thread at a time.
@@ -214,6 +227,7 @@ impl Link {
         if self.has_followed(epoch) {
             return Ok(());
         }
+        self.logins.fetch_add(1, Ordering::AcqRel);
         change()?;
         self.login_epoch.store(epoch, Ordering::Release);
         Ok(())

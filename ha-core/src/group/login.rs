@@ -23,6 +23,15 @@ pub enum Who {
     So,
 }
 
+/// One connection's login as the user. What was seen while it is the same was all seen by the user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Visit {
+    /// The group's login.
+    pub(super) epoch: u64,
+    /// Of those that were made on the connection.
+    pub(super) login: u64,
+}
+
 /// The virtual token's login state. Reading it takes no lock.
 pub struct Login {
     who: AtomicU8,

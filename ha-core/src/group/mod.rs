@@ -268,7 +268,11 @@ impl Group {
 
     fn lease_on(&self, member: &Arc<Member>, link: Arc<Link>) -> Result<Lease> {
         if !link.has_followed(self.login.epoch()) {
-            self.follow_login(member, &link)?;
+            self.follow(member, &link)?;
+            // What it has missed is its keeper's.
+            if self.is_behind(member) {
+                member.wake.set();
+            }
         }
         Lease::new(member, link)
     }
@@ -303,12 +307,10 @@ impl Group {
         self.reporter.fault(member.name(), function, rv, Class::Member);
         watch::blamed(member.name(), function, rv);
         self.health_event(member, health::Event::CallFailed(Class::Member));
-        if !wrong!(KeeperNotWoken) {
-            member.wake.set();
-        }
     }
 
-    /// Feeds the health machine of a member and tells of the change, if there is one.
+    /// Feeds the health machine of a member and tells of the change, if there is one: the log, and the member's keeper,
+    /// who may be waiting for what it was before.
     pub(crate) fn health_event(&self, member: &Member, event: health::Event) {
         let now = self.world.now();
         let random = self.random_u64();
@@ -320,6 +322,9 @@ impl Group {
         };
         if let Some(t) = transition {
             self.reporter.transition(member.name(), t.from, t.to, &t.cause.to_string());
+            if !wrong!(KeeperNotWoken) {
+                member.wake.set();
+            }
         }
     }
 
