@@ -25,6 +25,8 @@ pub struct CaughtUp {
     pub copied: usize,
     /// What could not be done, in words.
     pub left: Vec<String>,
+    /// Of those, what nothing can copy.
+    pub uncopyable: usize,
     /// Whether all of it is to be tried again: another process was at it, or the ledger could not be read.
     pub undone: bool,
 }
@@ -57,7 +59,7 @@ impl Group {
                 tracing::warn!(group = %self.config.label, member = member.name(), rv = %rv, "the member could not be brought up to date");
             }
             // What is left is its keeper's.
-            if self.lacks_some(member) {
+            if self.is_behind(member) || member.may_take.load(Ordering::Acquire) {
                 member.wake.set();
             }
         }
@@ -98,6 +100,7 @@ impl Group {
                 }
                 self.take_stock(&lease)?;
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
+                member.may_take.store(done.left.len() > done.uncopyable, Ordering::Release);
                 // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.
                 if done.undone || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire)) {
                     return Ok(());
@@ -204,7 +207,7 @@ impl Group {
         dry: bool,
         done: &mut CaughtUp,
     ) -> std::result::Result<(), Trouble> {
-        let CaughtUp { destroyed, changed, copied, left, .. } = done;
+        let CaughtUp { destroyed, changed, copied, left, uncopyable, .. } = done;
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
             match answer {
                 Ok(did) => {
@@ -236,11 +239,9 @@ impl Group {
             let what = format!("{} is to be destroyed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
-                    if note(
-                        lease.token().destroy_object(lease.session, handle).map(|()| true),
-                        destroyed,
-                        what,
-                    )? {
+                    let answer = lease.token().destroy_object(lease.session, handle);
+                    self.may_be_stale(lease, &row, answer);
+                    if note(answer.map(|()| true), destroyed, what)? {
                         lease.link.unbind(handle);
                         ledger.acknowledge(row.id, name)?;
                     }
@@ -263,7 +264,8 @@ impl Group {
             let what = format!("{} is to be changed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
-                    let answer = self.change_now(ledger, lease, handle, &pending, row)?;
+                    let answer = self.change_now(ledger, lease, handle, &pending, row.clone())?;
+                    self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), changed, what)? {
                         ledger.done(&[pending.number])?;
                     }
@@ -285,6 +287,7 @@ impl Group {
             }
             // The list may be long, and much may have happened since it was made.
             let Some(row) = ledger.object(row.id)?.filter(|r| r.is_committed()) else { continue };
+            *uncopyable += usize::from(!row.is_copyable());
             let given = self.give(ledger, lease, &row)?;
             let made = match given {
                 Ok(Given { made, .. }) => Ok(made),
@@ -307,6 +310,17 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// A handle that a token does not know any more is forgotten, so that the copy is looked for when this is tried again.
+    fn may_be_stale(&self, lease: &Lease, row: &ObjectRow, answer: Result<()>) {
+        if let Err(rv) = answer
+            && classify(Function::DestroyObject, rv) == Class::Object
+            && let Some(object) = self.objects.by_id(row.id)
+        {
+            object.forget_stale(lease);
+            lease.member.owed.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Makes a change that a member has missed: to what the attributes are by now, since a later change may have been made

@@ -222,7 +222,11 @@ impl Group {
             kept.set(attribute.clone());
         }
         // One that is not known to hold it may have a copy that nobody was told of, and would not be known by its new names.
-        let others = self.members.iter().filter(|m| !holders.iter().any(|h| h.index == m.index));
+        let all_told = |m: &Member| m.is_up() && self.login.who() == Who::User && !self.lacks_some(m);
+        let others = self
+            .members
+            .iter()
+            .filter(|m| row.is_copyable() && !all_told(m) && !holders.iter().any(|h| h.index == m.index));
         let names: Vec<&str> = holders.iter().copied().chain(others).map(|m| m.name()).collect();
         let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept };
         let pending = match ledger.change_begin(&row, &names, template, &after) {
@@ -292,15 +296,16 @@ impl Group {
                     // The member may know it by its names of before.
                     Some((ledger, row)) => match self.find_copy(ledger, lease, row) {
                         Ok(Copy::At(handle)) => handle,
-                        Ok(Copy::Absent | Copy::Unclear) => return Err(Rv::DEVICE_ERROR),
+                        // Nothing to change now: it is the member's to be brought up to date.
+                        Ok(Copy::Absent | Copy::Unclear) => return Ok(false),
                         Err(Trouble::Member(rv)) => return Err(rv),
                         Err(Trouble::Ledger(error)) => return Err(self.ledger_failed(error)),
                     },
                 };
-                lease.token().set_attributes(lease.session, handle, template)
+                lease.token().set_attributes(lease.session, handle, template).map(|()| true)
             });
             match answer {
-                Ok(()) => (changed, *made) = (true, true),
+                Ok(done) => (changed, *made) = (changed || done, done),
                 Err(rv) if classify(Function::SetAttributeValue, rv) == Class::Caller => {
                     if !changed {
                         return Err((rv, uncertain));

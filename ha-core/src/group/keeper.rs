@@ -110,7 +110,7 @@ impl Group {
                     }
                 }
                 // What it refused then it may take now.
-                (State::Up, _) if member.lacks.load(Ordering::Acquire) => {
+                (State::Up, _) if member.may_take.load(Ordering::Acquire) => {
                     let again = self.config.recovery.max_interval * LACKING_INTERVALS;
                     if !member.wake.wait(Some(again)) {
                         self.falls_behind(member);
@@ -154,7 +154,8 @@ impl Group {
         if self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto {
             return false;
         }
-        let until = self.world.now() + RETURN_PATIENCE;
+        let patience = self.config.deadline.map_or(RETURN_PATIENCE, |d| d.min(RETURN_PATIENCE));
+        let until = self.world.now() + patience;
         let pause = self.world.event();
         loop {
             if self.up().count() >= enough {
@@ -169,7 +170,7 @@ impl Group {
                     State::Up | State::Quarantined | State::Drained => false,
                 }
             };
-            if now >= until || !self.members.iter().any(soon) {
+            if now >= until || self.is_stopping() || !self.members.iter().any(soon) {
                 // One may have come up since it was counted.
                 return self.up().count() >= enough;
             }

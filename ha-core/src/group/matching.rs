@@ -80,12 +80,8 @@ impl Group {
     /// of either.
     fn was_destroyed(&self, lease: &Lease, backing: ObjectHandle, traits: &Traits) -> Result<bool> {
         let (Some(ledger), name) = (&self.ledger, lease.member.name()) else { return Ok(false) };
-        let renamed = |row: &ObjectRow| {
-            row.class == traits.class
-                && row.key_type == traits.key_type
-                && ledger.pending_of(row.id, name).is_ok_and(|all| all.iter().any(changes_names))
-        };
-        for row in ledger.tombstones_for(name).unwrap_or_default().into_iter().filter(renamed) {
+        let dead = ledger.changed_tombstones_for(name, traits.class, traits.key_type);
+        for row in dead.unwrap_or_default() {
             if let Some(verifier) = row.verifier()
                 && self.prove(lease, backing, traits.class, &verifier)? == Outcome::Same
             {
@@ -138,8 +134,11 @@ impl Group {
         }
         let place_of = |row: &ObjectRow| places.get(&row.id);
         // Another thread has just said so, and has yet to write down what the handle stands for.
-        if let Some(at) = live.iter().position(|row| place_of(row).is_some_and(|p| p.handle == backing)) {
-            return Ok(Match::Row(Box::new(live.swap_remove(at)), Trust::Unproven));
+        let held = live.iter().enumerate().find_map(|(at, row)| {
+            place_of(row).filter(|p| p.handle == backing).map(|place| (at, place.trust))
+        });
+        if let Some((at, trust)) = held {
+            return Ok(Match::Row(Box::new(live.swap_remove(at)), trust));
         }
         if let [only] = live.as_slice()
             && place_of(only).is_none()

@@ -54,6 +54,8 @@ pub struct Member {
     pub(super) owed: AtomicU64,
     /// Whether it could not be given all that the others have.
     pub(super) lacks: AtomicBool,
+    /// Whether some of that is what it refused, and may take at another time.
+    pub(super) may_take: AtomicBool,
     /// Tries in a row to bring it up to date that left something.
     pub(super) behind_tries: AtomicU32,
     /// Whether it refused to write what others wrote, in words that say nothing of the cause.
@@ -98,6 +100,7 @@ impl Member {
             catching_up: Mutex::default(),
             owed: AtomicU64::new(0),
             lacks: AtomicBool::new(false),
+            may_take: AtomicBool::new(false),
             behind_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),
             last_fault: Mutex::new(None),

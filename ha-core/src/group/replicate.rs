@@ -29,24 +29,30 @@ impl Group {
 
     /// Makes something again, from the start, when the member it was made on failed in the middle of it, or one went down,
     /// and enough are up: a try that failed has left nothing that counts. `once` is given the members that it was made on
-    /// before, adds the one it is made on now, and leaves those out while there are others.
+    /// before, adds the one it is made on now, and leaves those out. At most once for each member, as far as retries are to be
+    /// had.
     fn until_whole<T>(&self, mut once: impl FnMut(&mut Vec<usize>) -> Result<T>) -> Result<T> {
         let mut sources = Vec::new();
+        let mut tries = 0;
         loop {
             let (before, tried) = (self.up().count(), sources.len());
+            tries += 1;
             match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
                     for member in self.up() {
-                        if let Some(link) = member.link()
-                            && let Err(dead) = self.looks_alive(&link)
-                        {
-                            self.blame(member, Function::GetTokenInfo, dead);
+                        if let Some(link) = member.link() {
+                            self.is_lost(member, &link, Class::Ambiguous);
                         }
                     }
                     let now = self.up().count();
                     let elsewhere = sources.len() > tried && self.up().any(|m| !sources.contains(&m.index));
-                    if (now >= before && !elsewhere) || now < self.config.min_copies {
+                    let in_vain = now >= before && !elsewhere;
+                    let too_often = tries > self.members.len();
+                    if in_vain || too_often || now < self.config.min_copies || !self.may_retry(tries == 1) {
                         return Err(rv);
+                    }
+                    if !elsewhere {
+                        sources.clear();
                     }
                 }
                 answer => return answer,

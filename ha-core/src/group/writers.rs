@@ -19,11 +19,10 @@ impl Group {
     pub(super) fn writers(&self, function: Function) -> Result<Vec<Lease>> {
         self.ledger()?;
         let (mut writers, found_dead) = self.those_up(function);
-        if writers.len() < self.config.min_copies
-            && found_dead
-            && self.wait_for_return(self.config.min_copies)
-        {
-            drop(writers);
+        if writers.len() < self.config.min_copies && found_dead {
+            // What is held would keep others waiting.
+            writers.clear();
+            self.wait_for_return(self.config.min_copies);
             (writers, _) = self.those_up(function);
         }
         if writers.len() < self.config.min_copies {

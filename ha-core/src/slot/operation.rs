@@ -193,18 +193,16 @@ impl VirtualSlot {
         if let Some(rv) = failed
             && let Some(lease) = running.lease()
         {
-            let class = group.failed(&lease.member, &lease.link, function, rv);
+            let mut class = group.failed(&lease.member, &lease.link, function, rv);
             match class {
                 Class::Caller => return Err(rv),
                 Class::Login if group.login.who() == Who::Nobody => return Err(rv),
                 Class::Session | Class::Login => {}
-                Class::Object | Class::Ambiguous => match group.looks_alive(&lease.link) {
-                    Ok(()) => {
-                        failed_on = Some(lease.member.index);
-                        ambiguous = Some((Arc::clone(&lease.member), rv));
-                    }
-                    Err(dead) => group.blame(&lease.member, Function::GetTokenInfo, dead),
-                },
+                _ if group.is_lost(&lease.member, &lease.link, class) => class = Class::Member,
+                Class::Object | Class::Ambiguous => {
+                    failed_on = Some(lease.member.index);
+                    ambiguous = Some((Arc::clone(&lease.member), rv));
+                }
                 Class::Capacity | Class::Member => failed_on = Some(lease.member.index),
             }
             left = Some(Left { member: Arc::clone(&lease.member), rv, class });

@@ -74,21 +74,24 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
+        let mut tries = usize::from(call.skip.is_some());
         let found_dead = |left: &Option<Left>| left.as_ref().is_some_and(|l| l.class == Class::Member);
-        match self.try_each(&mut tried, &mut left, call, f) {
+        match self.try_each(&mut tried, &mut left, call, &mut tries, f) {
             // Nobody answered, and somebody did until now.
-            Err(Rv::DEVICE_ERROR) if found_dead(&left) && self.group.wait_for_return(1) => {
-                self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, f)
+            Err(Rv::DEVICE_ERROR) if tries > 0 && found_dead(&left) && self.group.wait_for_return(1) => {
+                self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f)
             }
             answer => answer,
         }
     }
 
+    /// One round. `tries` counts those that were made; it is 0 afterwards if the budget for more is used up.
     fn try_each<T>(
         &self,
         tried: &mut Option<(Lease, Rv)>,
         left: &mut Option<Left>,
         call: &Call<'_>,
+        tries: &mut usize,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
         let group = &*self.group;
@@ -103,18 +106,18 @@ impl VirtualSlot {
         };
         let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
         let mut other: Option<Rv> = None;
-        let mut tries = usize::from(call.skip.is_some());
         while let Some((index, tried)) = next() {
             let Some(member) = group.members.get(index) else { continue };
-            if tries > 0 && !group.may_retry(tries == 1) {
+            if *tries > 0 && !group.may_retry(*tries == 1) {
                 group.reporter.refused(
                     call.function,
                     Rv::DEVICE_ERROR,
                     "the retry budget is used up: too many calls fail",
                 );
+                *tries = 0;
                 break;
             }
-            tries += 1;
+            *tries += 1;
             let answer = self.on_member(member, tried, call, f);
             match &answer {
                 Err(Ended::Next(class, rv)) => {

@@ -42,14 +42,10 @@ impl VirtualSlot {
         let (mut found, lease) = self.run(&call, &mut |lease| {
             behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
             let found = self.find_on(lease, template)?;
-            // A token that has lost its login shows what is public, and says that all is well.
-            if group.login.who() == Who::User
-                && lease.token().session_info(lease.session)?.state != ck::CKS_RW_USER_FUNCTIONS
-            {
-                return Err(Rv::USER_NOT_LOGGED_IN);
+            if wrong!(EmptySearchBelieved) {
+                return Ok(found);
             }
-            let nothing = !found.iter().any(|o| !matches!(o.origin, Origin::Session(_)));
-            if nothing && !wrong!(EmptySearchBelieved) {
+            if !found.iter().any(|o| !matches!(o.origin, Origin::Session(_))) {
                 // A lost token finds no token object and says all is well.
                 group.looks_alive(&lease.link)?;
             }
@@ -66,7 +62,11 @@ impl VirtualSlot {
             let types: Vec<_> = told.iter().map(|a| a.kind).collect();
             let mut matching = Vec::new();
             for object in found {
-                let is = self.fetch(&object, &types)?;
+                let is = match self.fetch(&object, &types) {
+                    // Destroyed since it was found.
+                    Err(Rv::OBJECT_HANDLE_INVALID) => continue,
+                    answer => answer?,
+                };
                 if is.iter().zip(&told).all(|(is, asked)| is.value() == Some(&asked.value)) {
                     matching.push(object);
                 }
@@ -81,14 +81,26 @@ impl VirtualSlot {
         Ok(found)
     }
 
-    /// The search on one member. It is made again when something found is gone a moment later: it was destroyed, or the
-    /// token has lost its login or its sessions, and with them its handles.
+    /// The search on one member, within one login there. It is made again when something found is gone a moment later: it
+    /// was destroyed, or the token has lost its login or its sessions, and with them its handles.
     fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<Arc<Object>>> {
+        let group = &*self.group;
         for _ in 0..SEARCHES {
+            let visit = group.visit(&lease.link);
             let found = crate::replica::find_all(lease.on(), template, BATCH)?;
-            match self.objects_of(lease, found) {
-                Err(Rv::OBJECT_HANDLE_INVALID) => {}
-                answer => return answer,
+            let objects = match self.objects_of(lease, found) {
+                Err(Rv::OBJECT_HANDLE_INVALID) => continue,
+                answer => answer?,
+            };
+            // A token that has lost its login shows what is public, and says that all is well.
+            if group.login.who() == Who::User
+                && !objects.iter().any(|o| o.private && !matches!(o.origin, Origin::Session(_)))
+                && lease.token().session_info(lease.session)?.state != ck::CKS_RW_USER_FUNCTIONS
+            {
+                return Err(Rv::USER_NOT_LOGGED_IN);
+            }
+            if group.visit(&lease.link) == visit {
+                return Ok(objects);
             }
         }
         Err(Rv::OBJECT_HANDLE_INVALID)

@@ -219,6 +219,24 @@ impl Ledger {
         self.select("o.state = 4 AND o.id IN (SELECT object FROM copy WHERE member = ?1)", params![member])
     }
 
+    /// Of the destroyed objects of a kind that a member may still hold, those that it was to change before.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn changed_tombstones_for(
+        &self,
+        member: &str,
+        class: Ulong,
+        key_type: Ulong,
+    ) -> Result<Vec<ObjectRow>> {
+        self.select(
+            "o.state = 4 AND o.class = ?2 AND o.key_type = ?3
+             AND o.id IN (SELECT object FROM pending WHERE member = ?1)
+             AND o.id IN (SELECT object FROM copy WHERE member = ?1)",
+            params![member, stored(class), stored(key_type)],
+        )
+    }
+
     /// The committed objects that a member lacks.
     ///
     /// # Errors
