@@ -198,7 +198,7 @@ impl VirtualSlot {
     ) -> Result<Option<ObjectHandle>> {
         let public = self.key(key)?;
         if output.is_query() {
-            self.session(session)?;
+            let _call = self.sessions.stateless(session)?;
             let call = Call {
                 function: Function::EncapsulateKey,
                 need: Need {

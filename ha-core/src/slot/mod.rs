@@ -109,6 +109,7 @@ impl VirtualSlot {
         let session = self.session(session)?;
         // Random numbers may be drawn while another thread is busy in the session.
         let mut state = session.state_if_free();
+        let _call = state.is_none().then(|| self.sessions.stateless(session.handle)).transpose()?;
         let mut tried = None;
         if let Some(state) = &mut state
             && let Some(lease) = state.kept.take_up(&self.group, &Need::default())

@@ -247,7 +247,7 @@ impl VirtualSlot {
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID`, the members' answers.
     pub(super) fn size(&self, session: SessionHandle, object: ObjectHandle) -> Result<Ulong> {
-        self.session(session)?;
+        let _call = self.sessions.stateless(session)?;
         let object = self.object(object)?;
         let call = Call {
             function: Function::GetObjectSize,
@@ -270,7 +270,7 @@ impl VirtualSlot {
         object: ObjectHandle,
         types: &[AttributeType],
     ) -> Result<Vec<Fetched>> {
-        self.session(session)?;
+        let _call = self.sessions.stateless(session)?;
         let object = self.object(object)?;
         self.fetch(&object, types)
     }
@@ -343,7 +343,7 @@ impl VirtualSlot {
     /// # Errors
     /// The last member's answer when none took it.
     pub(super) fn seed(&self, session: SessionHandle, seed: &[u8]) -> Result<()> {
-        self.session(session)?;
+        let _call = self.sessions.stateless(session)?;
         let mut answer = Err(Rv::DEVICE_ERROR);
         for member in self.group.up() {
             let one = self.group.lease(member).and_then(|lease| {

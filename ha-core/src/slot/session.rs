@@ -264,15 +264,16 @@ impl VirtualSlot {
     }
 
     /// For the end of the group: closes every session that no call uses at this moment, without a call to a member. The
-    /// members' own end takes their sessions, objects and logins with it. Answers whether none is left.
+    /// members' own end takes their sessions, objects and logins with it. Answers whether none is left, nor a call of one.
     pub(crate) fn close_free(&self) -> bool {
-        self.sessions.handles().into_iter().fold(true, |all, handle| {
+        let closed = self.sessions.handles().into_iter().fold(true, |all, handle| {
             let closed = self.sessions.close_if_free(handle, |session, mut state| {
                 self.count_session(session.is_read_write(), false);
                 state.cancel_all();
             });
             all && closed
-        })
+        });
+        closed && !self.sessions.has_stateless()
     }
 
     fn end_all(&self, session: SessionHandle, mut state: SessionState) {

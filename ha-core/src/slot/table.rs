@@ -6,7 +6,7 @@
 //! A handle is, from the lowest bits: the slot's number, whether the session is read-write, the row's place, and how
 //! often the row was used. A row whose count is used up is not used again.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 
 use ha_token::{Result, Rv, SessionHandle, Ulong};
@@ -35,6 +35,17 @@ pub(super) struct Sessions {
     rows: boxcar::Vec<Row>,
     /// Rows without a session, as their next handles.
     free: Mutex<Vec<Ulong>>,
+    /// Calls in sessions that do without the session's state.
+    stateless: AtomicUsize,
+}
+
+/// A call that goes on in a session without its state: another call may have that meanwhile.
+pub(super) struct Stateless<'a>(&'a AtomicUsize);
+
+impl Drop for Stateless<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// An open session, or one that was open at the look-up: [`Session::state`] tells.
@@ -48,7 +59,7 @@ pub(super) struct Session<'a> {
 impl Sessions {
     /// No sessions yet, of the slot of this number, which must be below `1 << SLOT_BITS`.
     pub(super) fn new(slot: Ulong) -> Self {
-        Sessions { slot, rows: boxcar::Vec::new(), free: Mutex::default() }
+        Sessions { slot, rows: boxcar::Vec::new(), free: Mutex::default(), stateless: AtomicUsize::new(0) }
     }
 
     /// The open session of a handle.
@@ -111,6 +122,24 @@ impl Sessions {
             self.free().push((handle.0 & !READ_WRITE) + next);
         }
         Ok(())
+    }
+
+    /// Begins a call in a session that does without its state.
+    ///
+    /// # Errors
+    /// `CKR_SESSION_HANDLE_INVALID`, also when the session was closed in the meantime.
+    pub(super) fn stateless(&self, handle: SessionHandle) -> Result<Stateless<'_>> {
+        self.stateless.fetch_add(1, Ordering::SeqCst);
+        let call = Stateless(&self.stateless);
+        // Either this call sees that the session was closed, or who closed it sees this call.
+        fence(Ordering::SeqCst);
+        self.get(handle).map(|_| call)
+    }
+
+    /// Whether a [`stateless`](Self::stateless) call goes on.
+    pub(super) fn has_stateless(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.stateless.load(Ordering::SeqCst) > 0
     }
 
     /// As [`close`](Self::close), unless a call uses the session at this moment. Answers whether it is closed now.

@@ -76,15 +76,15 @@ impl Token for VirtualSlot {
     }
 
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
+        let _call = self.sessions.stateless(session)?;
         if self.group.login.who() != Who::So {
-            self.session(session)?;
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        self.session(session)?;
         self.group.init_pin(self.pin(Function::InitPin, pin)?)
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        let _call = self.sessions.stateless(session)?;
         if !self.session(session)?.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
