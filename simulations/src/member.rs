@@ -1,14 +1,15 @@
 //! A member as the core sees it: a simulated token behind calls that may go wrong.
 //!
 //! Every call is a place where another thread may go on, takes some virtual time, and is met by the faults that are on at
-//! this moment. What a fault is, and when it is on, is the `nemesis`' business; here is what it does to a call.
+//! this moment. Which faults are on, and when, is the plan's business; here is what they do to a call.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ha_core::seam::turns::Turns as _;
-use ha_token::*;
+use ha_rig::{Hook, Passing};
+use ha_token::{ConnectError, Connector, Function, Result, Rv, Token, UserType};
 
 use crate::random::Random;
 use crate::scheduler::Scheduler;
@@ -202,7 +203,8 @@ impl Connector for LineConnector {
         }
         let real = self.real.connect()?;
         line.trace(self.process, Function::Initialize, &"ok");
-        Ok(Arc::new(LineToken { line: Arc::clone(line), real, process: self.process, life }))
+        let hook = OnLine { line: Arc::clone(line), process: self.process, life };
+        Ok(Arc::new(Passing { real, hook }))
     }
 
     fn disconnect(&self) {
@@ -214,14 +216,14 @@ impl Connector for LineConnector {
     }
 }
 
-struct LineToken {
+/// A connection of one process to a member.
+struct OnLine {
     line: Arc<Line>,
-    real: Arc<dyn Token>,
     process: u32,
     life: u64,
 }
 
-impl LineToken {
+impl Hook for OnLine {
     fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T> {
         self.line.call(self.process, self.life, function, go)
     }
@@ -239,82 +241,5 @@ impl LineToken {
             self.line.state().logins.push(attempt);
             answer
         })
-    }
-}
-
-macro_rules! passed_on {
-    ($($function:expr => $name:ident($($a:ident: $t:ty),*) -> $r:ty;)*) => {
-        $(fn $name(&self, $($a: $t),*) -> Result<$r> {
-            self.call($function, || self.real.$name($($a),*))
-        })*
-    };
-}
-
-impl Token for LineToken {
-    fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
-        self.send(Function::Login, user, pin, || self.real.login(session, user, pin))
-    }
-
-    fn login_user(&self, s: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
-        self.send(Function::LoginUser, user, pin, || self.real.login_user(s, user, pin, name))
-    }
-
-    fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
-        self.send(Function::SetPin, UserType::User, old, || self.real.set_pin(session, old, new))
-    }
-
-    passed_on! {
-        Function::GetTokenInfo => token_info() -> TokenInfo;
-        Function::InitToken => init_token(pin: Option<&[u8]>, label: &str) -> ();
-        Function::InitPin => init_pin(session: SessionHandle, pin: Option<&[u8]>) -> ();
-        Function::GetSlotInfo => slot_info() -> SlotInfo;
-        Function::GetMechanismList => mechanism_list() -> Vec<Ulong>;
-        Function::GetMechanismInfo => mechanism_info(mechanism: Ulong) -> MechanismInfo;
-        Function::OpenSession => open_session(read_write: bool) -> SessionHandle;
-        Function::CloseSession => close_session(s: SessionHandle) -> ();
-        Function::CloseAllSessions => close_all_sessions() -> ();
-        Function::GetSessionInfo => session_info(s: SessionHandle) -> SessionInfo;
-        Function::SessionCancel => session_cancel(s: SessionHandle, flags: Ulong) -> ();
-        Function::GetSessionValidationFlags => session_validation_flags(s: SessionHandle, kind: Ulong) -> Ulong;
-        Function::Logout => logout(s: SessionHandle) -> ();
-        Function::CreateObject => create_object(s: SessionHandle, template: &Template) -> ObjectHandle;
-        Function::CopyObject => copy_object(s: SessionHandle, o: ObjectHandle, template: &Template) -> ObjectHandle;
-        Function::DestroyObject => destroy_object(s: SessionHandle, o: ObjectHandle) -> ();
-        Function::GetObjectSize => object_size(s: SessionHandle, o: ObjectHandle) -> Ulong;
-        Function::GetAttributeValue => get_attributes(s: SessionHandle, o: ObjectHandle, types: &[AttributeType]) -> Vec<Fetched>;
-        Function::SetAttributeValue => set_attributes(s: SessionHandle, o: ObjectHandle, template: &Template) -> ();
-        Function::FindObjectsInit => find_objects_init(s: SessionHandle, template: &Template) -> ();
-        Function::FindObjects => find_objects(s: SessionHandle, max: usize) -> Vec<ObjectHandle>;
-        Function::FindObjectsFinal => find_objects_final(s: SessionHandle) -> ();
-        kind.init() => op_init(s: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
-        kind.one_shot() => op_one_shot(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
-        kind.update() => op_update(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
-        kind.last() => op_final(s: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> ();
-        Function::Verify => verify(s: SessionHandle, data: &[u8], signature: &[u8]) -> ();
-        Function::VerifyFinal => verify_final(s: SessionHandle, signature: &[u8]) -> ();
-        Function::DigestKey => digest_key(s: SessionHandle, key: ObjectHandle) -> ();
-        kind.function() => combined_update(s: SessionHandle, kind: CombinedKind, input: &[u8], output: &mut Output<'_>) -> ();
-        Function::VerifySignatureInit => verify_signature_init(s: SessionHandle, mechanism: Option<&mut Mechanism>, key: ObjectHandle, signature: &[u8]) -> ();
-        Function::VerifySignature => verify_signature(s: SessionHandle, data: &[u8]) -> ();
-        Function::VerifySignatureFinal => verify_signature_final(s: SessionHandle) -> ();
-        kind.init() => message_mechanism(s: SessionHandle, kind: MessageKind) -> Ulong;
-        kind.init() => message_init(s: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
-        kind.one_shot() => message_one_shot(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8], input: &[u8], output: &mut Output<'_>) -> ();
-        kind.begin() => message_begin(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8]) -> ();
-        kind.next() => message_next(s: SessionHandle, kind: MessageKind, params: &mut Params, input: &[u8], last: bool, output: &mut Output<'_>) -> ();
-        Function::VerifyMessage => verify_message(s: SessionHandle, params: &mut Params, data: &[u8], signature: &[u8]) -> ();
-        Function::VerifyMessageNext => verify_message_next(s: SessionHandle, params: &mut Params, data: &[u8], signature: Option<&[u8]>) -> ();
-        kind.last() => message_final(s: SessionHandle, kind: MessageKind) -> ();
-        Function::GenerateKey => generate_key(s: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> ObjectHandle;
-        Function::GenerateKeyPair => generate_key_pair(s: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> (ObjectHandle, ObjectHandle);
-        Function::WrapKey => wrap_key(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, output: &mut Output<'_>) -> ();
-        Function::UnwrapKey => unwrap_key(s: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template) -> ObjectHandle;
-        Function::DeriveKey => derive_key(s: SessionHandle, mechanism: &mut Mechanism, base: ObjectHandle, template: &Template, want: bool) -> Option<ObjectHandle>;
-        Function::WrapKeyAuthenticated => wrap_key_authenticated(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, associated: &[u8], output: &mut Output<'_>) -> ();
-        Function::UnwrapKeyAuthenticated => unwrap_key_authenticated(s: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template, associated: &[u8]) -> ObjectHandle;
-        Function::EncapsulateKey => encapsulate_key(s: SessionHandle, mechanism: &mut Mechanism, public: ObjectHandle, template: &Template, output: &mut Output<'_>) -> Option<ObjectHandle>;
-        Function::DecapsulateKey => decapsulate_key(s: SessionHandle, mechanism: &mut Mechanism, private: ObjectHandle, template: &Template, ciphertext: &[u8]) -> ObjectHandle;
-        Function::SeedRandom => seed_random(s: SessionHandle, seed: &[u8]) -> ();
-        Function::GenerateRandom => generate_random(s: SessionHandle, output: &mut [u8]) -> ();
     }
 }

@@ -3,6 +3,8 @@
 //! SplitMix64: eight lines that never change under us, which a library's generator may with its next version; and a seed
 //! has to mean the same history for as long as somebody may want to replay it. It is not for secrets.
 
+use rsa::rand_core::{Infallible, TryCryptoRng, TryRng};
+
 /// A generator. The same seed gives the same numbers, on every machine.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -47,10 +49,49 @@ impl Random {
         &of[self.below(of.len() as u64) as usize]
     }
 
+    /// So many bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.fill(&mut bytes);
+        bytes
+    }
+
     /// Fills bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
         }
+    }
+}
+
+impl TryRng for Random {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.draw() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.draw())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.fill(bytes);
+        Ok(())
+    }
+}
+
+// Only as far as a simulation goes: the paddings of RSA ask for it.
+impl TryCryptoRng for Random {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_stream_for_ever() {
+        let mut random = Random::new(1);
+        assert_eq!([random.draw(), random.draw()], [0x910a_2dec_8902_5cc1, 0xbeeb_8da1_658e_ec67]);
+        assert_ne!(Random::new(2).bytes(16), Random::new(1).bytes(16));
     }
 }

@@ -3,6 +3,7 @@
 //! tests only.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod passing;
 mod places;
 mod process;
 mod server;
@@ -11,6 +12,7 @@ mod tokens;
 mod wait;
 mod watched;
 
+pub use passing::{Hook, Passing};
 pub use places::{p11_kit_client, softhsm};
 pub use process::{Alone, another_user, can_mount, give_to, is_alone, is_root, limit_files, set_mode};
 pub use server::{Server, Signal};

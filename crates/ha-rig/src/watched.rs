@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use ha_token::{
-    AttributeType, CombinedKind, ConnectError, Connector, Fetched, Function, Mechanism, MechanismInfo,
-    MessageKind, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, SessionInfo, SlotInfo,
-    Template, Token, TokenInfo, Ulong, UserType,
+    ConnectError, Connector, Function, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType,
 };
+
+use crate::passing::{Hook, Passing};
 
 /// What happens at the next call of a function.
 pub enum Act {
@@ -60,6 +60,11 @@ impl Watch {
         (0..times).for_each(|_| self.next(function, Act::Answer(rv)));
     }
 
+    /// How much of what was to happen has not happened yet.
+    pub fn waiting(&self) -> usize {
+        self.acts.lock().unwrap().len()
+    }
+
     /// Nothing is to happen any more.
     pub fn clear(&self) {
         self.acts.lock().unwrap().clear();
@@ -91,10 +96,6 @@ impl Watch {
     /// When it is not connected.
     pub fn real(&self) -> Arc<dyn Token> {
         self.real.lock().unwrap().as_ref().and_then(Weak::upgrade).unwrap()
-    }
-
-    fn send(&self, function: Function, user: UserType, pin: Option<&[u8]>) {
-        self.sent.lock().unwrap().push((function, user, pin.map(<[u8]>::to_vec)));
     }
 
     fn is_dead(&self) -> bool {
@@ -160,7 +161,7 @@ impl Connector for Watched {
         watch.sessions.lock().unwrap().clear();
         let real = self.real.connect()?;
         *watch.real.lock().unwrap() = Some(Arc::downgrade(&real));
-        Ok(Arc::new(Seen { real, watch: Arc::clone(watch) }))
+        Ok(Arc::new(Passing { real, hook: Arc::clone(watch) }))
     }
 
     fn disconnect(&self) {
@@ -176,112 +177,31 @@ impl Connector for Watched {
     }
 }
 
-/// A token whose calls the test sees.
-struct Seen {
-    real: Arc<dyn Token>,
-    watch: Arc<Watch>,
-}
-
-macro_rules! passed_on {
-    ($($function:expr => $name:ident($($a:ident: $t:ty),*) -> $r:ty;)*) => {
-        $(fn $name(&self, $($a: $t),*) -> Result<$r> {
-            self.watch.call($function, || self.real.$name($($a),*))
-        })*
-    };
-}
-
-impl Token for Seen {
-    fn token_info(&self) -> Result<TokenInfo> {
-        self.watch.call(Function::GetTokenInfo, || {
-            let mut info = self.real.token_info()?;
-            info.flags |= self.watch.flags.load(Ordering::Acquire) as Ulong;
-            Ok(info)
-        })
+impl Hook for Arc<Watch> {
+    fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T> {
+        Watch::call(self, function, go)
     }
 
-    fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
-        self.watch.send(Function::Login, user, pin);
-        self.watch.call(Function::Login, || self.real.login(session, user, pin))
+    fn send(
+        &self,
+        function: Function,
+        user: UserType,
+        pin: Option<&[u8]>,
+        go: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.sent.lock().unwrap().push((function, user, pin.map(<[u8]>::to_vec)));
+        Watch::call(self, function, go)
     }
 
-    fn login_user(&self, s: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
-        self.watch.send(Function::LoginUser, user, pin);
-        self.watch.call(Function::LoginUser, || self.real.login_user(s, user, pin, name))
+    fn opened(&self, session: SessionHandle) {
+        self.sessions.lock().unwrap().insert(session);
     }
 
-    fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {
-        self.watch.send(Function::InitToken, UserType::So, pin);
-        self.watch.call(Function::InitToken, || self.real.init_token(pin, label))
+    fn closes(&self, session: SessionHandle) {
+        self.sessions.lock().unwrap().remove(&session);
     }
 
-    fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
-        self.watch.send(Function::InitPin, UserType::User, pin);
-        self.watch.call(Function::InitPin, || self.real.init_pin(session, pin))
-    }
-
-    fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
-        self.watch.send(Function::SetPin, UserType::User, old);
-        self.watch.call(Function::SetPin, || self.real.set_pin(session, old, new))
-    }
-
-    fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
-        let opened = self.watch.call(Function::OpenSession, || self.real.open_session(read_write))?;
-        self.watch.sessions.lock().unwrap().insert(opened);
-        Ok(opened)
-    }
-
-    fn close_session(&self, s: SessionHandle) -> Result<()> {
-        self.watch.sessions.lock().unwrap().remove(&s);
-        self.watch.call(Function::CloseSession, || self.real.close_session(s))
-    }
-
-    passed_on! {
-        Function::GetSlotInfo => slot_info() -> SlotInfo;
-        Function::GetMechanismList => mechanism_list() -> Vec<Ulong>;
-        Function::GetMechanismInfo => mechanism_info(mechanism: Ulong) -> MechanismInfo;
-        Function::CloseAllSessions => close_all_sessions() -> ();
-        Function::GetSessionInfo => session_info(s: SessionHandle) -> SessionInfo;
-        Function::SessionCancel => session_cancel(s: SessionHandle, flags: Ulong) -> ();
-        Function::GetSessionValidationFlags => session_validation_flags(s: SessionHandle, kind: Ulong) -> Ulong;
-        Function::Logout => logout(s: SessionHandle) -> ();
-        Function::CreateObject => create_object(s: SessionHandle, template: &Template) -> ObjectHandle;
-        Function::CopyObject => copy_object(s: SessionHandle, o: ObjectHandle, template: &Template) -> ObjectHandle;
-        Function::DestroyObject => destroy_object(s: SessionHandle, o: ObjectHandle) -> ();
-        Function::GetObjectSize => object_size(s: SessionHandle, o: ObjectHandle) -> Ulong;
-        Function::GetAttributeValue => get_attributes(s: SessionHandle, o: ObjectHandle, types: &[AttributeType]) -> Vec<Fetched>;
-        Function::SetAttributeValue => set_attributes(s: SessionHandle, o: ObjectHandle, template: &Template) -> ();
-        Function::FindObjectsInit => find_objects_init(s: SessionHandle, template: &Template) -> ();
-        Function::FindObjects => find_objects(s: SessionHandle, max: usize) -> Vec<ObjectHandle>;
-        Function::FindObjectsFinal => find_objects_final(s: SessionHandle) -> ();
-        kind.init() => op_init(s: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
-        kind.one_shot() => op_one_shot(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
-        kind.update() => op_update(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
-        kind.last() => op_final(s: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> ();
-        Function::Verify => verify(s: SessionHandle, data: &[u8], signature: &[u8]) -> ();
-        Function::VerifyFinal => verify_final(s: SessionHandle, signature: &[u8]) -> ();
-        Function::DigestKey => digest_key(s: SessionHandle, key: ObjectHandle) -> ();
-        kind.function() => combined_update(s: SessionHandle, kind: CombinedKind, input: &[u8], output: &mut Output<'_>) -> ();
-        Function::VerifySignatureInit => verify_signature_init(s: SessionHandle, mechanism: Option<&mut Mechanism>, key: ObjectHandle, signature: &[u8]) -> ();
-        Function::VerifySignature => verify_signature(s: SessionHandle, data: &[u8]) -> ();
-        Function::VerifySignatureFinal => verify_signature_final(s: SessionHandle) -> ();
-        kind.init() => message_mechanism(s: SessionHandle, kind: MessageKind) -> Ulong;
-        kind.init() => message_init(s: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
-        kind.one_shot() => message_one_shot(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8], input: &[u8], output: &mut Output<'_>) -> ();
-        kind.begin() => message_begin(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8]) -> ();
-        kind.next() => message_next(s: SessionHandle, kind: MessageKind, params: &mut Params, input: &[u8], last: bool, output: &mut Output<'_>) -> ();
-        Function::VerifyMessage => verify_message(s: SessionHandle, params: &mut Params, data: &[u8], signature: &[u8]) -> ();
-        Function::VerifyMessageNext => verify_message_next(s: SessionHandle, params: &mut Params, data: &[u8], signature: Option<&[u8]>) -> ();
-        kind.last() => message_final(s: SessionHandle, kind: MessageKind) -> ();
-        Function::GenerateKey => generate_key(s: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> ObjectHandle;
-        Function::GenerateKeyPair => generate_key_pair(s: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> (ObjectHandle, ObjectHandle);
-        Function::WrapKey => wrap_key(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, output: &mut Output<'_>) -> ();
-        Function::UnwrapKey => unwrap_key(s: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template) -> ObjectHandle;
-        Function::DeriveKey => derive_key(s: SessionHandle, mechanism: &mut Mechanism, base: ObjectHandle, template: &Template, want: bool) -> Option<ObjectHandle>;
-        Function::WrapKeyAuthenticated => wrap_key_authenticated(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, associated: &[u8], output: &mut Output<'_>) -> ();
-        Function::UnwrapKeyAuthenticated => unwrap_key_authenticated(s: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template, associated: &[u8]) -> ObjectHandle;
-        Function::EncapsulateKey => encapsulate_key(s: SessionHandle, mechanism: &mut Mechanism, public: ObjectHandle, template: &Template, output: &mut Output<'_>) -> Option<ObjectHandle>;
-        Function::DecapsulateKey => decapsulate_key(s: SessionHandle, mechanism: &mut Mechanism, private: ObjectHandle, template: &Template, ciphertext: &[u8]) -> ObjectHandle;
-        Function::SeedRandom => seed_random(s: SessionHandle, seed: &[u8]) -> ();
-        Function::GenerateRandom => generate_random(s: SessionHandle, output: &mut [u8]) -> ();
+    fn told(&self, info: &mut TokenInfo) {
+        info.flags |= self.flags.load(Ordering::Acquire) as Ulong;
     }
 }

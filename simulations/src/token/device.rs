@@ -12,8 +12,8 @@ use super::material::Key;
 use super::object::Object;
 use super::pool::RsaPool;
 use super::profile::Profile;
-use super::random::Random;
 use super::state::{Durable, Shared, State, Store};
+use crate::random::Random;
 
 /// A simulated token. Clones are the same one.
 ///

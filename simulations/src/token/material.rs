@@ -8,7 +8,7 @@ use super::curve::Curve;
 use super::der::{INTEGER, OCTETS, OID, Reader, SEQUENCE, element, trim, unsigned};
 use super::hash::Hash;
 use super::object::Object;
-use super::random::Random;
+use crate::random::Random;
 
 const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];

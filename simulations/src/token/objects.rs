@@ -125,7 +125,7 @@ impl Call<'_> {
     }
 
     fn unique_id(&mut self) -> Vec<u8> {
-        format!("{:016x}{:016x}", self.store.random.number(), self.store.random.number()).into_bytes()
+        format!("{:016x}{:016x}", self.store.random.draw(), self.store.random.draw()).into_bytes()
     }
 
     pub(super) fn create_object(

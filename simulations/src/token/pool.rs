@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::der::{Reader, SEQUENCE};
 use super::material::RsaKey;
-use super::random::Random;
+use crate::random::Random;
 
 /// PKCS#1 structures, one after the other.
 const KEYS: [(usize, &[u8]); 2] =
@@ -27,7 +27,7 @@ impl RsaPool {
         if left.is_empty() {
             *left = all(KEYS.get(size)?.1);
         }
-        let key = left.swap_remove(random.below(left.len()));
+        let key = left.swap_remove(random.below(left.len() as u64) as usize);
         RsaKey::from_pkcs1(key)
     }
 }

@@ -9,7 +9,7 @@ use super::object::Object;
 use super::operation::Operation;
 use super::pool::RsaPool;
 use super::profile::Profile;
-use super::random::Random;
+use crate::random::Random;
 
 /// A device's profile and everything that changes.
 pub(super) struct Shared {

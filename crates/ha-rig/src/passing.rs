@@ -1,0 +1,150 @@
+//! A token in front of another one: every call goes through a hook, which may look at it, put it off, or answer in its
+//! place.
+
+use std::sync::Arc;
+
+use ha_token::{
+    AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
+    OpKind, Output, Params, Result, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo, Ulong,
+    UserType,
+};
+
+/// What happens to the calls of a token.
+pub trait Hook: Send + Sync {
+    /// Any call: `go` makes it.
+    ///
+    /// # Errors
+    /// Its answer, or another one.
+    fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T>;
+
+    /// A call that sends a PIN.
+    ///
+    /// # Errors
+    /// As [`Hook::call`].
+    fn send(
+        &self,
+        function: Function,
+        user: UserType,
+        pin: Option<&[u8]>,
+        go: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let _ = (user, pin);
+        self.call(function, go)
+    }
+
+    /// A session was opened.
+    fn opened(&self, _session: SessionHandle) {}
+
+    /// A session is to be closed.
+    fn closes(&self, _session: SessionHandle) {}
+
+    /// The token has said this of itself.
+    fn told(&self, _info: &mut TokenInfo) {}
+}
+
+/// A token behind a hook.
+pub struct Passing<H> {
+    /// The token.
+    pub real: Arc<dyn Token>,
+    /// The hook.
+    pub hook: H,
+}
+
+macro_rules! passed_on {
+    ($($function:expr => $name:ident($($a:ident: $t:ty),*) -> $r:ty;)*) => {
+        $(fn $name(&self, $($a: $t),*) -> Result<$r> {
+            self.hook.call($function, || self.real.$name($($a),*))
+        })*
+    };
+}
+
+impl<H: Hook> Token for Passing<H> {
+    fn token_info(&self) -> Result<TokenInfo> {
+        self.hook.call(Function::GetTokenInfo, || {
+            let mut info = self.real.token_info()?;
+            self.hook.told(&mut info);
+            Ok(info)
+        })
+    }
+
+    fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
+        self.hook.send(Function::Login, user, pin, || self.real.login(session, user, pin))
+    }
+
+    fn login_user(&self, s: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
+        self.hook.send(Function::LoginUser, user, pin, || self.real.login_user(s, user, pin, name))
+    }
+
+    fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {
+        self.hook.send(Function::InitToken, UserType::So, pin, || self.real.init_token(pin, label))
+    }
+
+    fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
+        self.hook.send(Function::InitPin, UserType::User, pin, || self.real.init_pin(session, pin))
+    }
+
+    fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        self.hook.send(Function::SetPin, UserType::User, old, || self.real.set_pin(session, old, new))
+    }
+
+    fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
+        let opened = self.hook.call(Function::OpenSession, || self.real.open_session(read_write))?;
+        self.hook.opened(opened);
+        Ok(opened)
+    }
+
+    fn close_session(&self, s: SessionHandle) -> Result<()> {
+        self.hook.closes(s);
+        self.hook.call(Function::CloseSession, || self.real.close_session(s))
+    }
+
+    passed_on! {
+        Function::GetSlotInfo => slot_info() -> SlotInfo;
+        Function::GetMechanismList => mechanism_list() -> Vec<Ulong>;
+        Function::GetMechanismInfo => mechanism_info(mechanism: Ulong) -> MechanismInfo;
+        Function::CloseAllSessions => close_all_sessions() -> ();
+        Function::GetSessionInfo => session_info(s: SessionHandle) -> SessionInfo;
+        Function::SessionCancel => session_cancel(s: SessionHandle, flags: Ulong) -> ();
+        Function::GetSessionValidationFlags => session_validation_flags(s: SessionHandle, kind: Ulong) -> Ulong;
+        Function::Logout => logout(s: SessionHandle) -> ();
+        Function::CreateObject => create_object(s: SessionHandle, template: &Template) -> ObjectHandle;
+        Function::CopyObject => copy_object(s: SessionHandle, o: ObjectHandle, template: &Template) -> ObjectHandle;
+        Function::DestroyObject => destroy_object(s: SessionHandle, o: ObjectHandle) -> ();
+        Function::GetObjectSize => object_size(s: SessionHandle, o: ObjectHandle) -> Ulong;
+        Function::GetAttributeValue => get_attributes(s: SessionHandle, o: ObjectHandle, types: &[AttributeType]) -> Vec<Fetched>;
+        Function::SetAttributeValue => set_attributes(s: SessionHandle, o: ObjectHandle, template: &Template) -> ();
+        Function::FindObjectsInit => find_objects_init(s: SessionHandle, template: &Template) -> ();
+        Function::FindObjects => find_objects(s: SessionHandle, max: usize) -> Vec<ObjectHandle>;
+        Function::FindObjectsFinal => find_objects_final(s: SessionHandle) -> ();
+        kind.init() => op_init(s: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
+        kind.one_shot() => op_one_shot(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
+        kind.update() => op_update(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
+        kind.last() => op_final(s: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> ();
+        Function::Verify => verify(s: SessionHandle, data: &[u8], signature: &[u8]) -> ();
+        Function::VerifyFinal => verify_final(s: SessionHandle, signature: &[u8]) -> ();
+        Function::DigestKey => digest_key(s: SessionHandle, key: ObjectHandle) -> ();
+        kind.function() => combined_update(s: SessionHandle, kind: CombinedKind, input: &[u8], output: &mut Output<'_>) -> ();
+        Function::VerifySignatureInit => verify_signature_init(s: SessionHandle, mechanism: Option<&mut Mechanism>, key: ObjectHandle, signature: &[u8]) -> ();
+        Function::VerifySignature => verify_signature(s: SessionHandle, data: &[u8]) -> ();
+        Function::VerifySignatureFinal => verify_signature_final(s: SessionHandle) -> ();
+        kind.init() => message_mechanism(s: SessionHandle, kind: MessageKind) -> Ulong;
+        kind.init() => message_init(s: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
+        kind.one_shot() => message_one_shot(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8], input: &[u8], output: &mut Output<'_>) -> ();
+        kind.begin() => message_begin(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8]) -> ();
+        kind.next() => message_next(s: SessionHandle, kind: MessageKind, params: &mut Params, input: &[u8], last: bool, output: &mut Output<'_>) -> ();
+        Function::VerifyMessage => verify_message(s: SessionHandle, params: &mut Params, data: &[u8], signature: &[u8]) -> ();
+        Function::VerifyMessageNext => verify_message_next(s: SessionHandle, params: &mut Params, data: &[u8], signature: Option<&[u8]>) -> ();
+        kind.last() => message_final(s: SessionHandle, kind: MessageKind) -> ();
+        Function::GenerateKey => generate_key(s: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> ObjectHandle;
+        Function::GenerateKeyPair => generate_key_pair(s: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> (ObjectHandle, ObjectHandle);
+        Function::WrapKey => wrap_key(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, output: &mut Output<'_>) -> ();
+        Function::UnwrapKey => unwrap_key(s: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template) -> ObjectHandle;
+        Function::DeriveKey => derive_key(s: SessionHandle, mechanism: &mut Mechanism, base: ObjectHandle, template: &Template, want: bool) -> Option<ObjectHandle>;
+        Function::WrapKeyAuthenticated => wrap_key_authenticated(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, associated: &[u8], output: &mut Output<'_>) -> ();
+        Function::UnwrapKeyAuthenticated => unwrap_key_authenticated(s: SessionHandle, mechanism: &mut Mechanism, unwrapping: ObjectHandle, wrapped: &[u8], template: &Template, associated: &[u8]) -> ObjectHandle;
+        Function::EncapsulateKey => encapsulate_key(s: SessionHandle, mechanism: &mut Mechanism, public: ObjectHandle, template: &Template, output: &mut Output<'_>) -> Option<ObjectHandle>;
+        Function::DecapsulateKey => decapsulate_key(s: SessionHandle, mechanism: &mut Mechanism, private: ObjectHandle, template: &Template, ciphertext: &[u8]) -> ObjectHandle;
+        Function::SeedRandom => seed_random(s: SessionHandle, seed: &[u8]) -> ();
+        Function::GenerateRandom => generate_random(s: SessionHandle, output: &mut [u8]) -> ();
+    }
+}
