@@ -111,6 +111,9 @@ impl Group {
                 return Ok(());
             }
             link.set_caught_up(visit.epoch, owed);
+            if link.group_keys().is_some() {
+                self.offer_group_keys();
+            }
             member.behind_tries.store(0, Ordering::Release);
         }
         Ok(())

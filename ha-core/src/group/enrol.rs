@@ -1,6 +1,7 @@
 //! The group keys on every member: found, made, and moved to a member that lacks them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ha_token::{Result, Rv, UserType};
 
@@ -64,6 +65,9 @@ impl Group {
             match moved {
                 Ok(there) => {
                     writer.link.set_group_keys(Some(there));
+                    if writer.member.lacks.load(Ordering::Acquire) {
+                        self.falls_behind(&writer.member);
+                    }
                     kept.push(n);
                 }
                 Err(rv) => {
@@ -110,6 +114,15 @@ impl Group {
             // What it is is told in words already.
             _ = self.share_group_keys(&mut vec![giver, lease]);
         }
+    }
+
+    /// A member has the group keys now: those that were brought up to date without them lack what is wrapped under them,
+    /// and can be given both.
+    pub(super) fn offer_group_keys(&self) {
+        let wants = |m: &&Arc<Member>| {
+            m.may_take.load(Ordering::Acquire) && m.link().is_some_and(|l| l.group_keys().is_none())
+        };
+        self.up().filter(wants).for_each(|member| self.falls_behind(member));
     }
 
     /// Whether these are the group's keys: those that were seen first.

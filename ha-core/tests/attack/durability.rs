@@ -1,10 +1,14 @@
 //! What was acknowledged is there, on every member (guarantee G1).
 
-use ha_rig::Tokens;
-use ha_token::{Attribute, Function, Rv, ck};
+use std::sync::Arc;
+
+use ha_core::group::Word;
+use ha_rig::{Act, PIN, Tokens};
+use ha_token::{Attribute, Function, Rv, UserType, ck};
 
 use crate::open_group::{Open, private};
 use crate::setting::{count, data, failing, foreign, heal, keys, named, yes};
+use crate::watched::start;
 
 #[test]
 fn never_a_rename_misses_the_member_where_the_object_was_not_seen_yet() {
@@ -33,6 +37,38 @@ fn never_an_acknowledged_object_is_not_found_while_a_member_refuses_to_write() {
             assert_eq!(open.find(&named(&[n])).len(), 1, "object {n}, search {search}");
         }
     }
+}
+
+#[test]
+fn never_a_member_that_came_up_before_the_one_with_the_group_keys_goes_without_keys() {
+    let tokens = Tokens::new(2);
+    let group = "min_copies = 1";
+    tokens.hide(1);
+    Open::new(&tokens, group).ec_pair(1).unwrap();
+    tokens.restore(1);
+    let (provider, watches) = start(&tokens.config(false, group));
+    let slot = Arc::clone(provider.slot(0).unwrap());
+    let s = slot.open_session(true).unwrap();
+    // The member that holds the group keys finds them only after the other one was brought up to date without.
+    let (b, group) = (Arc::clone(&watches[1]), Arc::clone(&provider.groups()[0]));
+    watches[0].next(
+        Function::FindObjectsInit,
+        Act::First(Box::new(move || {
+            // Its keeper looks at it anew.
+            group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+            while !b.calls().contains(&Function::CreateObject) {
+                std::thread::yield_now();
+            }
+            while group.members[1].load() > 0 {
+                std::thread::yield_now();
+            }
+        })),
+    );
+    slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    let open = Open { provider, slot, s };
+    open.wait("both have it", |g| {
+        g.check(true).is_ok_and(|all| all.len() == 2 && all.iter().all(|c| c.worst() == Word::Same))
+    });
 }
 
 #[test]
