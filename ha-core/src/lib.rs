@@ -21,6 +21,7 @@ mod map;
 pub mod mutants;
 pub mod names;
 mod numbers;
+mod pin;
 pub mod policy;
 pub mod provider;
 pub mod replica;

@@ -32,6 +32,22 @@ pub trait Hook: Send + Sync {
         self.call(function, go)
     }
 
+    /// A named user's PIN is sent: `go` gives the token the name, `unnamed` is the same login without it.
+    ///
+    /// # Errors
+    /// As [`Hook::call`].
+    fn send_named(
+        &self,
+        user: UserType,
+        pin: Option<&[u8]>,
+        name: &[u8],
+        go: impl FnOnce() -> Result<()>,
+        unnamed: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let _ = (name, unnamed);
+        self.send(Function::LoginUser, user, pin, go)
+    }
+
     /// A session was opened.
     fn opened(&self, _session: SessionHandle) {}
 
@@ -72,7 +88,8 @@ impl<H: Hook> Token for Passing<H> {
     }
 
     fn login_user(&self, s: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
-        self.hook.send(Function::LoginUser, user, pin, || self.real.login_user(s, user, pin, name))
+        let (go, unnamed) = (|| self.real.login_user(s, user, pin, name), || self.real.login(s, user, pin));
+        self.hook.send_named(user, pin, name, go, unnamed)
     }
 
     fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {

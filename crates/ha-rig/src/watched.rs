@@ -43,6 +43,8 @@ pub struct Watch {
     pub dies_after: AtomicUsize,
     /// The instance is shared with the host.
     pub shared: AtomicBool,
+    /// The name under which `C_LoginUser` is a login of the token's user; without it that is the token's own affair.
+    pub user_name: Mutex<Option<&'static [u8]>>,
     /// How often it was to be connected.
     pub connects: AtomicUsize,
     /// No longer than its connection lives.
@@ -191,6 +193,22 @@ impl Hook for Arc<Watch> {
     ) -> Result<()> {
         self.sent.lock().unwrap().push((function, user, pin.map(<[u8]>::to_vec)));
         Watch::call(self, function, go)
+    }
+
+    fn send_named(
+        &self,
+        user: UserType,
+        pin: Option<&[u8]>,
+        name: &[u8],
+        go: impl FnOnce() -> Result<()>,
+        unnamed: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let known = *self.user_name.lock().unwrap();
+        self.send(Function::LoginUser, user, pin, || match known {
+            None => go(),
+            Some(known) if known == name => unnamed(),
+            Some(_) => Err(Rv::PIN_INCORRECT),
+        })
     }
 
     fn opened(&self, session: SessionHandle) {

@@ -7,9 +7,10 @@ use ha_token::{Function, Result, Rv, UserType, ck};
 
 use super::link::PAUSES;
 use super::login::Visit;
-use super::{Group, Link, Member, Pin, Who};
+use super::{Group, Link, Member, Who};
 use crate::config::RecoveryMode;
 use crate::mutants::wrong;
+use crate::pin::{Pin, log_in};
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::{Event, State, Until};
 use crate::policy::pin::{self, Answer};
@@ -27,7 +28,7 @@ impl Group {
     /// # Errors
     /// The standard's codes for the state; the first asked member's refusal; `CKR_DEVICE_ERROR` when no member could be asked.
     pub fn log_in(&self, user: UserType, pin: &[u8]) -> Result<()> {
-        self.log_in_when(user, Some(pin), &|| Ok(()))
+        self.log_in_when(user, Some(Pin::new(pin, b"")), &|| Ok(()))
     }
 
     /// As [`log_in`](Self::log_in), if `ready` says so once no other login or logout is under way. `None` leaves the PIN
@@ -38,7 +39,7 @@ impl Group {
     pub(crate) fn log_in_when(
         &self,
         user: UserType,
-        pin: Option<&[u8]>,
+        pin: Option<Pin>,
         ready: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
         let who = match user {
@@ -51,16 +52,15 @@ impl Group {
         ready()?;
         match self.login.who() {
             Who::Nobody => {}
-            now if now == who => return Err(Rv::USER_ALREADY_LOGGED_IN),
+            now if now == who && self.is_of(pin.as_ref()) => return Err(Rv::USER_ALREADY_LOGGED_IN),
             Who::User | Who::So => return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN),
         }
-        if let Some(rv) = pin.and_then(|p| self.login.refusal(user, p)) {
+        if let Some(rv) = pin.as_ref().and_then(|p| self.login.refusal(user, p)) {
             let why = "this PIN was refused before and is not sent to a token again";
             self.reporter.refused(Function::Login, rv, why);
             return Err(rv);
         }
         self.look_after();
-        let pin = pin.map(|p| self.login.hold(p));
         if let Some(pin) = &pin {
             self.see_changed_pins(user, pin);
         }
@@ -85,6 +85,12 @@ impl Group {
             self.after_login();
         }
         Ok(())
+    }
+
+    /// Whether who is logged in has the name that this PIN was given with.
+    pub(crate) fn is_of(&self, pin: Option<&Pin>) -> bool {
+        let login = self.login.pin();
+        login.as_ref().map_or(&[][..], Pin::user_name) == pin.map_or(&[][..], Pin::user_name)
     }
 
     /// That a member refused its PIN, and the application comes with another one now, is the sign that PINs were changed
@@ -208,8 +214,7 @@ impl Group {
     /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
     /// SoftHSM takes a token for one without a PIN, and looks at none, for a moment while another process writes to it.
     fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
-        let once =
-            || pin::of_login(link.on_anchor(|anchor| link.token.login(anchor, user, pin.map(|p| &***p))));
+        let once = || pin::of_login(link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin)));
         let login = || {
             for pause in PAUSES {
                 match once() {

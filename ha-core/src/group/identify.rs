@@ -389,7 +389,7 @@ impl Group {
         f(Challenge {
             on: lease.on(),
             nonce: self.nonce()?,
-            pin: pin.as_ref().map(|p| &***p),
+            pin: pin.as_ref(),
             group_key: lease.link.group_keys().map(|k| k.extractable),
         })
         .inspect_err(|rv| self.proof_ended(lease, pin.as_ref(), *rv))

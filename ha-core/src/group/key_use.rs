@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ha_token::{Function, Result, Rv, Ulong, UserType, ck};
 
-use super::{Group, Lease, Link, Member, Pin};
+use super::{Group, Lease, Link, Member};
+use crate::pin::{Pin, log_in};
 use crate::policy::pin::{self, Answer};
 
 /// What a member answers that cannot be asked for its own reasons: another one may serve, and nobody is suspected.
@@ -61,7 +62,7 @@ impl Group {
             self.tell_last_try(member);
             return Err(NOT_HERE);
         }
-        match pin::of_login(lease.token().login(lease.session, USER, sent.map(|p| &***p))) {
+        match pin::of_login(log_in(lease.token(), lease.session, USER, sent)) {
             Answer::Accepted => Ok(()),
             Answer::WrongPin(rv) => {
                 if let Some(sent) = sent {

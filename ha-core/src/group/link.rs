@@ -9,8 +9,8 @@ use crate::map::RandomState;
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
 
-use super::login::Pin;
 use crate::mutants::wrong;
+use crate::pin::Pin;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;

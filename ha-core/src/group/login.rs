@@ -1,16 +1,14 @@
 //! The login that the application made, and what is remembered of PINs (guarantee G6).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::sync::{MutexGuard, PoisonError, TryLockError};
 
+use crate::pin::Pin;
 use crate::sync::Mutex;
 use ha_member::Secret;
 use ha_token::{Rv, UserType};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-
-/// A PIN, in locked memory that is wiped when the last who has it lets go. Never printed.
-pub type Pin = Arc<Secret>;
 
 /// Who is logged in to the virtual token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,9 +153,12 @@ impl Login {
         self.pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// These bytes as a PIN; those of who is logged in are not kept twice.
+    /// These bytes as a PIN of who is logged in, whose own is not kept twice.
     pub(crate) fn hold(&self, pin: &[u8]) -> Pin {
-        self.pin().filter(|p| ***p == *pin).unwrap_or_else(|| Arc::new(Secret::new(pin)))
+        match self.pin() {
+            Some(login) if *login == *pin => login,
+            login => Pin::new(pin, login.as_ref().map_or(&[], Pin::user_name)),
+        }
     }
 
     /// Changes the state; answers the new epoch. The old PIN is let go.
@@ -180,20 +181,23 @@ impl Login {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
     }
 
-    /// What is remembered of a PIN.
-    pub(super) fn digest(&self, pin: &[u8]) -> Digest {
-        let mac = Hmac::<Sha256>::new_from_slice(&self.key).map(|mac| mac.chain_update(pin).finalize());
+    /// What is remembered of a PIN, and of whose it is.
+    pub(super) fn digest(&self, pin: &Pin) -> Digest {
+        let length = (pin.len() as u64).to_be_bytes();
+        let mac = Hmac::<Sha256>::new_from_slice(&self.key).map(|mac| {
+            mac.chain_update(length).chain_update(&**pin).chain_update(pin.user_name()).finalize()
+        });
         // A key of any length will do for HMAC.
         mac.map(|m| m.into_bytes().into()).unwrap_or_default()
     }
 
     /// How a member refused this PIN before, if one did.
-    pub(super) fn refusal(&self, user: UserType, pin: &[u8]) -> Option<Rv> {
+    pub(super) fn refusal(&self, user: UserType, pin: &Pin) -> Option<Rv> {
         self.refused.answer(user, &self.digest(pin))
     }
 
     /// Remembers a refusal.
-    pub(super) fn refuse(&self, user: UserType, pin: &[u8], rv: Rv) {
+    pub(super) fn refuse(&self, user: UserType, pin: &Pin, rv: Rv) {
         self.refused.remember(user, self.digest(pin), rv);
     }
 
@@ -210,20 +214,34 @@ mod tests {
     #[test]
     fn what_is_remembered_of_a_pin_means_nothing_under_another_key() {
         let (a, b) = (Login::new(&[1; 32]), Login::new(&[2; 32]));
-        assert_eq!(a.digest(b"1234"), a.digest(b"1234"));
-        assert_ne!(a.digest(b"1234"), a.digest(b"1235"));
-        assert_ne!(a.digest(b"1234"), b.digest(b"1234"));
+        let pin = Pin::new(b"1234", b"");
+        assert_eq!(a.digest(&pin), a.digest(&pin));
+        assert_ne!(a.digest(&pin), a.digest(&Pin::new(b"1235", b"")));
+        assert_ne!(a.digest(&pin), b.digest(&pin));
+    }
+
+    #[test]
+    fn a_refusal_is_one_named_users() {
+        let login = Login::new(&[1; 32]);
+        login.refuse(UserType::User, &Pin::new(b"1234", b"anna"), Rv::PIN_INCORRECT);
+        assert_eq!(login.refusal(UserType::User, &Pin::new(b"1234", b"anna")), Some(Rv::PIN_INCORRECT));
+        for other in [Pin::new(b"1234", b"bert"), Pin::new(b"1234", b""), Pin::new(b"1234a", b"nna")] {
+            assert_eq!(login.refusal(UserType::User, &other), None);
+        }
     }
 
     #[test]
     fn a_refusal_is_one_users_and_keeps_its_answer() {
         let login = Login::new(&[1; 32]);
-        login.refuse(UserType::User, b"1234", Rv::PIN_EXPIRED);
-        login.refuse(UserType::ContextSpecific, b"5678", Rv::PIN_INCORRECT);
-        assert_eq!(login.refusal(UserType::User, b"1234"), Some(Rv::PIN_EXPIRED));
-        assert_eq!(login.refusal(UserType::So, b"1234"), None);
+        login.refuse(UserType::User, &Pin::new(b"1234", b""), Rv::PIN_EXPIRED);
+        login.refuse(UserType::ContextSpecific, &Pin::new(b"5678", b""), Rv::PIN_INCORRECT);
+        assert_eq!(login.refusal(UserType::User, &Pin::new(b"1234", b"")), Some(Rv::PIN_EXPIRED));
+        assert_eq!(login.refusal(UserType::So, &Pin::new(b"1234", b"")), None);
         login.forgive(UserType::User);
-        assert_eq!(login.refusal(UserType::User, b"1234"), None);
-        assert_eq!(login.refusal(UserType::ContextSpecific, b"5678"), Some(Rv::PIN_INCORRECT));
+        assert_eq!(login.refusal(UserType::User, &Pin::new(b"1234", b"")), None);
+        assert_eq!(
+            login.refusal(UserType::ContextSpecific, &Pin::new(b"5678", b"")),
+            Some(Rv::PIN_INCORRECT)
+        );
     }
 }

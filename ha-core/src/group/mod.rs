@@ -43,7 +43,7 @@ pub(crate) use identify::DIFFER;
 pub(crate) use key_use::Standing;
 pub use lease::Lease;
 pub use link::Link;
-pub use login::{Login, Pin, Who};
+pub use login::{Login, Who};
 pub use member::{Fault, Member};
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
 pub use report::{GroupEvent, Reporter};

@@ -6,6 +6,7 @@ use ha_token::{Function, Result, Rv, UserType};
 
 use super::authenticate::log_out;
 use super::{Group, Link, Member, Who};
+use crate::pin::log_in;
 use crate::policy::failure::{Class, classify, outcome_unknown};
 use crate::policy::pin::{self, Holds};
 
@@ -21,7 +22,7 @@ impl Group {
     pub fn change_pin(&self, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
         let _turn = self.login.turn();
         let user = if self.login.who() == Who::So { UserType::So } else { UserType::User };
-        if let Some(rv) = old.and_then(|p| self.login.refusal(user, p)) {
+        if let Some(rv) = old.and_then(|p| self.login.refusal(user, &self.login.hold(p))) {
             let why = "this PIN was refused before and is not sent to a token again";
             self.reporter.refused(Function::SetPin, rv, why);
             return Err(rv);
@@ -55,9 +56,10 @@ impl Group {
             }
             // Of the codes of PINs this one alone speaks of the old one.
             if let (Rv::PIN_INCORRECT, Some(old)) = (rv, old) {
-                member.refused.remember(user, self.login.digest(old), rv);
+                let old = self.login.hold(old);
+                member.refused.remember(user, self.login.digest(&old), rv);
                 if changed.is_empty() {
-                    self.login.refuse(user, old, rv);
+                    self.login.refuse(user, &old, rv);
                 }
             }
             self.change_back(&changed, old, new);
@@ -99,7 +101,7 @@ impl Group {
         if log_out(link).is_err() || self.is_last_try(link, user) != Ok(false) {
             return Holds::Unknown;
         }
-        let trial = link.on_anchor(|anchor| link.token.login(anchor, user, Some(new)));
+        let trial = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, Some(&self.login.hold(new))));
         let holds = pin::after_trial(pin::of_login(trial));
         // Should this fail, following the group's login logs out once more.
         _ = log_out(link);

@@ -5,6 +5,7 @@ use ha_token::{Function, OpKind, Output, Result, Rv, SessionHandle, TemplateExt,
 use super::VirtualSlot;
 use super::operation::Operation;
 use super::session::SessionState;
+use crate::pin::Pin;
 
 impl VirtualSlot {
     /// `C_Login` with `CKU_CONTEXT_SPECIFIC` (section 5.6.8): for the operation that was just started with a key that
@@ -12,12 +13,16 @@ impl VirtualSlot {
     ///
     /// # Errors
     /// `CKR_OPERATION_NOT_INITIALIZED` without one; the first asked member's refusal.
-    pub(super) fn context_login(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
+    pub(super) fn context_login(&self, session: SessionHandle, pin: Option<Pin>) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let kind = self.wants_login(&mut state).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
         let mut running = state.operation(kind)?;
-        let pin = pin.map(|p| self.group.login.hold(p));
+        // Without a name it is that of who is logged in.
+        let pin = pin.map(|p| if p.user_name().is_empty() { self.group.login.hold(&p) } else { p });
+        if pin.is_some() && !self.group.is_of(pin.as_ref()) {
+            return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN);
+        }
         let standing = self.group.standing(pin.as_ref())?;
         self.advance(&mut running, Function::Login, &mut Output::query(), &mut |lease, _| {
             self.group.context_login(lease, pin.as_ref(), standing)

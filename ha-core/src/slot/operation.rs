@@ -12,8 +12,9 @@ use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
 use super::run::{Call, Left};
 use super::session::SessionState;
-use crate::group::{Lease, Need, Object, Pin, Who};
+use crate::group::{Lease, Need, Object, Who};
 use crate::mutants::wrong;
+use crate::pin::Pin;
 use crate::policy::failure::Class;
 
 /// An operation of a virtual session, with all that another member needs to go on with it.

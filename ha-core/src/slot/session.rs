@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ha_token::{ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, UserType, ck};
+use ha_token::{Function, ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, UserType, ck};
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
@@ -11,6 +11,7 @@ use super::messages::MessageOperation;
 use super::operation::{Operation, Running};
 use super::table::Session;
 use crate::group::{Lease, Member, Who};
+use crate::pin::Pin;
 
 /// What goes on in a session. One call at a time has it.
 #[derive(Default)]
@@ -218,11 +219,37 @@ impl VirtualSlot {
         }
     }
 
+    /// `C_Login`, and `C_LoginUser` where a name is given.
+    ///
+    /// # Errors
+    /// As [`Group::log_in`](crate::group::Group::log_in); `CKR_SESSION_READ_ONLY_EXISTS`; `CKR_ARGUMENTS_BAD` for a name
+    /// without a PIN; `CKR_USER_ANOTHER_ALREADY_LOGGED_IN` for the use of a key as another user than who is logged in.
+    pub(super) fn login_as(
+        &self,
+        function: Function,
+        session: SessionHandle,
+        user: UserType,
+        pin: Option<&[u8]>,
+        name: &[u8],
+    ) -> Result<()> {
+        self.session(session)?;
+        let pin = self.pin(function, pin)?.map(|pin| Pin::new(pin, name));
+        if pin.is_none() && !name.is_empty() {
+            let why = "a named user needs a PIN: it is not left to a PIN pad";
+            self.group.reporter.refused(function, Rv::ARGUMENTS_BAD, why);
+            return Err(Rv::ARGUMENTS_BAD);
+        }
+        match user {
+            UserType::ContextSpecific => self.context_login(session, pin),
+            UserType::So | UserType::User => self.log_in(session, user, pin),
+        }
+    }
+
     /// `C_Login` as the user or the security officer.
     ///
     /// # Errors
     /// As [`Group::log_in`](crate::group::Group::log_in); `CKR_SESSION_READ_ONLY_EXISTS`.
-    pub(super) fn log_in(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
+    pub(super) fn log_in(&self, session: SessionHandle, user: UserType, pin: Option<Pin>) -> Result<()> {
         let group = &self.group;
         let done = group.log_in_when(user, pin, &|| {
             self.session(session)?;

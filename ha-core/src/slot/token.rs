@@ -143,11 +143,7 @@ impl Token for VirtualSlot {
 
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
         self.session(session)?;
-        let pin = self.pin(Function::Login, pin)?;
-        match user {
-            UserType::ContextSpecific => self.context_login(session, pin),
-            UserType::So | UserType::User => self.log_in(session, user, pin),
-        }
+        self.login_as(Function::Login, session, user, pin, b"")
     }
 
     fn login_user(
@@ -157,8 +153,8 @@ impl Token for VirtualSlot {
         pin: Option<&[u8]>,
         name: &[u8],
     ) -> Result<()> {
-        // Named users are a notion of single vendors: without a name this is C_Login (section 5.6.8).
-        if name.is_empty() { self.login(session, user, pin) } else { Err(Rv::FUNCTION_NOT_SUPPORTED) }
+        // Without a name this is C_Login (section 5.6.9).
+        self.login_as(Function::LoginUser, session, user, pin, name)
     }
 
     fn logout(&self, session: SessionHandle) -> Result<()> {

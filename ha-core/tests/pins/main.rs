@@ -7,6 +7,7 @@ mod watched;
 mod changing;
 mod judged;
 mod key_use;
+mod named;
 mod no_pin;
 mod own_pin;
 mod returning;

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::verifier::Verifier;
 use super::{On, PUBLIC_VALUE, is_secret, wrapping};
+use crate::pin::{Pin, log_in};
 use crate::policy::failure::{Class, classify};
 
 /// What a proof showed.
@@ -47,7 +48,7 @@ pub struct Challenge<'a> {
     /// Never used before.
     pub nonce: [u8; 32],
     /// The user's PIN, for keys that want a login for each use.
-    pub pin: Option<&'a [u8]>,
+    pub pin: Option<&'a Pin>,
     /// The member's handle of the group key for keys that may be extracted, where there is one.
     pub group_key: Option<ObjectHandle>,
 }
@@ -104,7 +105,7 @@ struct Subject<'a> {
     class: Ulong,
     read: Template,
     /// The PIN, where the key wants it for each use.
-    pin: Option<&'a [u8]>,
+    pin: Option<&'a Pin>,
 }
 
 impl<'a> Subject<'a> {
@@ -339,14 +340,14 @@ fn once(
     mechanism: Ulong,
     key: ObjectHandle,
     input: &[u8],
-    pin: Option<&[u8]>,
+    pin: Option<&Pin>,
 ) -> Result<Once> {
     let begun = on.token.op_init(on.session, kind, Some(&mut Mechanism::plain(mechanism)), key);
     if taken(begun)?.is_none() {
         return Ok(Once::Refused);
     }
     if let Some(pin) = pin {
-        on.token.login(on.session, UserType::ContextSpecific, Some(pin))?;
+        log_in(on.token, on.session, UserType::ContextSpecific, Some(pin))?;
     }
     let mut space = vec![0; 4096];
     let mut out = Output::buffer(&mut space);
