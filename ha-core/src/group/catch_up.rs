@@ -12,6 +12,7 @@ use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::Event;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, Pending};
+use crate::replica::life;
 use crate::replica::proof::Outcome;
 
 /// What catching up did, or would do.
@@ -368,10 +369,10 @@ impl Group {
         let secret = crate::replica::is_secret(row.class);
         let handle = match &row.blob {
             Some(_) if lease.link.group_keys().is_none() => return Err(Rv::KEY_NOT_WRAPPABLE),
-            Some(blob) => self.unwrap_blob(lease, blob, &kept(row))?,
+            Some(blob) => self.unwrap_blob(lease, blob, &life::of_copy(&row.template))?,
             None if secret => return Err(Rv::KEY_NOT_WRAPPABLE),
             None => {
-                let mut template = kept(row);
+                let mut template = life::of_copy(&row.template);
                 // The value of a private object is on the members and nowhere else.
                 if row.class == ck::CKO_DATA && template.get(ck::CKA_VALUE).is_none() {
                     template.extend(self.value_elsewhere(lease, row)?);
@@ -425,12 +426,6 @@ impl Group {
             self.take_over(lease, handle, &object);
         }
     }
-}
-
-/// The template of a copy: without what is only answered in its place.
-fn kept(row: &ObjectRow) -> ha_token::Template {
-    let answered = [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
-    row.template.iter().filter(|a| !answered.contains(&a.kind)).cloned().collect()
 }
 
 pub(super) fn describe(row: &ObjectRow) -> String {

@@ -211,16 +211,17 @@ impl Group {
         };
         let before = row.as_ref().map_or_else(|| (*object.traits()).clone(), row_traits);
         let traits = changed(&before, template);
+        let mut kept = row.as_ref().map_or_else(Template::new, |row| row.template.clone());
+        for attribute in template {
+            kept.set(attribute.clone());
+        }
+        self.vet_change(template, &traits, &kept)?;
         let Some(row) = row else {
             self.set_on(&holders, object, None, template).map_err(|(rv, _)| rv)?;
             object.set_traits(traits);
             return Ok(());
         };
         self.stays_provable(object, &row, template)?;
-        let mut kept = row.template.clone();
-        for attribute in template {
-            kept.set(attribute.clone());
-        }
         // One that is not known to hold it may have a copy that nobody was told of, and would not be known by its new names.
         let all_told = |m: &Member| m.is_up() && self.login.who() == Who::User && !self.lacks_some(m);
         let others = self
@@ -228,7 +229,9 @@ impl Group {
             .iter()
             .filter(|m| row.is_copyable() && !all_told(m) && !holders.iter().any(|h| h.index == m.index));
         let names: Vec<&str> = holders.iter().copied().chain(others).map(|m| m.name()).collect();
-        let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept };
+        let there = holders.iter().filter(|m| m.is_up()).filter_map(|m| self.lease(m).ok());
+        let blob = self.sealed(there, object, &row, &kept)?;
+        let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept, blob: blob.as_ref() };
         let pending = match ledger.change_begin(&row, &names, template, &after) {
             Ok(pending) => pending,
             // Changed by another process in between: what it did is built upon.
@@ -322,7 +325,7 @@ impl Group {
 }
 
 /// What an object is found by once the attributes are changed.
-fn changed(traits: &Traits, template: &Template) -> Traits {
+pub(super) fn changed(traits: &Traits, template: &Template) -> Traits {
     let mut traits = traits.clone();
     let id = if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
     if let Some(new) = template.get_bytes(id) {

@@ -26,6 +26,7 @@ mod report;
 mod status;
 mod stop;
 mod sync;
+mod vet;
 pub(crate) mod watch;
 mod wrapped;
 mod writers;

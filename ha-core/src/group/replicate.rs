@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, Mechanism, Result, Rv, Template, TemplateExt, Ulong, ck};
+use ha_token::{Attribute, Function, Mechanism, Result, Rv, Template, TemplateExt, Ulong, ck};
 
+use super::change::changed;
 use super::put::{How, Item};
 use super::wrapped::Make;
 use super::{Group, Lease, Need, Object, Origin};
 use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Intent, LedgerError, ObjectId};
-use crate::replica::life;
 use crate::replica::proof::{self, Known};
+use crate::replica::{is_secret, life};
 
 impl Group {
     /// Makes a secret or private token key by `make` and puts it on every member.
@@ -217,14 +218,17 @@ impl Group {
             })
             .and_then(|(source, made)| {
                 let on = source.on();
-                let item = self.read_traits(on, made).and_then(|(traits, _, _)| {
+                let item = self.read_traits(on, made).and_then(|(traits, _, private)| {
+                    // Where it was not said the token decides, and the group must know what.
+                    let mut kept = template.clone();
+                    kept.set(Attribute::bool(ck::CKA_PRIVATE, private));
                     Ok(Item {
                         id,
                         traits,
-                        kept: template.clone(),
                         remembered: Template::new(),
                         verifier: self.make_verifier(source, made, class, Known::default())?,
-                        how: How::Create(template.clone()),
+                        how: How::Create(kept.clone()),
+                        kept,
                     })
                 });
                 on.discard(made);
@@ -247,26 +251,25 @@ impl Group {
         let function = Function::CopyObject;
         let Origin::Ledger(from) = source.origin else { return Err(Rv::OBJECT_HANDLE_INVALID) };
         let _at_work = self.at_work()?;
-        let writers = self.writers(function)?;
         let row = self
             .ledger()?
             .object(from)
             .map_err(|e| self.ledger_failed(e))?
             .ok_or(Rv::OBJECT_HANDLE_INVALID)?;
-        let mut traits = (*source.traits()).clone();
-        if let Some(id) = template.get_bytes(ck::CKA_ID) {
-            traits.id = id.into();
-        }
-        if let Some(label) = template.get_bytes(ck::CKA_LABEL) {
-            traits.label = label.into();
-        }
+        let traits = changed(&source.traits(), template);
         let verifier = row.verifier();
         let mut kept = row.template.clone();
         for attribute in template {
             kept.set(attribute.clone());
         }
+        let writers =
+            if is_secret(row.class) { self.key_writers(function, &kept)? } else { self.writers(function)? };
+        self.vet_names(function, &traits.label, &traits.id)?;
+        let staged_blob = match self.sealed(&writers, source, &row, &kept)? {
+            None => row.blob.clone(),
+            sealed => sealed,
+        };
         let id = self.announce(row.class)?;
-        let staged_blob = row.blob.clone();
         let item = Item {
             id,
             traits,

@@ -1,14 +1,15 @@
 //! What a made key becomes: wrapped under a group key for its copies, or what the settings say of a key that cannot be.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::put::{How, Item};
-use super::{Group, Lease};
+use super::{Group, Lease, Object};
 use crate::config::{NonExtractable, Uncopyable};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::{Blob, ObjectId};
+use crate::replica::ledger::{Blob, ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 use crate::replica::{life, wrapping};
@@ -99,6 +100,37 @@ impl Group {
             }
         }
         Err(Rv::KEY_NOT_WRAPPABLE)
+    }
+
+    /// The blob of a key that may not be extracted any more, under the group key that gives no extractable copies; `None`
+    /// where it stays the one it has. It is wrapped on the first of the members that does it, while the key still may be.
+    ///
+    /// # Errors
+    /// The last member's answer, `CKR_DEVICE_ERROR` where there is none: the key is left as it is.
+    pub(super) fn sealed<L: Borrow<Lease>>(
+        &self,
+        holders: impl IntoIterator<Item = L>,
+        key: &Object,
+        row: &ObjectRow,
+        kept: &Template,
+    ) -> Result<Option<Blob>> {
+        if row.blob.as_ref().is_none_or(|b| !b.extractable) || life::may_be_extracted(kept) {
+            return Ok(None);
+        }
+        let length = kept.get_ulong(ck::CKA_VALUE_LEN).filter(|_| row.class == ck::CKO_SECRET_KEY);
+        let (kept, verifier) = (life::of_copy(kept), row.verifier());
+        let copied = Copied { class: row.class, kept: &kept, length, verifier: verifier.as_ref() };
+        let mut answer = Rv::DEVICE_ERROR;
+        for holder in holders {
+            let holder = holder.borrow();
+            match self.backing(holder, key).and_then(|handle| self.wrap(holder, handle, false, &copied)) {
+                Ok(blob) => return Ok(Some(blob)),
+                Err(rv) => answer = rv,
+            }
+        }
+        let why = "the key could not be wrapped anew, as one that may not be extracted";
+        self.reporter.refused(Function::WrapKey, answer, why);
+        Err(answer)
     }
 
     /// Whether a blob gives the key that was wrapped: it is tried.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, Result, Rv, Template, TemplateExt, Ulong, ck};
+use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
 use super::{Group, Lease, Member, Who};
 use crate::config::NonExtractable;
@@ -97,23 +97,6 @@ impl Group {
         let mut writers = self.writers(function)?;
         self.group_keys_everywhere(&mut writers)?;
         Ok(writers)
-    }
-
-    /// Refuses, or tells of, a key that may both wrap and decrypt.
-    pub(super) fn vet_usage(&self, function: Function, asks_for: impl Fn(Ulong) -> bool) -> Result<()> {
-        if !(asks_for(ck::CKA_WRAP) && asks_for(ck::CKA_DECRYPT)) {
-            return Ok(());
-        }
-        if self.config.strict_usage {
-            self.reporter.refused(
-                function,
-                Rv::TEMPLATE_INCONSISTENT,
-                "a key that may wrap and decrypt reads out any other key (strict_usage)",
-            );
-            return Err(Rv::TEMPLATE_INCONSISTENT);
-        }
-        tracing::warn!(group = %self.config.label, "a key is made that may both wrap and decrypt: whoever may use it can read out other keys");
-        Ok(())
     }
 
     /// Held while something is made or destroyed: whoever finds nobody at work may settle what was left half done.

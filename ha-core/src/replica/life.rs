@@ -112,6 +112,16 @@ const READABLE: [AttributeType; 18] = [
     ck::CKA_BASE,
 ];
 
+/// The template of a copy: without what is only answered in its place.
+pub fn of_copy(template: &Template) -> Template {
+    template.iter().filter(|a| !REMEMBERED.contains(&a.kind)).cloned().collect()
+}
+
+/// Whether an attribute belongs to a key's value: it comes with it, and does not change.
+pub fn is_value(kind: AttributeType) -> bool {
+    BROUGHT.contains(&kind) || kind == ck::CKA_SEED
+}
+
 /// Whether the asked-for key may be extracted: with the defaults that SoftHSM and most tokens have, it may not.
 pub fn may_be_extracted(asked: &Template) -> bool {
     asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)

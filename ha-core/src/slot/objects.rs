@@ -13,7 +13,7 @@ use super::session::SessionState;
 use super::table::Session;
 use crate::group::{Lease, Need, Object, Origin, Place, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::{group_key, is_secret, life};
+use crate::replica::{is_secret, life};
 
 impl VirtualSlot {
     /// The checks of section 4.4 and 5.6 that need no member: token objects want a read-write session, private ones the
@@ -25,21 +25,9 @@ impl VirtualSlot {
         if template.get_bool(ck::CKA_PRIVATE) == Some(true) && self.group.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        // Tokens take the first or the last of two.
-        let twice = |(i, a): (usize, &Attribute)| template.iter().take(i).any(|b| b.kind == a.kind);
-        if template.iter().enumerate().any(twice) {
-            return Err(Rv::TEMPLATE_INCONSISTENT);
-        }
+        self.group.vet_template(template)?;
         let names = [ck::CKA_LABEL, ck::CKA_ID].map(|kind| template.get_bytes(kind).unwrap_or(&[]));
-        if group_key::is_ours(names[0], names[1]) {
-            self.group.reporter.refused(
-                Function::CreateObject,
-                Rv::ATTRIBUTE_VALUE_INVALID,
-                "the label is that of the group's own objects, which no application sees",
-            );
-            return Err(Rv::ATTRIBUTE_VALUE_INVALID);
-        }
-        Ok(())
+        self.group.vet_names(Function::CreateObject, names[0], names[1])
     }
 
     /// Where a new object of a session is best: where this session works, or else where there are session objects, so that

@@ -14,4 +14,5 @@ mod processes;
 mod right_key;
 mod setting;
 mod storm;
+mod templates;
 mod zombies;

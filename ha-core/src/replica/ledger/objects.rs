@@ -303,7 +303,12 @@ impl Ledger {
     ) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        let found = Found { ckaid: &before.ckaid, label: &before.label, template: &before.template };
+        let found = Found {
+            ckaid: &before.ckaid,
+            label: &before.label,
+            template: &before.template,
+            blob: before.blob.as_ref(),
+        };
         found_as(&transaction, before.id, before.version + 1, &found)?;
         made(&transaction, numbers)?;
         for member in undo {
@@ -413,13 +418,22 @@ pub struct Found<'a> {
     pub label: &'a [u8],
     /// See [`Staged::template`].
     pub template: &'a Template,
+    /// The blob that takes the place of the one before.
+    pub blob: Option<&'a Blob>,
 }
 
 fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {
     let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1
                WHERE id = ?1 AND state = 2 AND version = ?5";
     let values = params![id.0, found.ckaid, found.label, codec::encode(found.template), version];
-    if connection.execute(sql, values)? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
+    if connection.execute(sql, values)? != 1 {
+        return Err(LedgerError::Conflict);
+    }
+    if let Some(blob) = found.blob {
+        let sql = "UPDATE blob SET format = ?2, extractable = ?3, bytes = ?4 WHERE object = ?1";
+        connection.execute(sql, params![id.0, stored(blob.format), blob.extractable, blob.bytes])?;
+    }
+    Ok(())
 }
 
 fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {

@@ -31,7 +31,7 @@ fn staged(label: &[u8]) -> Staged {
 
 /// A change that waits for a member.
 fn pend(ledger: &Ledger, id: ObjectId, member: &str, change: &Template) -> Vec<i64> {
-    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template };
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
     let before = ledger.object(id).unwrap().unwrap();
     ledger.change_begin(&before, &[member], change, &found).unwrap()
 }
@@ -147,7 +147,7 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     ledger.done(&numbers).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
     let before = ledger.object(id).unwrap().unwrap();
-    let found = Found { ckaid: b"1", label: b"newer", template: &staged(b"newer").template };
+    let found = Found { ckaid: b"1", label: b"newer", template: &staged(b"newer").template, blob: None };
     let numbers = ledger.change_begin(&before, &["b"], &change, &found).unwrap();
     assert!(matches!(ledger.change_begin(&before, &["b"], &change, &found), Err(LedgerError::Conflict)));
     assert_eq!(ledger.object(id).unwrap().unwrap().label, b"newer");

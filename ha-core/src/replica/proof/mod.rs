@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::verifier::Verifier;
-use super::{On, PUBLIC_VALUE, is_secret, wrapping};
+use super::{On, PUBLIC_VALUE, is_secret, life, wrapping};
 use crate::pin::{Pin, log_in};
 use crate::policy::failure::{Class, classify};
 
@@ -407,20 +407,30 @@ fn read_value(on: On<'_>, made: Result<ObjectHandle>) -> Result<Option<Zeroizing
     Ok(value?.get_bytes(ck::CKA_VALUE).map(|v| Zeroizing::new(v.to_vec())))
 }
 
+/// What makes an object that holds nothing secret the one it is.
+const PARTS: [AttributeType; 10] = [
+    ck::CKA_VALUE,
+    ck::CKA_OBJECT_ID,
+    ck::CKA_APPLICATION,
+    ck::CKA_SUBJECT,
+    ck::CKA_PRIME,
+    ck::CKA_SUBPRIME,
+    ck::CKA_BASE,
+    ck::CKA_EC_PARAMS,
+    ck::CKA_EC_POINT,
+    ck::CKA_CERTIFICATE_TYPE,
+];
+
+/// Whether an attribute is what an object is, not how it is called or used: no change of it can be proven.
+pub fn is_content(class: Ulong, kind: AttributeType) -> bool {
+    match class {
+        ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY | ck::CKO_SECRET_KEY => life::is_value(kind),
+        _ => PARTS.contains(&kind),
+    }
+}
+
 /// A digest of what can be read of an object that holds nothing secret.
 fn content(on: On<'_>, object: ObjectHandle, class: Ulong) -> Result<Verifier> {
-    const PARTS: [Ulong; 10] = [
-        ck::CKA_VALUE,
-        ck::CKA_OBJECT_ID,
-        ck::CKA_APPLICATION,
-        ck::CKA_SUBJECT,
-        ck::CKA_PRIME,
-        ck::CKA_SUBPRIME,
-        ck::CKA_BASE,
-        ck::CKA_EC_PARAMS,
-        ck::CKA_EC_POINT,
-        ck::CKA_CERTIFICATE_TYPE,
-    ];
     let read = on.read(object, &PARTS)?;
     let class = class.to_be_bytes();
     let parts = PARTS.iter().map(|p| read.get_bytes(*p).unwrap_or(&[]));
