@@ -282,6 +282,10 @@ impl Provider {
     /// # Errors
     /// `CKR_NO_EVENT` at once if `block` is false and nothing happened; `CKR_CRYPTOKI_NOT_INITIALIZED` when the provider
     /// is shut down while waiting.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is the application that waits, for its own call's answer"
+    )]
     pub fn wait_for_slot_event(&self, block: bool) -> Result<Ulong> {
         if !block {
             return self.events.try_recv().map_err(|_| Rv::NO_EVENT);

@@ -75,6 +75,7 @@ impl Events {
     }
 
     /// The next event, waited for at most this long. `None` also when there will be no more.
+    #[expect(clippy::disallowed_methods, reason = "it is the application that waits, as long as it says")]
     pub fn next_within(&mut self, limit: Duration) -> Option<GroupEvent> {
         self.receiver.recv_timeout(limit).ok()
     }
@@ -83,6 +84,7 @@ impl Events {
 impl Iterator for Events {
     type Item = GroupEvent;
 
+    #[expect(clippy::disallowed_methods, reason = "it is the application that waits")]
     fn next(&mut self) -> Option<GroupEvent> {
         self.receiver.recv().ok()
     }
