@@ -72,6 +72,11 @@ pub mod turns {
         }
     }
 
+    /// Whether this thread takes turns with others.
+    pub(crate) fn are_taken() -> bool {
+        TURNS.try_with(|t| t.borrow().is_some()).unwrap_or(false)
+    }
+
     pub(crate) fn point() {
         with(|t| t.point());
     }

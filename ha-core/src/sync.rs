@@ -13,8 +13,14 @@ mod in_turns {
 
     use crate::seam::turns;
 
-    /// Tries until it is free, and lets others go on before each time.
-    fn taken<G>(mut attempt: impl FnMut() -> TryLockResult<G>) -> LockResult<G> {
+    /// Tries until it is free, and lets others go on before each time; a thread that takes no turns waits as ever.
+    pub(super) fn taken<G>(
+        mut attempt: impl FnMut() -> TryLockResult<G>,
+        wait: impl FnOnce() -> LockResult<G>,
+    ) -> LockResult<G> {
+        if !turns::are_taken() {
+            return wait();
+        }
         turns::point();
         loop {
             match attempt() {
@@ -35,7 +41,7 @@ mod in_turns {
         }
 
         pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-            taken(|| self.0.try_lock())
+            taken(|| self.0.try_lock(), || self.0.lock())
         }
 
         pub(crate) fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
@@ -54,11 +60,57 @@ mod in_turns {
 
     impl<T> RwLock<T> {
         pub(crate) fn read(&self) -> LockResult<RwLockReadGuard<'_, T>> {
-            taken(|| self.0.try_read())
+            taken(|| self.0.try_read(), || self.0.read())
         }
 
         pub(crate) fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
-            taken(|| self.0.try_write())
+            taken(|| self.0.try_write(), || self.0.write())
         }
+    }
+}
+
+#[cfg(all(test, feature = "simulation"))]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Mutex, MutexGuard};
+
+    use super::in_turns::taken;
+    use crate::seam::turns::{Turns, take_part};
+
+    thread_local! {
+        static HELD: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+    }
+
+    /// Lets go of what is held when somebody waits for it.
+    #[derive(Default)]
+    struct LetsGo(AtomicU32);
+
+    impl Turns for LetsGo {
+        fn point(&self) {}
+
+        fn blocked(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            HELD.take();
+        }
+    }
+
+    #[test]
+    fn a_thread_that_takes_turns_tries_again_and_any_other_one_waits_in_the_lock() {
+        static LOCK: Mutex<()> = Mutex::new(());
+        let tries = AtomicU32::new(0);
+        let attempt = || {
+            tries.fetch_add(1, Ordering::Relaxed);
+            LOCK.try_lock()
+        };
+        drop(taken(attempt, || LOCK.lock()));
+        assert_eq!(tries.load(Ordering::Relaxed), 0, "nothing is tried where the lock itself can wait");
+
+        let turns = Arc::new(LetsGo::default());
+        HELD.set(Some(LOCK.lock().unwrap()));
+        take_part(Some(turns.clone()));
+        drop(taken(attempt, || unreachable!("the lock is held by this thread")));
+        take_part(None);
+        assert_eq!((tries.load(Ordering::Relaxed), turns.0.load(Ordering::Relaxed)), (2, 1));
     }
 }
