@@ -48,12 +48,30 @@ pub mod turns {
     use std::cell::RefCell;
     use std::sync::Arc;
 
+    use ha_token::Rv;
+
+    use crate::policy::failure::Class;
+    use crate::policy::health::Transition;
+
     /// Who says whose turn it is.
     pub trait Turns: Send + Sync {
         /// Another thread may go on here.
         fn point(&self);
         /// Another thread must go on: what this one needs is not free.
         fn blocked(&self);
+        /// A row of one of the core's tables was reached.
+        fn reached(&self, what: Reached);
+    }
+
+    /// A row of one of the core's tables.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    pub enum Reached {
+        /// A member's answer was looked up in the fault table, and taken for this.
+        Fault(Rv, Class),
+        /// So was one that a fresh session gave again.
+        Fresh(Rv, Class),
+        /// A member's health changed.
+        Health(Transition),
     }
 
     thread_local! {
@@ -79,6 +97,10 @@ pub mod turns {
 
     pub(crate) fn point() {
         with(|t| t.point());
+    }
+
+    pub(crate) fn reached(what: Reached) {
+        with(|t| t.reached(what));
     }
 
     pub(crate) fn blocked() {

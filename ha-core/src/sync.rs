@@ -76,7 +76,7 @@ mod tests {
     use std::sync::{Arc, Mutex, MutexGuard};
 
     use super::in_turns::taken;
-    use crate::seam::turns::{Turns, take_part};
+    use crate::seam::turns::{Reached, Turns, take_part};
 
     thread_local! {
         static HELD: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
@@ -93,6 +93,8 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             HELD.take();
         }
+
+        fn reached(&self, _: Reached) {}
     }
 
     #[test]

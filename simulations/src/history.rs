@@ -4,21 +4,22 @@
 //! for. Then every member is healed, and everything must come to rest within bounded virtual time: every object on every
 //! member, every call answered, by any member alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ha_core::config::Config;
+use ha_core::config::{Config, ConfigError};
 use ha_core::provider::Provider;
+use ha_core::seam::turns::Reached;
 use ha_token::*;
 
 use crate::application::Application;
 use crate::log;
 use crate::member::{Faults, Line, LineConnector};
-use crate::model::{Model, Standing};
+use crate::model::Model;
 use crate::oracle;
-use crate::plan::{Fault, Kind, Plan, Trouble};
+use crate::plan::{Fault, Kind, Op, Plan, Trouble};
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::scheduler::{Cost, Scheduler};
@@ -122,10 +123,12 @@ pub struct Ended {
     pub lines: String,
     /// What it cost.
     pub cost: Cost,
+    /// Which rows of the core's tables were reached, and how often.
+    pub reached: BTreeMap<Reached, u64>,
     /// Calls to members, and those that were made to fail.
-    pub calls: std::collections::BTreeMap<Function, u64>,
+    pub calls: BTreeMap<Function, u64>,
     /// Calls that were made to fail, by their answer.
-    pub faulted: std::collections::BTreeMap<(Function, Rv), u64>,
+    pub faulted: BTreeMap<(Function, Rv), u64>,
 }
 
 /// Plays a plan.
@@ -172,6 +175,7 @@ pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
         hash: scheduler.trace.hash(),
         lines: scheduler.trace.lines(),
         cost: scheduler.cost(),
+        reached: scheduler.reached(),
         calls: Default::default(),
         faulted: Default::default(),
     };
@@ -187,7 +191,7 @@ pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
         let broken = stage.broken.lock().unwrap_or_else(PoisonError::into_inner).take();
         ended.broken = broken.map(|(g, how)| (g.to_owned(), how));
     }
-    if log::told_a_secret() {
+    if scheduler.told_a_secret() {
         ended.broken.get_or_insert(("G9".into(), "a PIN is in the log".into()));
     }
     if let (None, Err(why)) = (&ended.broken, answer) {
@@ -211,19 +215,23 @@ fn folder() -> tempfile::TempDir {
         .expect("a folder for the ledger can be made")
 }
 
-fn config(stage: &Stage, dir: &std::path::Path) -> Config {
+/// The configuration that a plan is played under, its state in `dir`.
+///
+/// # Errors
+/// Where the plan asks for what no group can have.
+pub(crate) fn config(plan: &Plan, dir: &std::path::Path) -> std::result::Result<Config, ConfigError> {
     let mut text = format!(
-        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\nbalance = \"{}\"\nmin_copies = {}\n\
+        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\nbalance = {:?}\nmin_copies = {}\n\
          [group.recovery]\ninterval = \"1s\"\nmax_interval = \"5s\"\n",
         dir.join("state"),
-        stage.plan.balance,
-        stage.plan.min_copies
+        plan.balance,
+        plan.min_copies
     );
-    for i in 0..stage.plan.members {
+    for i in 0..plan.members {
         text +=
             &format!("[[group.member]]\nname = \"m{i}\"\nmodule = \"/simulated\"\ntoken = \"member-{i}\"\n");
     }
-    Config::parse(&text).expect("the configuration is right")
+    Config::parse(&text)
 }
 
 fn start(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random, process: u32) -> Arc<Provider> {
@@ -233,7 +241,8 @@ fn start(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random, process
         Box::new(LineConnector { line: Arc::clone(line), real, process }) as Box<dyn Connector>
     });
     let connectors = vec![connectors.collect()];
-    let provider = Provider::with_members(config(stage, dir), world, connectors);
+    let config = config(&stage.plan, dir).expect("plans are drawn so, and kept ones are looked at");
+    let provider = Provider::with_members(config, world, connectors);
     Arc::new(provider.expect("the provider starts, whatever its members do"))
 }
 
@@ -292,8 +301,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     }
     let mut session = log_in(stage, &slot);
     // What every thread uses is made before anything goes wrong.
-    let mut application = Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session };
-    application.act(&crate::plan::Op::Make(Kind::Mac));
+    Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session }.act(&Op::Make(Kind::Mac));
 
     // In a harsh history each member has its own troubles, whatever the others have.
     let makers = if stage.plan.gentle { 1 } else { stage.plan.members };
@@ -304,7 +312,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
                 let all = stage.plan.troubles.iter();
                 all.filter(|t| makers == 1 || t.member == maker).for_each(|t| happen(&stage, t));
             };
-            scheduler.spawn("trouble", 0, Box::new(body))
+            scheduler.spawn("trouble", Box::new(body))
         })
         .collect();
     for (life, threads) in stage.plan.lives.iter().enumerate() {
@@ -314,6 +322,8 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
             stage.model.things().iter_mut().for_each(|t| t.handle = None);
             *stage.given.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
             process += 1;
+            // A process that has ended holds nothing any more when the next one begins.
+            drop((slot, provider));
             provider = start(stage, dir, random, process);
             slot = Arc::clone(&provider.slots()[0]);
             session = log_in(stage, &slot);
@@ -328,7 +338,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
                     let mut application = Application { stage: &stage, slot, me, session };
                     ops.iter().for_each(|op| application.act(op));
                 };
-                scheduler.spawn(&format!("app{me}"), process, Box::new(body))
+                scheduler.spawn(&format!("app{me}"), Box::new(body))
             })
             .collect();
         workers.into_iter().for_each(|w| scheduler.join(w));
@@ -409,9 +419,4 @@ fn happen(stage: &Stage, trouble: &Trouble) {
         scheduler.sleep(REST);
         stage.troubled.store(stage.plan.members, Ordering::Release);
     }
-}
-
-/// Whether an object stands, so that its copies can be counted.
-pub fn stands(standing: Standing) -> bool {
-    standing == Standing::There
 }

@@ -4,16 +4,23 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
+use ha_token::{Rv, ck};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
+use crate::history::config;
+use crate::plan::{Fault, Plan};
 
 /// The form of the file that this version reads and writes.
 const FORMAT: u32 = 1;
 
+/// No trouble lasts longer: more is a file that was spoiled.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// A kept history.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Kept {
     format: u32,
     /// What was wrong.
@@ -62,13 +69,51 @@ pub fn read(path: &Path) -> Result<Vec<Kept>, KeptError> {
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let read = lines.map(|(n, line)| {
         let wrong = |reason: String| KeptError::Line { path: shown.clone(), line: n + 1, reason };
-        let form: Form = serde_json::from_str(line).map_err(|e| wrong(format!("no history: {e}")))?;
+        let form: Form = serde_json::from_str(line).map_err(|e| wrong(no_history(&e)))?;
         if form.format != FORMAT {
             return Err(wrong(format!("its form is {}, and this version knows form {FORMAT}", form.format)));
         }
-        serde_json::from_str(line).map_err(|e| wrong(format!("no history: {e}")))
+        let kept: Kept = serde_json::from_str(line).map_err(|e| wrong(no_history(&e)))?;
+        check(&kept.plan).map_err(wrong)?;
+        Ok(kept)
     });
     read.collect()
+}
+
+/// Why a line is none. It is the only one that the reader of JSON is given: its number there says nothing.
+fn no_history(error: &serde_json::Error) -> String {
+    let all = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let why = all.strip_suffix(&place).unwrap_or(&all);
+    format!("no history, at column {}: {why}", error.column())
+}
+
+/// Whether a plan is one that could have been drawn, as far as playing it needs that.
+fn check(plan: &Plan) -> Result<(), String> {
+    config(plan, Path::new("/")).map_err(|e| format!("its plan asks for a wrong group: {e}"))?;
+    if plan.lives.is_empty() {
+        return Err("its plan has no life".into());
+    }
+    for (n, trouble) in plan.troubles.iter().enumerate() {
+        let wrong = |what: &str| Err(format!("trouble {} of its plan {what}", n + 1));
+        if trouble.member >= plan.members {
+            return wrong(&format!("is of member {}, and there are {}", trouble.member, plan.members));
+        }
+        if trouble.after > LONGEST || trouble.lasts > LONGEST {
+            return wrong("takes longer than a day");
+        }
+        match &trouble.fault {
+            Fault::Err { before, after, .. } if *before > 1000 || *after > 1000 => {
+                return wrong("is to befall more than 1000 of 1000 calls");
+            }
+            Fault::Err { answers, .. } if answers.contains(&Rv(ck::CKR_OK)) => {
+                return wrong("has CKR_OK for an error");
+            }
+            Fault::Slow(time) if *time > LONGEST => return wrong("takes longer than a day"),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Adds a history to a file.

@@ -8,17 +8,21 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+pub mod coverage;
 pub mod history;
 pub mod kept;
 pub mod log;
 pub mod member;
 pub mod model;
 pub mod oracle;
+pub mod panics;
 pub mod plan;
 pub mod pool;
 pub mod random;
 pub mod run;
+pub mod scenario;
 pub mod scheduler;
+mod seat;
 pub mod shrink;
 pub mod token;
 pub mod trace;

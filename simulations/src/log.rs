@@ -2,16 +2,12 @@
 
 use std::io::Write;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::history::{PIN, SO_PIN};
 use crate::scheduler::Scheduler;
-
-/// Whether a secret was seen in the log of any history of this process.
-static SEEN: AtomicBool = AtomicBool::new(false);
 
 /// Sends this process's log here, from the first call on.
 pub fn listen() {
@@ -27,11 +23,6 @@ pub fn listen() {
         // A program that has a log of its own keeps it.
         _ = tracing::subscriber::set_global_default(subscriber);
     });
-}
-
-/// Whether a secret was seen in the log.
-pub fn told_a_secret() -> bool {
-    SEEN.load(Ordering::Acquire)
 }
 
 struct Lines;
@@ -60,9 +51,6 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.0);
-        if [PIN, SO_PIN].iter().any(|secret| text.contains(secret)) {
-            SEEN.store(true, Ordering::Release);
-        }
-        Scheduler::log(text.trim_end());
+        Scheduler::log(text.trim_end(), [PIN, SO_PIN].iter().any(|secret| text.contains(secret)));
     }
 }

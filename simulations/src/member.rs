@@ -85,12 +85,6 @@ impl Line {
         state.faults = faults;
     }
 
-    /// Whether nothing is wrong.
-    pub fn is_well(&self) -> bool {
-        let state = self.state();
-        !state.faults.dead && state.faults.before == 0 && state.faults.after == 0
-    }
-
     /// Calls of each function so far.
     pub fn calls(&self) -> BTreeMap<Function, u64> {
         self.state().calls.clone()
@@ -124,9 +118,6 @@ impl Line {
         go: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         self.scheduler.point();
-        if self.scheduler.is_dead(process) {
-            return Err(Rv::DEVICE_ERROR);
-        }
         let (fault, takes) = {
             let mut state = self.state();
             *state.calls.entry(function).or_default() += 1;
@@ -197,7 +188,7 @@ impl Connector for LineConnector {
             };
             (state.life, failed)
         };
-        if dead || line.scheduler.is_dead(self.process) {
+        if dead {
             line.trace(self.process, Function::Initialize, &"fails");
             return Err(error(Rv::DEVICE_ERROR));
         }

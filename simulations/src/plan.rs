@@ -8,6 +8,7 @@ use ha_token::Rv;
 use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
+use crate::scenario::Scenario;
 
 /// A kind of object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +58,7 @@ pub enum Op {
 
 /// One thing that goes wrong with a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Fault {
     /// It dies: every call fails, and connections from before stay dead.
     Die,
@@ -88,6 +90,7 @@ pub enum Fault {
 
 /// A fault, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Trouble {
     /// How long after the one before has ended.
     pub after: Duration,
@@ -101,6 +104,7 @@ pub struct Trouble {
 
 /// A history, before it happens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The seed it was drawn from.
     pub seed: u64,
@@ -142,13 +146,18 @@ const ANSWERS: [Rv; 15] = [
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64) -> Self {
+        Self::of(Scenario::Everything, seed)
+    }
+
+    /// The plan of a seed in a scenario.
+    pub fn of(scenario: Scenario, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let r = &mut random;
         let members = if r.chance(250) { 3 } else { 2 };
         let gentle = r.chance(600);
         let most = if r.chance(300) { 8 } else { 3 };
         let threads = 1 + r.below(most) as usize;
-        let lives = 1 + usize::from(r.chance(400));
+        let lives = scenario.lives(1 + usize::from(r.chance(400)));
         let per_thread = 4 + r.below(100 / (threads * lives) as u64) as usize;
         // Each seed makes some things often and some not at all.
         let weights: Vec<u64> = (0..13).map(|_| *r.pick(&[0, 1, 1, 2, 4])).collect();
@@ -169,9 +178,12 @@ impl Plan {
                     .collect()
             })
             .collect();
-        let troubles = if r.chance(60) { 0 } else { 1 + r.below(8) };
-        let on: Vec<bool> = (0..9).map(|_| r.chance(500)).collect();
-        let troubles = (0..troubles).map(|_| Self::trouble(r, members, gentle, &on)).collect();
+        let troubles = scenario.troubles(if r.chance(60) { 0 } else { 1 + r.below(8) });
+        let on: Vec<bool> = (0..9).map(|_| scenario.chooses(r.chance(500))).collect();
+        let troubles = std::iter::repeat_with(|| Self::trouble(r, members, gentle, &on))
+            .filter(|t| scenario.plays(&t.fault))
+            .take(troubles)
+            .collect();
         Plan {
             seed,
             members,

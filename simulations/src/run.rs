@@ -2,18 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ha_token::{Function, Rv};
+use serde::{Deserialize, Serialize};
 
+use crate::coverage::Coverage;
 use crate::history::{Ended, play};
 use crate::plan::Plan;
 use crate::pool::Pool;
+use crate::scenario::Scenario;
+
+/// Every so many seeds one is played twice.
+const TWICE: u64 = 50;
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// The mix of what happens.
+    pub scenario: Scenario,
     /// The first seed.
     pub first: u64,
     /// How many.
@@ -43,6 +51,8 @@ pub struct Totals {
     pub time: Duration,
     /// How often another thread went on.
     pub switches: u64,
+    /// Rows of the core's tables.
+    pub coverage: Coverage,
 }
 
 impl Totals {
@@ -57,11 +67,12 @@ impl Totals {
         }
         self.time += ended.cost.time;
         self.switches += ended.cost.switches;
+        self.coverage.add(&ended.reached);
     }
 }
 
 /// A history that went wrong.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
@@ -71,10 +82,34 @@ pub struct Failure {
     pub how: String,
 }
 
-/// Runs histories until there are no more, the time is over, `stop` is set, or (unless it goes on) one went wrong.
-/// `tell` is called after each with the totals so far.
+/// Plays a plan that ended so once more: says what differs, which nothing may.
+pub fn differs(plan: &Plan, first: &Ended, pool: &Arc<Pool>) -> Option<String> {
+    let again = play(plan, pool, !first.lines.is_empty());
+    if (again.hash, again.cost) == (first.hash, first.cost) {
+        return None;
+    }
+    let happened = |ended: &Ended| -> Vec<String> {
+        ended.lines.lines().filter(|l| !l.contains("   log: ")).map(str::to_owned).collect()
+    };
+    let (one, other) = (happened(first), happened(&again));
+    let end = || "(the end)".to_owned();
+    let at = (0..one.len().max(other.len())).find(|i| one.get(*i) != other.get(*i)).map(|i| {
+        let line = |of: &[String]| of.get(i).cloned().unwrap_or_else(end);
+        format!(", from here on:\n{}\n{}", line(&one), line(&other))
+    });
+    let at = at.unwrap_or_default();
+    Some(format!(
+        "the same seed twice is not the same: trace {:016x}, then {:016x}{at}",
+        first.hash, again.hash
+    ))
+}
+
+/// Runs histories until there are no more, the time is over, `stop` is set, or (unless it goes on) one went wrong. Some
+/// are played twice: nothing else shows that a seed decides everything. `tell` is called after each with the totals so
+/// far.
 pub fn run(run: &Run, stop: &AtomicBool, tell: impl Fn(&Totals) + Sync) -> (Totals, Vec<Failure>) {
     let next = AtomicU64::new(0);
+    let over = AtomicBool::new(false);
     let started = Instant::now();
     let totals = Mutex::new(Totals::default());
     let failures = Mutex::new(Vec::new());
@@ -84,21 +119,27 @@ pub fn run(run: &Run, stop: &AtomicBool, tell: impl Fn(&Totals) + Sync) -> (Tota
                 let pool = Pool::new();
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
-                    let over = run.time.is_some_and(|t| started.elapsed() >= t);
-                    if n >= run.seeds || over || stop.load(Ordering::Relaxed) {
+                    let late = run.time.is_some_and(|t| started.elapsed() >= t);
+                    let ends = over.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+                    if n >= run.seeds || late || ends {
                         return;
                     }
                     let seed = run.first + n;
                     if run.except.contains(&seed) {
                         continue;
                     }
-                    let plan = Plan::new(seed);
+                    let plan = Plan::of(run.scenario, seed);
                     let ended = play(&plan, &pool, false);
-                    if let Some((guarantee, how)) = ended.broken.clone() {
+                    let broken = ended.broken.clone().or_else(|| {
+                        let twice = seed.is_multiple_of(TWICE);
+                        let how = twice.then(|| differs(&plan, &ended, &pool)).flatten()?;
+                        Some(("determinism".to_owned(), how))
+                    });
+                    if let Some((guarantee, how)) = broken {
                         let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                         failures.push(Failure { seed, guarantee, how });
                         if !run.go_on {
-                            stop.store(true, Ordering::Relaxed);
+                            over.store(true, Ordering::Relaxed);
                         }
                     }
                     let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);

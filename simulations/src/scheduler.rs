@@ -11,18 +11,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use ha_core::seam::turns::{self, Turns};
+use ha_core::seam::turns::{self, Reached, Turns};
 
+use crate::panics::{Stopped, words};
 use crate::pool::Pool;
 use crate::random::Random;
+use crate::seat::Seat;
 use crate::trace::Trace;
-
-/// What unwinds a thread that is to go no further.
-struct Stopped;
 
 /// A thread's number in its simulation.
 pub type ThreadId = usize;
@@ -41,39 +40,15 @@ enum Status {
         event: Option<EventId>,
         until: Option<Duration>,
     },
+    /// It waits for another thread's end.
+    Joining(ThreadId),
     Finished,
-}
-
-/// Where a thread waits for the baton.
-#[derive(Default)]
-struct Seat {
-    given: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Seat {
-    fn sit(&self) {
-        _ = self.thread.set(thread::current());
-        while !self.given.swap(false, Ordering::SeqCst) {
-            thread::park();
-        }
-    }
-
-    fn give(&self) {
-        // Sequentially consistent: either this sees the thread, or the thread sees this.
-        self.given.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
 }
 
 struct Row {
     name: String,
     status: Status,
     seat: Arc<Seat>,
-    /// The simulated process that it belongs to.
-    process: u32,
 }
 
 struct State {
@@ -87,10 +62,11 @@ struct State {
     stays: u64,
     /// Why every thread is to stop.
     stop: Option<String>,
-    /// Processes whose threads go no further.
-    dead: Vec<u32>,
+    /// The words of the first panic in a thread other than the first one.
+    panicked: Option<String>,
     switches: u64,
     points: u64,
+    reached: BTreeMap<Reached, u64>,
     /// After this moment of virtual time, or so many points, a history is taken for one that does not end.
     longest: Duration,
     most_points: u64,
@@ -102,6 +78,7 @@ pub struct Scheduler {
     pool: Arc<Pool>,
     /// What happened.
     pub trace: Trace,
+    told_a_secret: AtomicBool,
 }
 
 thread_local! {
@@ -111,7 +88,7 @@ thread_local! {
 }
 
 /// What a simulation cost.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Places where another thread could go on.
     pub points: u64,
@@ -140,26 +117,32 @@ impl Scheduler {
                 set: BTreeMap::new(),
                 stays,
                 stop: None,
-                dead: Vec::new(),
+                panicked: None,
                 switches: 0,
                 points: 0,
+                reached: BTreeMap::new(),
                 longest: Duration::from_secs(100_000),
                 most_points: 3_000_000,
             }),
             pool: Arc::clone(pool),
             trace,
+            told_a_secret: AtomicBool::new(false),
         });
-        let me = scheduler.enrol("main", 0);
+        let me = scheduler.enrol("main");
         let answer = scheduler.as_thread(me, || body(&scheduler));
         // The others are told to stop, one after the other, and the last one gives the baton back here.
         if answer.is_err() || scheduler.others_left(me) {
             scheduler.state().stop.get_or_insert_with(|| "the history is over".into());
         }
         scheduler.leave_last(me);
-        let stop = scheduler.state().stop.clone();
-        let answer = match (answer, stop) {
-            (Ok(value), _) => Ok(value),
-            (Err(payload), stop) => Err(words(&*payload).or(stop).unwrap_or_else(|| "a panic".into())),
+        let (panicked, stop) = {
+            let mut state = scheduler.state();
+            (state.panicked.take(), state.stop.clone())
+        };
+        let answer = match (answer, panicked) {
+            (_, Some(words)) => Err(words),
+            (Ok(value), None) => Ok(value),
+            (Err(payload), None) => Err(words(&*payload).or(stop).unwrap_or_else(|| "a panic".into())),
         };
         (scheduler, answer)
     }
@@ -168,9 +151,9 @@ impl Scheduler {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enrol(&self, name: &str, process: u32) -> ThreadId {
+    fn enrol(&self, name: &str) -> ThreadId {
         let mut state = self.state();
-        let row = Row { name: name.into(), status: Status::Ready, seat: Arc::default(), process };
+        let row = Row { name: name.into(), status: Status::Ready, seat: Arc::default() };
         state.rows.push(row);
         state.rows.len() - 1
     }
@@ -190,14 +173,14 @@ impl Scheduler {
         answer
     }
 
-    /// Starts a thread of a simulated process. It gets the baton when it is drawn.
-    pub fn spawn(self: &Arc<Self>, name: &str, process: u32, body: Box<dyn FnOnce() + Send>) -> ThreadId {
-        let id = self.enrol(name, process);
+    /// Starts a thread. It gets the baton when it is drawn.
+    pub fn spawn(self: &Arc<Self>, name: &str, body: Box<dyn FnOnce() + Send>) -> ThreadId {
+        let id = self.enrol(name);
         let me = Arc::clone(self);
         let seat = Arc::clone(&self.state().rows[id].seat);
         self.pool.run(Box::new(move || {
             seat.sit();
-            let stopped = me.must_stop(id);
+            let stopped = me.must_stop();
             if !stopped && let Err(payload) = me.as_thread(id, body) {
                 me.contain(id, &*payload);
             }
@@ -208,18 +191,19 @@ impl Scheduler {
         id
     }
 
-    /// A panic that was not ours to make ends the simulation.
+    /// A panic that was not ours to make ends the simulation, and is its answer: also where it comes when the first thread
+    /// has ended.
     fn contain(&self, id: ThreadId, payload: &(dyn Any + Send)) {
         if let Some(words) = words(payload) {
             let mut state = self.state();
-            let name = state.rows[id].name.clone();
-            state.stop.get_or_insert(format!("thread {name} panicked: {words}"));
+            let words = format!("thread {} panicked: {words}", state.rows[id].name);
+            state.panicked.get_or_insert(words.clone());
+            state.stop.get_or_insert(words);
         }
     }
 
-    fn must_stop(&self, id: ThreadId) -> bool {
-        let state = self.state();
-        state.stop.is_some() || state.dead.contains(&state.rows[id].process)
+    fn must_stop(&self) -> bool {
+        self.state().stop.is_some()
     }
 
     fn me(&self) -> ThreadId {
@@ -227,7 +211,7 @@ impl Scheduler {
     }
 
     /// Whether this thread belongs to a simulation.
-    pub fn is_here() -> bool {
+    pub(crate) fn is_here() -> bool {
         ME.get().is_some()
     }
 
@@ -238,13 +222,24 @@ impl Scheduler {
     }
 
     /// Adds a line of the core's log to the trace of the history that this thread is in, for who reads it: the log is
-    /// said of what happens, and does not make it.
-    pub fn log(line: &str) {
+    /// said of what happens, and does not make it. `secret`: something is in it that no log may hold.
+    pub fn log(line: &str, secret: bool) {
         HERE.with_borrow(|here| {
             if let Some(here) = here {
                 here.trace.note(here.now(), &here.name(), line);
+                here.told_a_secret.fetch_or(secret, Ordering::Relaxed);
             }
         });
+    }
+
+    /// Whether a secret was seen in the log.
+    pub fn told_a_secret(&self) -> bool {
+        self.told_a_secret.load(Ordering::Relaxed)
+    }
+
+    /// Which rows of the core's tables were reached, and how often.
+    pub fn reached(&self) -> BTreeMap<Reached, u64> {
+        self.state().reached.clone()
     }
 
     /// Virtual time since some moment.
@@ -267,21 +262,6 @@ impl Scheduler {
     pub fn stop(&self, why: String) -> ! {
         self.state().stop.get_or_insert(why);
         resume_unwind(Box::new(Stopped));
-    }
-
-    /// Threads of this process go no further: it has died. The caller must not be one of them.
-    pub fn kill(&self, process: u32) {
-        self.state().dead.push(process);
-    }
-
-    /// Whether a process has died.
-    pub fn is_dead(&self, process: u32) -> bool {
-        self.state().dead.contains(&process)
-    }
-
-    /// Whether every thread of a process has ended.
-    pub fn has_ended(&self, process: u32) -> bool {
-        self.state().rows.iter().all(|r| r.process != process || r.status == Status::Finished)
     }
 
     /// A new event, not set.
@@ -355,8 +335,17 @@ impl Scheduler {
 
     /// Waits until a thread has ended.
     pub fn join(&self, id: ThreadId) {
-        while !self.is_finished(id) {
-            self.sleep(Duration::from_millis(1));
+        let me = self.me();
+        loop {
+            {
+                let mut state = self.state();
+                if state.rows[id].status == Status::Finished {
+                    return;
+                }
+                state.rows[me].status = Status::Joining(id);
+                Self::unblock(&mut state);
+            }
+            self.hand_on(me);
         }
     }
 
@@ -378,10 +367,7 @@ impl Scheduler {
             }
             Self::unblock(&mut state);
             let stays = state.stays;
-            if state.stop.is_none()
-                && !state.dead.contains(&state.rows[me].process)
-                && state.random.chance(stays)
-            {
+            if state.stop.is_none() && state.random.chance(stays) {
                 return;
             }
         }
@@ -405,7 +391,7 @@ impl Scheduler {
         if let Some(seat) = seat {
             seat.sit();
         }
-        if self.must_stop(me) && !thread::panicking() {
+        if self.must_stop() && !thread::panicking() {
             resume_unwind(Box::new(Stopped));
         }
     }
@@ -415,17 +401,16 @@ impl Scheduler {
         loop {
             let now = state.now;
             let ending = state.stop.is_some();
-            let dead = std::mem::take(&mut state.dead);
             for row in &mut state.rows {
-                let over = ending || dead.contains(&row.process);
                 match row.status {
                     // Whoever is to stop has to go on for that.
-                    Status::Waiting { .. } | Status::Blocked if over => row.status = Status::Ready,
+                    Status::Waiting { .. } | Status::Blocked | Status::Joining(_) if ending => {
+                        row.status = Status::Ready;
+                    }
                     Status::Waiting { until: Some(until), .. } if until <= now => row.status = Status::Ready,
                     _ => {}
                 }
             }
-            state.dead = dead;
             let ready = state.rows.iter().filter(|r| r.status == Status::Ready).count() as u64;
             if ready > 0 {
                 let nth = state.random.below(ready) as usize;
@@ -476,6 +461,11 @@ impl Scheduler {
     /// A thread's end: somebody else goes on.
     fn finish(&self, me: ThreadId) {
         let mut state = self.state();
+        for row in &mut state.rows {
+            if row.status == Status::Joining(me) {
+                row.status = Status::Ready;
+            }
+        }
         state.rows[me].status = Status::Finished;
         Self::unblock(&mut state);
         let next = self.draw(&mut state);
@@ -497,13 +487,8 @@ impl Turns for Scheduler {
         self.hand_on(me);
         self.state().rows[me].status = Status::Ready;
     }
-}
 
-/// The words of a panic; `None` for our own stopping.
-fn words(payload: &(dyn Any + Send)) -> Option<String> {
-    if payload.is::<Stopped>() {
-        return None;
+    fn reached(&self, what: Reached) {
+        *self.state().reached.entry(what).or_default() += 1;
     }
-    let fixed = payload.downcast_ref::<&'static str>().map(|s| (*s).to_owned());
-    Some(fixed.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into()))
 }

@@ -87,3 +87,35 @@ fn a_panic_in_any_thread_ends_the_history_with_its_words() {
     let words = answer.unwrap_err();
     assert!(words.contains("as it was told"), "{words}");
 }
+
+#[test]
+fn threads_that_have_locked_up_are_found_while_another_one_waits_for_their_end() {
+    let pool = Pool::new();
+    let (scheduler, answer) = Scheduler::run(&pool, Random::new(3), Trace::new(false), |scheduler| {
+        let world = SimWorld::new(scheduler, Random::new(1), 1);
+        let event = world.event();
+        world.spawn("waits", Box::new(move || _ = event.wait(None))).unwrap().join();
+    });
+    let words = answer.unwrap_err();
+    assert!(words.starts_with("nobody can go on: main (Joining(1)), 1:waits (Waiting"), "{words}");
+    assert!(scheduler.now() < Duration::from_secs(2), "at once, and not when the time is over");
+}
+
+#[test]
+fn a_panic_in_a_thread_that_outlives_the_first_one_is_the_histories_end_too() {
+    let pool = Pool::new();
+    let (_, answer) = Scheduler::run(&pool, Random::new(3), Trace::new(false), |scheduler| {
+        let world = SimWorld::new(scheduler, Random::new(1), 1);
+        let (event, begun) = (world.event(), world.event());
+        let told = Arc::clone(&begun);
+        let body = move || {
+            told.set();
+            _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| event.wait(None)));
+            panic!("when it was stopped");
+        };
+        drop(world.spawn("outlives", Box::new(body)).unwrap());
+        begun.wait(None);
+    });
+    let words = answer.unwrap_err();
+    assert!(words.starts_with("thread 1:outlives panicked: when it was stopped"), "{words}");
+}

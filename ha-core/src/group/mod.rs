@@ -322,6 +322,8 @@ impl Group {
             transition
         };
         if let Some(t) = transition {
+            #[cfg(feature = "simulation")]
+            crate::seam::turns::reached(crate::seam::turns::Reached::Health(t));
             self.reporter.transition(member.name(), t.from, t.to, &t.cause.to_string());
             if !wrong!(KeeperNotWoken) {
                 member.wake.set();

@@ -4,10 +4,12 @@
 //! standard does not define are ambiguous.
 
 use crate::mutants::wrong;
+#[cfg(feature = "simulation")]
+use crate::seam::turns;
 use ha_token::{Function, Rv};
 
 /// What an answer is taken for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Class {
     /// The caller's own mistake: returned as it is, no retry.
     Caller,
@@ -27,6 +29,13 @@ pub enum Class {
 
 /// Takes an answer apart. `CKR_OK` is no answer to ask about and counts as the caller's.
 pub fn classify(function: Function, rv: Rv) -> Class {
+    let class = row(function, rv);
+    #[cfg(feature = "simulation")]
+    turns::reached(turns::Reached::Fault(rv, class));
+    class
+}
+
+fn row(function: Function, rv: Rv) -> Class {
     use Class::*;
     match rv {
         Rv::USER_NOT_LOGGED_IN if wrong!(LoginLostIsCallers) => Caller,
@@ -155,10 +164,13 @@ pub fn classify(function: Function, rv: Rv) -> Class {
 /// as soon as they are made is at fault, but "no operation" and the like are how some tokens refuse what the mechanism
 /// cannot do (SoftHSM says so for a part of a mechanism without parts).
 pub fn on_fresh_session(rv: Rv) -> Class {
-    match rv {
+    let class = match rv {
         Rv::OPERATION_NOT_INITIALIZED | Rv::OPERATION_ACTIVE | Rv::SESSION_READ_ONLY => Class::Ambiguous,
         _ => Class::Member,
-    }
+    };
+    #[cfg(feature = "simulation")]
+    turns::reached(turns::Reached::Fresh(rv, class));
+    class
 }
 
 /// Whether the function creates or changes what is on a token, so that making the call twice may have two effects.
@@ -186,7 +198,7 @@ pub fn is_write(function: Function) -> bool {
 pub fn outcome_unknown(function: Function, rv: Rv) -> bool {
     // CKR_SESSION_CLOSED says that the session went during the call.
     is_write(function)
-        && (rv == Rv::SESSION_CLOSED || matches!(classify(function, rv), Class::Member | Class::Ambiguous))
+        && (rv == Rv::SESSION_CLOSED || matches!(row(function, rv), Class::Member | Class::Ambiguous))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::failure::Class;
 
 /// Where a member stands. The words are those of `hactl status`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
 pub enum State {
     /// Serves.
@@ -63,7 +63,7 @@ impl fmt::Display for State {
 }
 
 /// What happened to a member.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Event {
     /// A call failed with an answer of this class.
     CallFailed(Class),
@@ -86,7 +86,7 @@ pub enum Event {
 }
 
 /// How long a quarantine lasts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Until {
     /// Until the member can be connected and logged in: it is looked at again now and then.
     Mended,
@@ -114,7 +114,7 @@ impl fmt::Display for Event {
 }
 
 /// A change of state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Transition {
     /// Before.
     pub from: State,

@@ -127,11 +127,6 @@ impl Device {
         Box::new(DeviceConnector::new(Arc::clone(&self.shared), process))
     }
 
-    /// What kind of token it is.
-    pub fn profile(&self) -> &Profile {
-        &self.shared.profile
-    }
-
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.shared.lock())
     }

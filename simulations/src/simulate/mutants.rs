@@ -1,0 +1,141 @@
+//! The seeded bugs, one after the other, each in a process of its own: one that makes the process die is seen as that.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ha_core::mutants::{Mutant, switch};
+use serde::{Deserialize, Serialize};
+use simulations::run::{Failure, run};
+
+use crate::cli::Cli;
+use crate::{INTERRUPTED, asked, interruption, wrong};
+
+/// How many seeds a seeded bug may take to be caught.
+const SEEDS: u64 = 20_000;
+
+/// What a build with seeded bugs is asked besides.
+#[derive(Args)]
+pub(crate) struct Seeded {
+    /// Runs the seeded bugs, one after the other, and says which oracle caught each after how many seeds.
+    #[arg(long, conflicts_with_all = ["mutant", "seed", "whole", "keep", "meaning", "replay", "go_on", "coverage", "require_coverage"])]
+    mutants: bool,
+    /// Only the seeded bugs with this in their name.
+    #[arg(long, value_name = "TEXT", requires = "mutants")]
+    named: Option<String>,
+    /// Plays with this seeded bug.
+    #[arg(long, value_name = "NAME", value_parser = mutant())]
+    mutant: Option<Mutant>,
+    /// Answers the run with --mutants that has started this one.
+    #[arg(long, hide = true, requires = "mutant", conflicts_with = "seed")]
+    answer: bool,
+}
+
+fn mutant() -> impl TypedValueParser<Value = Mutant> {
+    let name = |m: &Mutant| format!("{m:?}");
+    PossibleValuesParser::new(Mutant::ALL.iter().map(name))
+        .try_map(move |given| Mutant::ALL.iter().copied().find(|m| name(m) == given).ok_or("no seeded bug"))
+}
+
+/// What came of the run with one seeded bug.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    histories: u64,
+    failure: Option<Failure>,
+}
+
+/// Does what was asked of the seeded bugs, if that is all; one that the rest is to be done with is switched on.
+pub(crate) fn main(cli: &Cli) -> Option<ExitCode> {
+    switch(cli.seeded.mutant);
+    if cli.seeded.mutants {
+        Some(all(cli))
+    } else if cli.seeded.answer {
+        Some(answer(cli))
+    } else {
+        None
+    }
+}
+
+fn answer(cli: &Cli) -> ExitCode {
+    let what = match asked(cli, cli.seeds.unwrap_or(SEEDS)) {
+        Ok(what) => what,
+        Err(why) => return wrong(&why),
+    };
+    let (totals, failures) = run(&what, &interruption(), |_| ());
+    let answer = Answer { histories: totals.histories, failure: failures.into_iter().next() };
+    println!("{}", serde_json::to_string(&answer).expect("an answer is numbers and text"));
+    ExitCode::SUCCESS
+}
+
+/// Runs this program with one seeded bug. What it answers, or how it ended instead.
+fn ask(cli: &Cli, mutant: Mutant) -> Result<Answer, String> {
+    let mut child = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+    child.args(["--answer", "--mutant", &format!("{mutant:?}"), "--scenario", &cli.scenario.name()]);
+    child.args(["--from", &cli.from.to_string(), "--seeds", &cli.seeds.unwrap_or(SEEDS).to_string()]);
+    child.args(["--jobs", &cli.threads().to_string()]);
+    if let Some(time) = cli.time {
+        child.args(["--time", &format!("{}s", time.as_secs())]);
+    }
+    child.args(cli.except.iter().flat_map(|seed| ["--except".to_owned(), seed.to_string()]));
+    let output = child.stderr(Stdio::inherit()).output().map_err(|e| e.to_string())?;
+    match output.status.signal() {
+        Some(6) => return Err("SIGABRT".into()),
+        Some(signal) => return Err(format!("signal {signal}")),
+        None => {}
+    }
+    serde_json::from_slice(&output.stdout).map_err(|_| output.status.to_string())
+}
+
+fn all(cli: &Cli) -> ExitCode {
+    let named = cli.seeded.named.as_deref().unwrap_or_default();
+    let chosen: Vec<Mutant> =
+        Mutant::ALL.iter().copied().filter(|m| format!("{m:?}").contains(named)).collect();
+    if chosen.is_empty() {
+        let all: Vec<String> = Mutant::ALL.iter().map(|m| format!("{m:?}")).collect();
+        return wrong(&format!("no seeded bug has {named:?} in its name; there are {}", all.join(", ")));
+    }
+    if let Err(why) = asked(cli, cli.seeds.unwrap_or(SEEDS)) {
+        return wrong(&why);
+    }
+    let interrupted = interruption();
+    let (mut run, mut missed, mut died) = (0, 0, 0);
+    println!("{:<30} {:<11} {:>8} {:>8}  what is wrong", "seeded bug", "caught by", "seeds", "seconds");
+    for mutant in chosen {
+        let started = Instant::now();
+        let answer = ask(cli, mutant);
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        run += 1;
+        let (by, seeds) = match answer {
+            Ok(Answer { failure: Some(failure), .. }) => {
+                (failure.guarantee, (failure.seed - cli.from + 1).to_string())
+            }
+            Ok(Answer { histories, failure: None }) => {
+                missed += 1;
+                ("nobody".into(), histories.to_string())
+            }
+            Err(how) => {
+                died += 1;
+                (how, "-".into())
+            }
+        };
+        println!(
+            "{:<30} {by:<11} {seeds:>8} {:>8.1} {}",
+            format!("{mutant:?}"),
+            started.elapsed().as_secs_f64(),
+            mutant.what()
+        );
+    }
+    println!(
+        "{run} seeded bugs, {missed} not caught, {died} that ended the process before an oracle saw them"
+    );
+    if interrupted.load(Ordering::Relaxed) {
+        println!("interrupted: the others were not played");
+        return ExitCode::from(INTERRUPTED);
+    }
+    if missed + died == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
