@@ -118,6 +118,12 @@ fn test(arguments: &[String]) -> Result<()> {
         vec!["test", "--profile", "simulation", "--package", "ha-core", "--features", "simulation", "--lib"];
     core.extend(arguments.iter().map(String::as_str));
     cargo(&core)?;
+    // Seeded bugs are in a build of their own, which has tests of its own.
+    let mut seeded =
+        vec!["test", "--profile", "simulation", "--package", "simulations", "--features", "mutants"];
+    seeded.extend(["--bin", "simulate", "--test", "command"]);
+    seeded.extend(arguments.iter().map(String::as_str));
+    cargo(&seeded)?;
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../simulations/kept.jsonl");
     for arguments in [&["--replay", kept][..], &["--seeds", "1500", "--except", OPEN]] {
         cargo(&simulation(&[], &arguments.iter().map(ToString::to_string).collect::<Vec<_>>()))?;

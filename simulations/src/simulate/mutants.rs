@@ -1,12 +1,11 @@
 //! The seeded bugs, one after the other, each in a process of its own: one that makes the process die is seen as that.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ha_core::mutants::{Mutant, switch};
 use serde::{Deserialize, Serialize};
 use simulations::run::{Failure, run};
@@ -14,6 +13,8 @@ use simulations::run::{Failure, run};
 use crate::cli::Cli;
 use crate::{INTERRUPTED, asked, interruption, wrong};
 
+/// What a process that aborts dies by, on every system.
+const SIGABRT: i32 = 6;
 /// How many seeds a seeded bug may take to be caught.
 const SEEDS: u64 = 20_000;
 
@@ -27,17 +28,25 @@ pub(crate) struct Seeded {
     #[arg(long, value_name = "TEXT", requires = "mutants")]
     named: Option<String>,
     /// Plays with this seeded bug.
-    #[arg(long, value_name = "NAME", value_parser = mutant())]
+    #[arg(long, value_name = "NAME", value_parser = mutant)]
     mutant: Option<Mutant>,
     /// Answers the run with --mutants that has started this one.
     #[arg(long, hide = true, requires = "mutant", conflicts_with = "seed")]
     answer: bool,
 }
 
-fn mutant() -> impl TypedValueParser<Value = Mutant> {
-    let name = |m: &Mutant| format!("{m:?}");
-    PossibleValuesParser::new(Mutant::ALL.iter().map(name))
-        .try_map(move |given| Mutant::ALL.iter().copied().find(|m| name(m) == given).ok_or("no seeded bug"))
+fn mutant(name: &str) -> Result<Mutant, String> {
+    let found = named(name).into_iter().find(|m| format!("{m:?}") == name);
+    found.ok_or_else(|| format!("there are {}", names()))
+}
+
+/// Those with this in their name.
+fn named(text: &str) -> Vec<Mutant> {
+    Mutant::ALL.iter().copied().filter(|m| format!("{m:?}").contains(text)).collect()
+}
+
+fn names() -> String {
+    Mutant::ALL.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// What came of the run with one seeded bug.
@@ -80,22 +89,22 @@ fn ask(cli: &Cli, mutant: Mutant) -> Result<Answer, String> {
         child.args(["--time", &format!("{}s", time.as_secs())]);
     }
     child.args(cli.except.iter().flat_map(|seed| ["--except".to_owned(), seed.to_string()]));
-    let output = child.stderr(Stdio::inherit()).output().map_err(|e| e.to_string())?;
-    match output.status.signal() {
-        Some(6) => return Err("SIGABRT".into()),
-        Some(signal) => return Err(format!("signal {signal}")),
-        None => {}
+    heard(&child.stderr(Stdio::inherit()).output().map_err(|e| e.to_string())?)
+}
+
+fn heard(child: &Output) -> Result<Answer, String> {
+    match child.status.signal() {
+        Some(SIGABRT) => Err("SIGABRT".into()),
+        Some(signal) => Err(format!("signal {signal}")),
+        None => serde_json::from_slice(&child.stdout).map_err(|_| child.status.to_string()),
     }
-    serde_json::from_slice(&output.stdout).map_err(|_| output.status.to_string())
 }
 
 fn all(cli: &Cli) -> ExitCode {
-    let named = cli.seeded.named.as_deref().unwrap_or_default();
-    let chosen: Vec<Mutant> =
-        Mutant::ALL.iter().copied().filter(|m| format!("{m:?}").contains(named)).collect();
+    let text = cli.seeded.named.as_deref().unwrap_or_default();
+    let chosen = named(text);
     if chosen.is_empty() {
-        let all: Vec<String> = Mutant::ALL.iter().map(|m| format!("{m:?}")).collect();
-        return wrong(&format!("no seeded bug has {named:?} in its name; there are {}", all.join(", ")));
+        return wrong(&format!("no seeded bug has {text:?} in its name; there are {}", names()));
     }
     if let Err(why) = asked(cli, cli.seeds.unwrap_or(SEEDS)) {
         return wrong(&why);
@@ -138,4 +147,22 @@ fn all(cli: &Cli) -> ExitCode {
         return ExitCode::from(INTERRUPTED);
     }
     if missed + died == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn how_a_process_died_is_said_instead_of_an_answer() {
+        let heard = |status, stdout: &str| {
+            heard(&Output { status: ExitStatus::from_raw(status), stdout: stdout.into(), stderr: Vec::new() })
+        };
+        assert_eq!(heard(0, "{\"histories\":3,\"failure\":null}").map(|a| a.histories), Ok(3));
+        assert_eq!(heard(6, "").map(|a| a.histories), Err("SIGABRT".into()));
+        assert_eq!(heard(9, "").map(|a| a.histories), Err("signal 9".into()));
+        assert_eq!(heard(101 << 8, "").map(|a| a.histories), Err("exit status: 101".into()));
+    }
 }
