@@ -139,7 +139,8 @@ pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
     let scheduling = random.part("scheduler");
     let stage = Mutex::new(None);
     let pairs = RsaPool::default();
-    let (scheduler, answer) = Scheduler::run(pool, scheduling, Trace::new(readable), |scheduler| {
+    let trace = Trace::new(readable).named(format!("seed {}", plan.seed));
+    let (scheduler, answer) = Scheduler::run(pool, scheduling, trace, |scheduler| {
         let mine = Arc::new(Stage {
             plan: plan.clone(),
             scheduler: Arc::clone(scheduler),

@@ -33,8 +33,12 @@ pub fn tell_with_their_history() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let place = info.location().map(ToString::to_string);
-        if !Scheduler::is_here() || PANICKED_AT.replace(place).is_some() {
+        let history = Scheduler::history();
+        if history.is_none() || PANICKED_AT.replace(place).is_some() {
             usual(info);
+            if let Some(history) = history {
+                eprintln!("this was {history}");
+            }
         }
     }));
 }

@@ -211,8 +211,13 @@ impl Scheduler {
     }
 
     /// Whether this thread belongs to a simulation.
-    pub(crate) fn is_here() -> bool {
+    fn is_here() -> bool {
         ME.get().is_some()
+    }
+
+    /// The name of the history that this thread is in.
+    pub(crate) fn history() -> Option<String> {
+        HERE.with_borrow(|here| here.as_ref().map(|here| here.trace.name.clone()))
     }
 
     /// The name of the thread that has the baton.

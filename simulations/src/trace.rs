@@ -7,6 +7,8 @@ use std::time::Duration;
 /// A history's trace.
 #[derive(Default)]
 pub struct Trace {
+    /// Which history it is of, for who reads of it.
+    pub(crate) name: String,
     inner: Mutex<Inner>,
 }
 
@@ -20,7 +22,12 @@ impl Trace {
     /// An empty one; `readable` keeps the lines too.
     pub fn new(readable: bool) -> Self {
         let inner = Inner { hash: 0xcbf2_9ce4_8422_2325, lines: readable.then(String::new) };
-        Trace { inner: Mutex::new(inner) }
+        Trace { name: String::new(), inner: Mutex::new(inner) }
+    }
+
+    /// The same, of a history with a name.
+    pub fn named(self, name: String) -> Self {
+        Trace { name, ..self }
     }
 
     /// Adds what `who` did at a moment.

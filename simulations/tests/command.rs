@@ -142,6 +142,20 @@ fn what_no_seed_reached_is_named_and_is_a_failure_where_it_is_required() {
 }
 
 #[test]
+fn a_time_alone_is_as_many_seeds_as_begin_within_it() {
+    let (status, text) = said(&simulate(&["--scenario", "calm", "--time", "0s"]));
+    assert!(
+        status == 0 && text.contains("all seeds from 0 on, calm") && text.contains("\n0 histories"),
+        "{text}"
+    );
+    let (status, text) = said(&simulate(&["--scenario", "calm", "--time", "1h", "--seeds", "1"]));
+    assert!(
+        status == 0 && text.contains("1 seeds from 0 on, calm") && text.contains("\n1 histories"),
+        "{text}"
+    );
+}
+
+#[test]
 fn an_interrupted_run_shows_its_figures_and_is_answered_with_130() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_simulate"))
         .args(["--scenario", "calm", "--seeds", "1000000000", "--jobs", "1"])

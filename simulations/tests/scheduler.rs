@@ -1,6 +1,8 @@
 //! The scheduler alone: one thread at a time, time that passes only when it must, the same seed the same history.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -118,4 +120,36 @@ fn a_panic_in_a_thread_that_outlives_the_first_one_is_the_histories_end_too() {
     });
     let words = answer.unwrap_err();
     assert!(words.starts_with("thread 1:outlives panicked: when it was stopped"), "{words}");
+}
+
+/// Panics while it is unwound, which no process survives.
+struct Worse;
+
+impl Drop for Worse {
+    fn drop(&mut self) {
+        panic!("and then worse");
+    }
+}
+
+#[test]
+#[ignore = "it aborts its process: the next one runs it in one of its own"]
+fn aborts() {
+    simulations::panics::tell_with_their_history();
+    let trace = Trace::new(false).named("seed 4711".into());
+    _ = Scheduler::run(&Pool::new(), Random::new(3), trace, |_| {
+        let _worse = Worse;
+        panic!("bad");
+    });
+}
+
+#[test]
+fn a_history_that_makes_the_process_abort_is_named() {
+    let me = std::env::current_exe().unwrap();
+    let child = Command::new(me).args(["--ignored", "--exact", "aborts", "--nocapture"]).output().unwrap();
+    let told = String::from_utf8(child.stderr).unwrap();
+    assert!(
+        child.status.signal() == Some(6) && told.contains("this was seed 4711"),
+        "{}\n{told}",
+        child.status
+    );
 }

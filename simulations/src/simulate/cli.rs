@@ -13,7 +13,7 @@ const STATUS: &str = "Exit status: 0 nothing went wrong; 1 something did, or --r
 #[derive(Parser)]
 #[command(name = "cargo xtask simulate", after_help = STATUS)]
 pub(crate) struct Cli {
-    /// How many histories: 1000 unless told, 20000 with --mutants.
+    /// How many histories. Unless told 1000; with --time as many as begin within it; with --mutants 20000 for each.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: Option<u64>,
     /// The first seed.

@@ -136,20 +136,19 @@ fn interruption() -> Arc<AtomicBool> {
 }
 
 fn many(cli: &Cli) -> ExitCode {
-    let what = match asked(cli, cli.seeds.unwrap_or(1000)) {
+    // A time alone is as many as begin within it.
+    let seeds = cli.seeds.or(if cli.time.is_some() { None } else { Some(1000) });
+    let what = match asked(cli, seeds.unwrap_or(u64::MAX - cli.from)) {
         Ok(what) => what,
         Err(why) => return wrong(&why),
     };
     let interrupted = interruption();
-    println!(
-        "{} seeds from {} on, {}, {} at once",
-        what.seeds,
-        what.first,
-        what.scenario.name(),
-        what.threads
-    );
-    let bar = ProgressBar::new(what.seeds);
-    let style = "{bar:30} {pos}/{len} seeds, {per_sec}, {eta} left, {msg}";
+    let count = seeds.map_or_else(|| "all".into(), |n| n.to_string());
+    println!("{count} seeds from {} on, {}, {} at once", what.first, what.scenario.name(), what.threads);
+    let (bar, style) = match seeds {
+        Some(n) => (ProgressBar::new(n), "{bar:30} {pos}/{len} seeds, {per_sec}, {eta} left, {msg}"),
+        None => (ProgressBar::no_length(), "{spinner} {elapsed}, {pos} seeds, {per_sec}, {msg}"),
+    };
     bar.set_style(ProgressStyle::with_template(style).expect("the template is right"));
     let started = Instant::now();
     let (totals, failures) = run(&what, &interrupted, |totals: &Totals| {
