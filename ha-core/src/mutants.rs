@@ -104,6 +104,12 @@ mod seeded {
         SearchGivesTwice,
         /// backing sessions are not closed
         SessionsLeak,
+        /// a session that is closed stays open
+        SessionSurvives,
+        /// the PIN is logged
+        PinLogged,
+        /// a PIN that was refused stands for every PIN
+        RefusedForAll,
         /// a member that failed is not looked after
         KeeperNotWoken,
         /// a PIN that one member refused goes to the next

@@ -4,8 +4,7 @@
 //! for. Then every member is healed, and everything must come to rest within bounded virtual time: every object on every
 //! member, every call answered, by any member alone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +15,13 @@ use ha_token::*;
 
 use crate::application::Application;
 use crate::log;
-use crate::member::{Faults, Line, LineConnector};
-use crate::model::Model;
+use crate::member::{Faults, LineConnector};
 use crate::oracle;
 use crate::plan::{Fault, Kind, Op, Plan, Trouble};
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::scheduler::{Cost, Scheduler};
-use crate::token::{Device, Profile, RsaPool};
+use crate::stage::Stage;
 use crate::trace::Trace;
 use crate::world::SimWorld;
 
@@ -33,85 +31,11 @@ pub const PIN: &str = "simulated-pin-4711";
 pub const SO_PIN: &str = "simulated-so-pin";
 
 /// A PIN that is not the user's.
-const WRONG: &str = "simulated-wrong-pin";
+pub const WRONG: &str = "simulated-wrong-pin";
 
 /// How long a member that was in trouble is given to come back before the next trouble, in a gentle history, and
 /// everything to come to rest, at the end.
 const REST: Duration = Duration::from_secs(300);
-
-/// What everybody in a history shares.
-pub struct Stage {
-    /// The plan.
-    pub plan: Plan,
-    /// Whose turn it is.
-    pub scheduler: Arc<Scheduler>,
-    /// What the application was told.
-    pub model: Model,
-    /// The ways to the members.
-    pub lines: Vec<Arc<Line>>,
-    /// The tokens.
-    pub devices: Vec<Device>,
-    /// The member that is in trouble, or has not had the time to come back; the number of members where none is.
-    troubled: AtomicUsize,
-    /// Everything is healed.
-    calm: AtomicBool,
-    broken: Mutex<Option<(&'static str, String)>>,
-    /// Handles of objects and of sessions that were given out in this life of the process.
-    given: Mutex<[BTreeSet<Ulong>; 2]>,
-    /// Operations with keys that the application began.
-    pub begun: AtomicU64,
-}
-
-impl Stage {
-    /// Writes down what somebody does.
-    pub fn say(&self, what: std::fmt::Arguments<'_>) {
-        self.scheduler.trace.add(self.scheduler.now(), &self.scheduler.name(), what);
-    }
-
-    /// A guarantee is broken: the history ends here.
-    pub fn broken(&self, guarantee: &'static str, how: String) -> ! {
-        self.say(format_args!("BROKEN {guarantee}: {how}"));
-        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        broken.get_or_insert((guarantee, how.clone()));
-        drop(broken);
-        self.scheduler.stop(format!("{guarantee}: {how}"))
-    }
-
-    /// Whether each call must succeed now: a member that can serve is up all the time.
-    pub fn must_succeed(&self) -> bool {
-        self.plan.gentle || self.calm.load(Ordering::Acquire)
-    }
-
-    /// Whether as many members as copies are asked for are well.
-    pub fn copies_can_be_had(&self) -> bool {
-        let troubled = self.troubled.load(Ordering::Acquire) < self.plan.members;
-        self.plan.members - usize::from(troubled) >= self.plan.min_copies as usize
-    }
-
-    /// A handle was given out, which none before it may be (what: 0 for an object, 1 for a session).
-    fn is_new(&self, what: usize, handle: Ulong) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if !given[what].insert(handle) {
-            drop(given);
-            self.broken("G3", format!("the handle {handle} was given out before"));
-        }
-    }
-
-    /// An object was made.
-    pub fn new_object(&self, handle: ObjectHandle) {
-        self.is_new(0, handle.0);
-    }
-
-    /// A session was opened.
-    pub fn new_session(&self, handle: SessionHandle) {
-        self.is_new(1, handle.0);
-    }
-
-    /// Guarantee G1, at the moment when the application is told that an object is there.
-    pub fn acknowledged(&self, thing: usize) {
-        oracle::durable(self, thing);
-    }
-}
 
 /// How a history ended.
 pub struct Ended {
@@ -138,38 +62,16 @@ pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
     let mut random = Random::new(plan.seed ^ 0x5eed);
     let scheduling = random.part("scheduler");
     let stage = Mutex::new(None);
-    let pairs = RsaPool::default();
-    let trace = Trace::new(readable).named(format!("seed {}", plan.seed));
-    let (scheduler, answer) = Scheduler::run(pool, scheduling, trace, |scheduler| {
-        let mine = Arc::new(Stage {
-            plan: plan.clone(),
-            scheduler: Arc::clone(scheduler),
-            model: Model::default(),
-            lines: (0..plan.members).map(|i| Line::new(scheduler, i, random.part("line"))).collect(),
-            devices: (0..plan.members)
-                .map(|i| {
-                    let label = format!("member-{i}");
-                    let serial = format!("{i:016}");
-                    Device::with_pool(
-                        Profile::softhsm(),
-                        &label,
-                        &serial,
-                        SO_PIN.as_bytes(),
-                        PIN.as_bytes(),
-                        random.draw(),
-                        &pairs,
-                    )
-                })
-                .collect(),
-            troubled: AtomicUsize::new(plan.members),
-            calm: AtomicBool::new(false),
-            broken: Mutex::default(),
-            given: Mutex::default(),
-            begun: AtomicU64::new(0),
-        });
-        *stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&mine));
-        story(&mine, dir.path(), &mut random);
-    });
+    let (scheduler, answer) = Scheduler::run(
+        pool,
+        scheduling,
+        Trace::new(readable).named(format!("seed {}", plan.seed)),
+        |scheduler| {
+            let mine = Arc::new(Stage::new(plan, scheduler, &mut random));
+            *stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&mine));
+            story(&mine, dir.path(), &mut random);
+        },
+    );
     let stage = stage.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut ended = Ended {
         broken: None,
@@ -189,11 +91,10 @@ pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
                 *ended.faulted.entry(key).or_default() += n;
             }
         }
-        let broken = stage.broken.lock().unwrap_or_else(PoisonError::into_inner).take();
-        ended.broken = broken.map(|(g, how)| (g.to_owned(), how));
-    }
-    if scheduler.told_a_secret() {
-        ended.broken.get_or_insert(("G9".into(), "a PIN is in the log".into()));
+        ended.broken = stage.take_broken().map(|(g, how)| (g.to_owned(), how));
+        if let Some(how) = oracle::secrets::told(&stage.secrets(), &scheduler.trace.log(), dir.path()) {
+            ended.broken.get_or_insert(("G9".into(), how));
+        }
     }
     if let (None, Err(why)) = (&ended.broken, answer) {
         let word = if why.starts_with("nobody") || why.starts_with("the history does not") {
@@ -256,7 +157,7 @@ fn log_in(stage: &Stage, slot: &Arc<dyn Token>) -> SessionHandle {
                 session
             }
             // No member was seen yet.
-            Err(Rv::TOKEN_NOT_PRESENT) if !stage.must_succeed() => {
+            Err(Rv::TOKEN_NOT_PRESENT) if !stage.can_log_in() => {
                 stage.scheduler.sleep(Duration::from_millis(500));
                 continue;
             }
@@ -264,7 +165,9 @@ fn log_in(stage: &Stage, slot: &Arc<dyn Token>) -> SessionHandle {
         };
         match slot.login(session, UserType::User, Some(PIN.as_bytes())) {
             Ok(()) | Err(Rv::USER_ALREADY_LOGGED_IN) => return session,
-            Err(rv) if stage.must_succeed() => stage.broken("G4", format!("C_Login answered {rv}")),
+            Err(rv) if stage.can_log_in() => {
+                stage.broken("G6", format!("C_Login answered the right PIN with {rv}"));
+            }
             Err(rv) => {
                 stage.say(format_args!("C_Login answered {rv}"));
                 _ = slot.close_session(session);
@@ -318,10 +221,10 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
         .collect();
     for (life, threads) in stage.plan.lives.iter().enumerate() {
         if life > 0 {
-            _ = slot.close_session(session);
+            Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session }.close();
+            stage.all_closed(&slot);
             stop(stage, &provider);
-            stage.model.things().iter_mut().for_each(|t| t.handle = None);
-            *stage.given.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+            stage.begin_life();
             process += 1;
             // A process that has ended holds nothing any more when the next one begins.
             drop((slot, provider));
@@ -337,7 +240,14 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
                 let body = move || {
                     let session = log_in(&stage, &slot);
                     let mut application = Application { stage: &stage, slot, me, session };
-                    ops.iter().for_each(|op| application.act(op));
+                    let (parts, lives) = (stage.plan.troubles.len() + 1, stage.plan.lives.len());
+                    for (n, op) in ops.iter().enumerate() {
+                        if stage.plan.spread {
+                            stage.await_troubles((life * ops.len() + n) * parts / (lives * ops.len()));
+                        }
+                        application.act(op);
+                    }
+                    application.close();
                 };
                 scheduler.spawn(&format!("app{me}"), Box::new(body))
             })
@@ -349,7 +259,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     stage.say(format_args!("everything is healed"));
     heal(stage);
     scheduler.sleep(REST);
-    stage.calm.store(true, Ordering::Release);
+    stage.set_calm();
     let application = Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session };
     application.ask_all();
     scheduler.sleep(REST);
@@ -364,8 +274,10 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
         application.ask_all();
         heal(stage);
         scheduler.sleep(REST);
+        oracle::at_rest(stage);
     }
-    _ = slot.close_session(session);
+    application.close();
+    stage.all_closed(&slot);
     stop(stage, &provider);
     oracle::at_the_end(stage);
 }
@@ -375,6 +287,7 @@ fn stop(stage: &Stage, provider: &Provider) {
     if !hanging.is_empty() {
         stage.broken("G5", format!("shutting down, {hanging:?} hang"));
     }
+    oracle::when_ended(stage);
 }
 
 fn heal(stage: &Stage) {
@@ -384,22 +297,23 @@ fn heal(stage: &Stage) {
         device.set_full(false);
         device.set_read_only(false);
     }
-    stage.troubled.store(stage.plan.members, Ordering::Release);
+    stage.set_troubled(None);
 }
 
 /// One trouble, from its beginning to its end.
 fn happen(stage: &Stage, trouble: &Trouble) {
     let scheduler = &stage.scheduler;
     scheduler.sleep(trouble.after);
-    stage.troubled.store(trouble.member, Ordering::Release);
+    stage.set_troubled(Some(trouble.member));
     stage.say(format_args!("member {}: {:?} for {:?}", trouble.member, trouble.fault, trouble.lasts));
     let (line, device) = (&stage.lines[trouble.member], &stage.devices[trouble.member]);
     match &trouble.fault {
         Fault::Die => line.set(Faults { dead: true, ..Faults::default() }),
-        Fault::Err { before, after, answers } => line.set(Faults {
+        Fault::Err { before, after, answers, only } => line.set(Faults {
             before: (*before).into(),
             after: (*after).into(),
             answers: answers.clone(),
+            only: only.clone(),
             ..Faults::default()
         }),
         Fault::Slow(slow) => line.set(Faults { slow: *slow, ..Faults::default() }),
@@ -410,6 +324,7 @@ fn happen(stage: &Stage, trouble: &Trouble) {
         Fault::Full => device.set_full(true),
         Fault::ReadOnly => device.set_read_only(true),
     }
+    stage.trouble_begun();
     scheduler.sleep(trouble.lasts);
     stage.say(format_args!("member {}: {:?} is over", trouble.member, trouble.fault));
     line.set(Faults::default());
@@ -418,6 +333,6 @@ fn happen(stage: &Stage, trouble: &Trouble) {
     device.set_read_only(false);
     if stage.plan.gentle {
         scheduler.sleep(REST);
-        stage.troubled.store(stage.plan.members, Ordering::Release);
+        stage.set_troubled(None);
     }
 }

@@ -24,6 +24,7 @@ pub mod scenario;
 pub mod scheduler;
 mod seat;
 pub mod shrink;
+pub mod stage;
 pub mod token;
 pub mod trace;
 pub mod world;

@@ -30,6 +30,16 @@ struct LineState {
     calls: BTreeMap<Function, u64>,
     faulted: BTreeMap<(Function, Rv), u64>,
     logins: Vec<Attempt>,
+    refused: Vec<Refused>,
+}
+
+/// An operation with a key that a member did not begin.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// When.
+    pub at: Duration,
+    /// The thread that asked.
+    pub thread: String,
 }
 
 /// What is wrong with a member's calls now.
@@ -43,8 +53,16 @@ pub struct Faults {
     pub after: u64,
     /// What they answer.
     pub answers: Vec<Rv>,
+    /// The functions that fail so; all of them where none is named.
+    pub only: Vec<Function>,
     /// What each call takes longer.
     pub slow: Duration,
+}
+
+impl Faults {
+    fn meet(&self, function: Function) -> bool {
+        self.only.is_empty() || self.only.contains(&function)
+    }
 }
 
 /// A PIN that was sent to a member.
@@ -68,6 +86,7 @@ impl Line {
             calls: BTreeMap::new(),
             faulted: BTreeMap::new(),
             logins: Vec::new(),
+            refused: Vec::new(),
         };
         Arc::new(Line { index, scheduler: Arc::clone(scheduler), state: Mutex::new(state) })
     }
@@ -100,6 +119,11 @@ impl Line {
         std::mem::take(&mut self.state().logins)
     }
 
+    /// The operations that were not begun.
+    pub fn refused(&self) -> Vec<Refused> {
+        self.state().refused.clone()
+    }
+
     fn trace(&self, process: u32, function: Function, answer: &dyn std::fmt::Display) {
         let who = self.scheduler.name();
         self.scheduler.trace.add(
@@ -122,10 +146,10 @@ impl Line {
             let mut state = self.state();
             *state.calls.entry(function).or_default() += 1;
             let LineState { random, faults, life: now, .. } = &mut *state;
-            let takes = Duration::from_micros(20 + random.below(400)) + faults.slow;
+            let takes = (Duration::from_micros(20 + random.below(400)), faults.slow);
             let fault = if faults.dead || life != *now {
                 Some((false, Rv::DEVICE_ERROR))
-            } else if faults.answers.is_empty() {
+            } else if faults.answers.is_empty() || !faults.meet(function) {
                 None
             } else if random.chance(faults.before) {
                 Some((false, *random.pick(&faults.answers)))
@@ -136,7 +160,12 @@ impl Line {
             };
             (fault, takes)
         };
+        let (takes, slow) = takes;
         self.scheduler.pass(takes);
+        if !slow.is_zero() {
+            // Who does not wait for it goes on meanwhile.
+            self.scheduler.sleep(slow);
+        }
         let answer = match fault {
             None => go(),
             Some((done, rv)) => {
@@ -148,6 +177,10 @@ impl Line {
                 Err(rv)
             }
         };
+        if answer.is_err() && matches!(function, Function::SignInit | Function::EncryptInit) {
+            let refused = Refused { at: self.scheduler.now(), thread: self.scheduler.name() };
+            self.state().refused.push(refused);
+        }
         match (&answer, fault) {
             (Ok(_), _) => self.trace(process, function, &"ok"),
             (Err(rv), None) => self.trace(process, function, rv),
@@ -184,7 +217,8 @@ impl Connector for LineConnector {
             let mut state = line.state();
             let failed = {
                 let LineState { random, faults, .. } = &mut *state;
-                faults.dead || (!faults.answers.is_empty() && random.chance(faults.before))
+                let fails = !faults.answers.is_empty() && faults.meet(Function::Initialize);
+                faults.dead || (fails && random.chance(faults.before))
             };
             (state.life, failed)
         };

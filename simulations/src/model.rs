@@ -4,10 +4,11 @@
 //! there nor gone while the call lasts; one whose call ended with an error is what it was, or what it was to become, until
 //! a later answer tells. An answer is judged by what held from the start of its call to the end of it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ha_core::replica::verifier::Verifier;
-use ha_token::{ObjectHandle, Rv};
+use ha_token::{AttributeType, ObjectHandle, Rv, Ulong, ck};
 
 use crate::plan::Kind;
 
@@ -38,10 +39,14 @@ pub enum Proof {
 /// An object of the application's.
 #[derive(Clone, Debug)]
 pub struct Thing {
-    /// `CKA_LABEL`: no two have the same.
+    /// Its number in the model; that of a session object, which is not in it, is none.
+    pub number: Option<usize>,
+    /// `CKA_LABEL`: no two have the same but the two keys of a pair.
     pub label: String,
     /// What it is.
     pub kind: Kind,
+    /// Whether it is the public key of a pair; the private one is the number before it.
+    pub public: bool,
     /// The thread that made it.
     pub owner: usize,
     /// Whether it is there.
@@ -52,14 +57,50 @@ pub struct Thing {
     pub proof: Option<Proof>,
     /// Its handle in this life of the process.
     pub handle: Option<ObjectHandle>,
-    /// `CKA_ID`, or the two that it may be.
+    /// `CKA_ID`, or those that it may be after changes that ended with an error.
     pub ids: Vec<Vec<u8>>,
+}
+
+impl Thing {
+    /// `CKA_CLASS`.
+    pub fn class(&self) -> Ulong {
+        match self.kind {
+            Kind::Ec | Kind::Rsa if self.public => ck::CKO_PUBLIC_KEY,
+            Kind::Ec | Kind::Rsa => ck::CKO_PRIVATE_KEY,
+            Kind::Mac | Kind::Aes => ck::CKO_SECRET_KEY,
+            Kind::Data => ck::CKO_DATA,
+            Kind::Certificate => ck::CKO_CERTIFICATE,
+        }
+    }
+
+    /// The flags that the application gives it, each of them true.
+    pub fn flags(&self) -> &'static [AttributeType] {
+        match self.kind {
+            Kind::Ec | Kind::Rsa if self.public => &[ck::CKA_VERIFY],
+            Kind::Ec | Kind::Rsa => &[ck::CKA_SIGN, ck::CKA_PRIVATE],
+            Kind::Mac => &[ck::CKA_SIGN],
+            Kind::Aes => &[ck::CKA_ENCRYPT],
+            Kind::Data | Kind::Certificate => &[],
+        }
+    }
+
+    /// What it is called in a report.
+    pub fn name(&self) -> String {
+        let half = if self.public { "the public half of " } else { "" };
+        format!("{half}{}", self.label)
+    }
+
+    /// The content that the application gives it, if it is not a key.
+    pub fn content(&self) -> Vec<u8> {
+        format!("the value of {}", self.label).into_bytes()
+    }
 }
 
 /// Everything that the application has.
 #[derive(Default)]
 pub struct Model {
     things: Mutex<Vec<Thing>>,
+    ids: AtomicU32,
 }
 
 impl Model {
@@ -68,43 +109,59 @@ impl Model {
         self.things.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new object, which a call is about to make.
-    pub fn make(&self, kind: Kind, owner: usize) -> usize {
+    /// A `CKA_ID` that nothing had before.
+    pub fn new_id(&self) -> Vec<u8> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        [&[1], &id.to_be_bytes()[..]].concat()
+    }
+
+    /// What a call is about to make: two things where it is a pair, with one label and one id.
+    pub fn make(&self, kind: Kind, owner: usize) -> Vec<Thing> {
+        let id = self.new_id();
         let mut things = self.things();
-        let label = format!("{kind:?}-{owner}-{}", things.len());
-        let id = vec![1, things.len() as u8, owner as u8];
-        things.push(Thing {
-            label,
+        let first = things.len();
+        let label = format!("{kind:?}-{owner}-{first}");
+        let halves: &[bool] = if matches!(kind, Kind::Ec | Kind::Rsa) { &[false, true] } else { &[false] };
+        things.extend(halves.iter().enumerate().map(|(i, public)| Thing {
+            number: Some(first + i),
+            label: label.clone(),
             kind,
+            public: *public,
             owner,
             standing: Standing::Making,
             version: 0,
             proof: None,
             handle: None,
-            ids: vec![id],
-        });
-        things.len() - 1
+            ids: vec![id.clone()],
+        }));
+        things[first..].to_vec()
+    }
+
+    /// Changes a thing, if it is in the model.
+    pub fn update(&self, thing: &Thing, change: impl FnOnce(&mut Thing)) {
+        if let Some(number) = thing.number {
+            change(&mut self.things()[number]);
+        }
     }
 
     /// Changes where an object stands.
-    pub fn set(&self, thing: usize, standing: Standing) {
-        let thing = &mut self.things()[thing];
-        thing.standing = standing;
-        thing.version += 1;
+    pub fn set(&self, thing: &Thing, standing: Standing) {
+        self.update(thing, |thing| {
+            thing.standing = standing;
+            thing.version += 1;
+        });
     }
 
     /// One of a thread's objects of this standing.
-    pub fn choose(&self, owner: usize, n: u8, standing: Standing) -> Option<usize> {
+    pub fn choose(&self, owner: usize, n: u8, standing: Standing) -> Option<Thing> {
         let things = self.things();
-        let own: Vec<usize> = (0..things.len())
-            .filter(|i| things[*i].owner == owner && things[*i].standing == standing)
-            .collect();
-        own.get(usize::from(n) % own.len().max(1)).copied()
+        let own: Vec<_> = things.iter().filter(|t| t.owner == owner && t.standing == standing).collect();
+        own.get(usize::from(n) % own.len().max(1)).map(|t| (*t).clone())
     }
 
-    /// A copy of an object.
-    pub fn get(&self, thing: usize) -> Thing {
-        self.things()[thing].clone()
+    /// The public key of a pair's private one.
+    pub fn public_of(&self, private: &Thing) -> Option<Thing> {
+        self.things().get(private.number? + 1).filter(|t| t.public).cloned()
     }
 }
 

@@ -1,147 +1,117 @@
 //! The oracles: what is on the tokens, against what the application was told. They look from outside and never ask the
 //! code under test.
 //!
-//! * **G1** durability: at the moment when the application is told that an object is there, as many tokens as
-//!   `min_copies` says hold it, with the same value; when all is at rest, every token does.
+//! * **G1** durability: at the moment when the application is told that an object is there, as many members as
+//!   `min_copies` says hold it, with the same value; when all is at rest, every member does. It is found whenever every
+//!   call must succeed (`application::search`).
 //! * **G2** no zombies: what the application was told is gone is never found or used again, and is on no token at rest.
 //!   What it was told nothing of is on every token or on none, and nothing is there that nobody made.
 //! * **G3** right key: every signature fits the public key that was read when the key was made; every other answer is the
 //!   one that the object gave then (`application`).
 //! * **G4** availability: while a member that can serve is up, no call fails (`application`); at rest each member alone
 //!   serves everything.
-//! * **G6** no lock-out: no PIN is sent that the application did not give, and the right one is never refused.
-//! * **G7** no amplification: operations begun on members are no more than the application's, a first retry of each, a
-//!   fifth of them, and ten in each ten seconds.
-//! * **G8** same answers: copies have the same `CKA_ID`, the one that the application gave last; a search gives each object once (`application`).
+//! * **G5** bounded wait: shutting down ends (`history`).
+//! * **G6** no lock-out: no PIN is sent that the application did not give, and the right one is never refused while a
+//!   member that can judge it is up (`history`).
+//! * **G7** no amplification: operations that are tried on a third member, or again, are no more than a fifth of the calls
+//!   and ten in each ten seconds (`retries`).
+//! * **G8** same answers: copies have the value, the `CKA_ID` and the flags that the application gave last, and do not
+//!   differ (`copies`); a search gives each object once, and a mistake the same error on every member (`application`).
+//! * **G9** secrets: no PIN and no key's value is in the log or in a file of the group's (`secrets`).
+//!
+//! And **sessions**: none is left open on a token, and none of the application's outlives its closing.
 
-use std::collections::BTreeMap;
+mod copies;
+mod retries;
+pub mod secrets;
 
-use ha_token::{Function, UserType, ck};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::history::{PIN, Stage};
+use ha_token::UserType;
+
+use crate::history::PIN;
 use crate::model::{Standing, Thing};
-use crate::plan::Kind;
-use crate::token::Inspected;
-
-/// The copies of an object that carries its value, by member: what identifies the value.
-fn copies(stage: &Stage, thing: &Thing) -> Vec<Vec<Vec<u8>>> {
-    stage
-        .devices
-        .iter()
-        .map(|device| {
-            let all = device.inspect();
-            let ours = all.iter().filter(|o| is_copy(o, thing));
-            ours.map(|o| o.material.clone()).collect()
-        })
-        .collect()
-}
-
-fn is_copy(object: &Inspected, thing: &Thing) -> bool {
-    let class = match thing.kind {
-        Kind::Ec | Kind::Rsa => ck::CKO_PRIVATE_KEY,
-        Kind::Mac | Kind::Aes => ck::CKO_SECRET_KEY,
-        Kind::Data => ck::CKO_DATA,
-    };
-    object.class == class && object.label == thing.label.as_bytes()
-}
+use crate::stage::Stage;
 
 /// G1, when an object is acknowledged.
-pub fn durable(stage: &Stage, thing: usize) {
-    let thing = stage.model.get(thing);
+pub fn durable(stage: &Stage, thing: &Thing) {
+    secrets::remember(stage);
     // A try that came to nothing may have left something of its name, which is destroyed later: what counts is how many
     // members hold one value.
     let mut holders: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
-    for value in copies(stage, &thing).into_iter().flatten() {
-        *holders.entry(value).or_default() += 1;
+    for copies in copies::of(stage, thing) {
+        let values: BTreeSet<_> = copies.into_iter().map(|copy| copy.material).collect();
+        for value in values {
+            *holders.entry(value).or_default() += 1;
+        }
     }
     let most = holders.values().max().copied().unwrap_or(0);
     if most < stage.plan.min_copies as usize {
-        stage.broken("G1", format!("{} was acknowledged and is on {most} members", thing.label));
+        stage.broken("G1", format!("{} was acknowledged and is on {most} members", thing.name()));
     }
 }
 
-fn same(stage: &Stage, thing: &Thing, copies: &[Vec<Vec<u8>>]) {
-    let mut values = copies.iter().flatten();
-    if let Some(first) = values.next()
-        && values.any(|v| v != first)
-    {
-        stage.broken("G3", format!("the copies of {} differ", thing.label));
-    }
-    if copies.iter().any(|c| c.len() > 1) {
-        stage.broken("G8", format!("{} is twice on one member", thing.label));
-    }
-}
-
-/// G1 and G2, when everything is at rest.
+/// G1, G2 and G8, when everything is at rest.
 pub fn at_rest(stage: &Stage) {
+    secrets::remember(stage);
     let things = stage.model.things().clone();
     for thing in &things {
-        let copies = copies(stage, thing);
+        let copies = copies::of(stage, thing);
         let holders = copies.iter().filter(|c| !c.is_empty()).count();
+        let (name, all) = (thing.name(), copies.len());
         match thing.standing {
-            Standing::There if holders < copies.len() => {
-                stage.broken(
-                    "G1",
-                    format!("{} is on {holders} of {} members at rest", thing.label, copies.len()),
-                );
+            Standing::There if holders < all => {
+                stage.broken("G1", format!("{name} is on {holders} of {all} members at rest"));
             }
             Standing::Gone if holders > 0 => {
-                stage.broken("G2", format!("{} is gone and is on {holders} members at rest", thing.label));
+                stage.broken("G2", format!("{name} is gone and is on {holders} members at rest"));
             }
-            Standing::Unknown if holders != 0 && holders != copies.len() => {
-                let all = copies.len();
+            Standing::Unknown if holders != 0 && holders != all => {
                 stage.broken(
                     "G2",
-                    format!("{}, of which nothing was said, is on {holders} of {all} members", thing.label),
+                    format!("{name}, of which nothing was said, is on {holders} of {all} members"),
                 );
             }
-            _ => same(stage, thing, &copies),
+            _ => copies::same(stage, thing, &copies),
         }
     }
     for (member, device) in stage.devices.iter().enumerate() {
-        let open = device.sessions_open();
-        let most = 24 + 4 * stage.plan.lives.iter().map(Vec::len).max().unwrap_or(0);
+        // Each thread has one session that rests and one in use, and so has who looks after the member.
+        let threads = stage.plan.lives.iter().map(Vec::len).max().unwrap_or(0);
+        let (open, most) = (device.sessions_open(), 8 + 2 * threads);
         if open > most {
             stage.broken("sessions", format!("{open} sessions are open on member {member} at rest"));
         }
-        let mut by_label: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
         for object in device.inspect() {
-            *by_label.entry(object.label.clone()).or_default() += 1;
-        }
-        for label in by_label.keys() {
-            let known = things.iter().any(|t| t.label.as_bytes() == label) || label.starts_with(b"pkcs11-ha");
-            if !known {
-                let label = String::from_utf8_lossy(label);
-                stage.broken("G2", format!("nobody made {label:?}, which is on member {member}"));
+            let known = things.iter().any(|t| copies::is_of(&object, t));
+            if !known && !object.label.starts_with(b"pkcs11-ha") {
+                let label = String::from_utf8_lossy(&object.label);
+                let class = object.class;
+                stage.broken("G2", format!("nobody made {label:?} of class {class:#x} on member {member}"));
             }
         }
     }
 }
 
-/// G7, at the end.
-fn amplified(stage: &Stage) {
-    let begun = stage.begun.load(std::sync::atomic::Ordering::Relaxed);
-    let most = 2 * begun + begun / 5 + 10 * (1 + stage.scheduler.now().as_secs() / 10);
-    let made: u64 =
-        stage.lines.iter().map(|l| l.calls().get(&Function::EncryptInit).copied().unwrap_or(0)).sum();
-    if made > most {
-        stage.broken("G7", format!("{begun} operations became {made}"));
+/// When a process has ended: nothing of it is left on the tokens.
+pub fn when_ended(stage: &Stage) {
+    for (member, device) in stage.devices.iter().enumerate() {
+        let open = device.sessions_open();
+        if open != 0 {
+            stage.broken("sessions", format!("{open} sessions are left open on member {member}"));
+        }
     }
 }
 
 /// What must hold when the last process has ended.
 pub fn at_the_end(stage: &Stage) {
-    amplified(stage);
-    for (member, (line, device)) in stage.lines.iter().zip(&stage.devices).enumerate() {
+    retries::bounded(stage);
+    for (member, line) in stage.lines.iter().enumerate() {
         for attempt in line.take_logins() {
             let ours = attempt.user == UserType::User && attempt.pin == PIN.as_bytes();
             if !ours {
                 stage.broken("G6", format!("member {member} was sent a PIN that nobody gave"));
             }
-        }
-        let open = device.sessions_open();
-        if open != 0 {
-            stage.broken("sessions", format!("{open} sessions are left open on member {member}"));
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ha_token::Rv;
+use ha_token::{Function, Rv};
 use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
@@ -23,6 +23,8 @@ pub enum Kind {
     Aes,
     /// A data object.
     Data,
+    /// A certificate, as far as a token looks into one.
+    Certificate,
 }
 
 /// One thing that an application's thread does. A number picks one of the thread's own objects.
@@ -48,6 +50,8 @@ pub enum Op {
     Destroy(u8),
     /// Uses an object that was destroyed.
     UseGone(u8),
+    /// Asks an object for what it cannot do.
+    Mistake(u8),
     /// Closes the session and opens another one.
     Reopen,
     /// A digest, and random bytes.
@@ -71,6 +75,9 @@ pub enum Fault {
         /// The answers.
         #[serde(with = "numbers")]
         answers: Vec<Rv>,
+        /// The functions that are met by it; all of them where none is named.
+        #[serde(default, with = "functions", skip_serializing_if = "Vec::is_empty")]
+        only: Vec<Function>,
     },
     /// It is slow.
     Slow(Duration),
@@ -116,6 +123,10 @@ pub struct Plan {
     pub balance: String,
     /// One member at a time is in trouble, and only when the one before has had time to come back: every call must succeed.
     pub gentle: bool,
+    /// The threads of the application live as long as the troubles do: each makes a part of its operations when a trouble
+    /// begins.
+    #[serde(default)]
+    pub spread: bool,
     /// A wrong PIN comes before the right one.
     pub wrong_pin: bool,
     /// What each thread does, in each life of the process.
@@ -124,8 +135,24 @@ pub struct Plan {
     pub troubles: Vec<Trouble>,
 }
 
+/// Functions of which one alone may fail.
+const ALONE: [Function; 12] = [
+    Function::SignInit,
+    Function::Sign,
+    Function::EncryptInit,
+    Function::Encrypt,
+    Function::FindObjectsInit,
+    Function::FindObjects,
+    Function::GetAttributeValue,
+    Function::GenerateKeyPair,
+    Function::UnwrapKey,
+    Function::CreateObject,
+    Function::SetAttributeValue,
+    Function::DestroyObject,
+];
+
 /// What a member may say when it, a session, a login or an object is gone, or it does not know.
-const ANSWERS: [Rv; 15] = [
+pub const ANSWERS: [Rv; 15] = [
     Rv::DEVICE_ERROR,
     Rv::DEVICE_REMOVED,
     Rv::TOKEN_NOT_PRESENT,
@@ -153,16 +180,21 @@ impl Plan {
     pub fn of(scenario: Scenario, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let r = &mut random;
-        let members = if r.chance(250) { 3 } else { 2 };
-        let gentle = r.chance(600);
+        let storm = r.chance(20) && scenario == Scenario::Everything;
+        let members = if storm || r.chance(250) { 3 } else { 2 };
+        let gentle = !storm && r.chance(600);
         let most = if r.chance(300) { 8 } else { 3 };
         let threads = 1 + r.below(most) as usize;
         let lives = scenario.lives(1 + usize::from(r.chance(400)));
         let per_thread = 4 + r.below(100 / (threads * lives) as u64) as usize;
         // Each seed makes some things often and some not at all.
-        let weights: Vec<u64> = (0..13).map(|_| *r.pick(&[0, 1, 1, 2, 4])).collect();
+        let weights: Vec<u64> = match storm {
+            // Nothing but uses of keys.
+            true => vec![0, 1, 1, 0, 1],
+            false => (0..14).map(|_| *r.pick(&[0, 1, 1, 2, 4])).collect(),
+        };
         let kinds: Vec<Kind> = {
-            let all = [Kind::Ec, Kind::Mac, Kind::Aes, Kind::Data, Kind::Rsa];
+            let all = [Kind::Ec, Kind::Mac, Kind::Aes, Kind::Data, Kind::Rsa, Kind::Certificate];
             let some: Vec<Kind> =
                 all.into_iter().filter(|k| r.chance(if *k == Kind::Rsa { 150 } else { 600 })).collect();
             if some.is_empty() { vec![Kind::Mac] } else { some }
@@ -180,16 +212,20 @@ impl Plan {
             .collect();
         let troubles = scenario.troubles(if r.chance(60) { 0 } else { 1 + r.below(8) });
         let on: Vec<bool> = (0..9).map(|_| scenario.chooses(r.chance(500))).collect();
-        let troubles = std::iter::repeat_with(|| Self::trouble(r, members, gentle, &on))
-            .filter(|t| scenario.plays(&t.fault))
-            .take(troubles)
-            .collect();
+        let troubles = match storm {
+            true => Self::storm(members),
+            false => std::iter::repeat_with(|| Self::trouble(r, members, gentle, &on))
+                .filter(|t| scenario.plays(&t.fault))
+                .take(troubles)
+                .collect(),
+        };
         Plan {
             seed,
             members,
             min_copies: 1 + u32::from(r.chance(500)),
             balance: (*r.pick(&["least-busy", "least-busy", "round-robin", "primary"])).into(),
             gentle,
+            spread: storm || r.chance(750),
             wrong_pin: r.chance(100),
             lives,
             troubles,
@@ -217,6 +253,7 @@ impl Plan {
             9 => Op::UseGone(n),
             10 => Op::Reopen,
             11 => Op::Digest,
+            12 => Op::Mistake(n),
             _ if r.chance(400) => Op::Session(*r.pick(kinds)),
             _ => Op::Pause(r.below(3000) as u16),
         }
@@ -234,7 +271,8 @@ impl Plan {
                     (0..count).map(|_| if any { *r.pick(Rv::ALL) } else { *r.pick(&ANSWERS) }).collect();
                 let before = *r.pick(&[0, 20, 100, 400, 1000]);
                 let after = if any { 0 } else { *r.pick(&[0, 0, 20, 100, 400]) };
-                Fault::Err { before, after, answers }
+                let only = if r.chance(300) { vec![*r.pick(&ALONE)] } else { Vec::new() };
+                Fault::Err { before, after, answers, only }
             }
             3 => Fault::Slow(Duration::from_millis(1 + r.below(2000))),
             4 => Fault::Lost,
@@ -252,6 +290,23 @@ impl Plan {
             fault,
             lasts: Duration::from_millis(r.below(longest)),
         }
+    }
+
+    /// No member has room to begin anything, for as long as it takes: each call is tried on all of them, unless there is a
+    /// budget.
+    fn storm(members: usize) -> Vec<Trouble> {
+        let trouble = |member| Trouble {
+            after: Duration::from_millis(10),
+            member,
+            fault: Fault::Err {
+                before: 1000,
+                after: 0,
+                answers: vec![Rv::HOST_MEMORY],
+                only: vec![Function::SignInit, Function::EncryptInit],
+            },
+            lasts: Duration::from_secs(5),
+        };
+        (0..members).map(trouble).collect()
     }
 
     /// How many operations and faults there are.
@@ -291,5 +346,25 @@ mod numbers {
 
     pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<Rv>, D::Error> {
         Ok(Vec::deserialize(from)?.into_iter().map(Rv).collect())
+    }
+}
+
+/// Functions by the standard's names.
+mod functions {
+    use ha_token::Function;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(functions: &[Function], to: S) -> Result<S::Ok, S::Error> {
+        functions.iter().map(|f| f.name()).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<Function>, D::Error> {
+        let names = Vec::<String>::deserialize(from)?;
+        let function = |name: &String| Function::ALL.iter().copied().find(|f| f.name() == name);
+        names
+            .iter()
+            .map(|n| function(n).ok_or_else(|| D::Error::custom(format!("no function {n}"))))
+            .collect()
     }
 }

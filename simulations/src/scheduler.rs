@@ -10,7 +10,6 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -78,7 +77,6 @@ pub struct Scheduler {
     pool: Arc<Pool>,
     /// What happened.
     pub trace: Trace,
-    told_a_secret: AtomicBool,
 }
 
 thread_local! {
@@ -126,7 +124,6 @@ impl Scheduler {
             }),
             pool: Arc::clone(pool),
             trace,
-            told_a_secret: AtomicBool::new(false),
         });
         let me = scheduler.enrol("main");
         let answer = scheduler.as_thread(me, || body(&scheduler));
@@ -227,19 +224,13 @@ impl Scheduler {
     }
 
     /// Adds a line of the core's log to the trace of the history that this thread is in, for who reads it: the log is
-    /// said of what happens, and does not make it. `secret`: something is in it that no log may hold.
-    pub fn log(line: &str, secret: bool) {
+    /// said of what happens, and does not make it.
+    pub fn log(line: &str) {
         HERE.with_borrow(|here| {
             if let Some(here) = here {
                 here.trace.note(here.now(), &here.name(), line);
-                here.told_a_secret.fetch_or(secret, Ordering::Relaxed);
             }
         });
-    }
-
-    /// Whether a secret was seen in the log.
-    pub fn told_a_secret(&self) -> bool {
-        self.told_a_secret.load(Ordering::Relaxed)
     }
 
     /// Which rows of the core's tables were reached, and how often.

@@ -16,12 +16,14 @@ pub struct Trace {
 struct Inner {
     hash: u64,
     lines: Option<String>,
+    log: String,
 }
 
 impl Trace {
     /// An empty one; `readable` keeps the lines too.
     pub fn new(readable: bool) -> Self {
-        let inner = Inner { hash: 0xcbf2_9ce4_8422_2325, lines: readable.then(String::new) };
+        let inner =
+            Inner { hash: 0xcbf2_9ce4_8422_2325, lines: readable.then(String::new), log: String::new() };
         Trace { name: String::new(), inner: Mutex::new(inner) }
     }
 
@@ -42,12 +44,19 @@ impl Trace {
         }
     }
 
-    /// Adds a line that is read and not hashed.
+    /// Adds a line of the core's log, which is read and not hashed.
     pub fn note(&self, at: Duration, who: &str, what: &str) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lines) = &mut inner.lines {
             _ = writeln!(lines, "{:>12.6} {who:<10}   log: {what}", at.as_secs_f64());
         }
+        inner.log.push_str(what);
+        inner.log.push('\n');
+    }
+
+    /// What the core has logged so far.
+    pub fn log(&self) -> String {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).log.clone()
     }
 
     /// The hash of everything so far.

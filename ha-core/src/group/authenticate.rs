@@ -214,6 +214,9 @@ impl Group {
     /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
     /// SoftHSM takes a token for one without a PIN, and looks at none, for a moment while another process writes to it.
     fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
+        if wrong!(PinLogged) {
+            tracing::debug!(pin = ?pin.map(|p| String::from_utf8_lossy(p)), "logs in");
+        }
         let once = || pin::of_login(link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin)));
         let login = || {
             for pause in PAUSES {

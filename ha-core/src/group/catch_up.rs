@@ -185,7 +185,9 @@ impl Group {
     pub(crate) fn bring_up_to_date(&self, lease: &Lease, dry: bool) -> Result<CaughtUp> {
         let mut done = CaughtUp::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
-        let _host = match ledger.member_lock(lease.member.name(), &*self.world) {
+        // The lock of the host is one among this process's threads, too.
+        let lock = || ledger.member_lock(lease.member.name(), &*self.world);
+        let _host = match (!wrong!(CatchUpNotAlone)).then(lock).transpose() {
             Ok(lock) => lock,
             Err(error) => {
                 done.left.push(format!("another process does it: {error}"));

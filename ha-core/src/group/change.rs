@@ -22,6 +22,10 @@ impl Group {
     /// # Errors
     /// The members' answers when none destroyed it: it is then as it was.
     pub(crate) fn destroy_everywhere(&self, object: &Arc<Object>) -> Result<()> {
+        self.where_somebody_is(&mut || self.destroy_once(object))
+    }
+
+    fn destroy_once(&self, object: &Arc<Object>) -> Result<()> {
         let ledger = self.ledger()?;
         let Origin::Ledger(id) = object.origin else { return self.destroy_foreign(object) };
         let _at_work = self.at_work()?;
@@ -35,7 +39,8 @@ impl Group {
         let mut acknowledged = Vec::new();
         let mut ledgers_fault = None;
         for member in holders.into_iter().chain(others) {
-            if !is_final && !holds(member) {
+            // Where an earlier try has left it open who has it, everybody is asked.
+            if !is_final && !holds(member) && !row.copies.is_empty() {
                 continue;
             }
             match self.destroy_on(ledger, member, object, &row) {
@@ -140,7 +145,13 @@ impl Group {
     ) -> Result<T> {
         let (mut session, mut login, mut stale) = (false, false, false);
         loop {
-            let mut lease = self.lease(member)?;
+            // Where one session was lost the others of the pool are too.
+            let leased = if session { self.sound_lease(member) } else { self.lease(member) };
+            let mut lease = leased.inspect_err(|rv| {
+                if let Some(link) = member.link() {
+                    self.failed(member, &link, Function::OpenSession, *rv);
+                }
+            })?;
             let rv = match f(&lease) {
                 Ok(value) => return Ok(value),
                 Err(rv) => rv,
@@ -157,6 +168,7 @@ impl Group {
                     self.blame(member, function, rv);
                     return Err(Rv::DEVICE_ERROR);
                 }
+                class if self.is_lost(member, &lease.link, class) => return Err(Rv::DEVICE_ERROR),
                 _ => return Err(rv),
             }
         }
@@ -193,7 +205,15 @@ impl Group {
     /// # Errors
     /// The first member's refusal: nothing was changed then.
     pub(crate) fn set_everywhere(&self, object: &Arc<Object>, template: &Template) -> Result<()> {
-        self.set_within(object, template, TRIES)
+        self.where_somebody_is(&mut || self.set_within(object, template, TRIES))
+    }
+
+    /// Makes a change once more where every member was found dead by it, or a moment ago, and one is back.
+    fn where_somebody_is(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        match change() {
+            Err(Rv::DEVICE_ERROR) if self.wait_for_return(1) && self.may_retry(true) => change(),
+            answer => answer,
+        }
     }
 
     fn set_within(&self, object: &Arc<Object>, template: &Template, tries: u32) -> Result<()> {

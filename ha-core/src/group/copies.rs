@@ -128,7 +128,10 @@ impl Group {
                 return Ok(false);
             }
         }
-        self.looks_alive(&lease.link)?;
+        if self.looks_alive(&lease.member, &lease.link)? {
+            // It had lost its handles by now, and with them its login perhaps, which somebody else has made again.
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
         Ok(true)
     }
 

@@ -126,7 +126,7 @@ impl Group {
     }
 
     /// Whether these are the group's keys: those that were seen first.
-    fn recognise_group_keys(&self, lease: &Lease, keys: &GroupKeys) -> Result<bool> {
+    pub(super) fn recognise_group_keys(&self, lease: &Lease, keys: &GroupKeys) -> Result<bool> {
         let mut answers = Vec::new();
         for key in [keys.extractable, keys.non_extractable] {
             match group_key::fingerprint(lease.on(), key) {

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
-use ha_token::{ConnectError, Function, Rv};
+use ha_token::{ConnectError, Function, Rv, ck};
 
-use super::{Fault, Group, Link, Member, Who};
+use super::{Fault, Group, Lease, Link, Member, Who};
 use crate::config::RecoveryMode;
 use crate::mutants::wrong;
 use crate::policy::failure::Class;
 use crate::policy::health::{Event, State, Until};
+use crate::replica::group_key;
 
 /// How long a call waits for members that it has found dead and that are connected anew.
 const RETURN_PATIENCE: Duration = Duration::from_secs(1);
@@ -183,7 +184,7 @@ impl Group {
         let started = self.world.now();
         let answer = match member.link() {
             None => Err(Rv::DEVICE_ERROR),
-            Some(link) => self.looks_alive(&link),
+            Some(link) => self.looks_alive(member, &link).map(drop),
         };
         match answer {
             Ok(()) => {
@@ -197,30 +198,56 @@ impl Group {
         }
     }
 
-    /// Whether the token answers and holds what it must hold: a lost SoftHSM token looks healthy otherwise.
+    /// Whether the token answers and holds what it must hold: a lost SoftHSM token looks healthy otherwise. One that has
+    /// lost its handles while nobody used it is alive: the group keys are found again. Answers whether it had.
     ///
     /// # Errors
-    /// The member's answer; `CKR_DEVICE_REMOVED` when an object that must be there is not.
-    pub fn looks_alive(&self, link: &Link) -> Result<(), Rv> {
-        if wrong!(LostTokenBelieved) {
-            return Ok(());
-        }
+    /// The member's answer; `CKR_USER_NOT_LOGGED_IN` when it has lost its login, which is made again when it is next used;
+    /// `CKR_DEVICE_REMOVED` when an object that must be there is not.
+    pub(crate) fn looks_alive(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<bool, Rv> {
         link.probe(&*self.world)?;
+        if wrong!(LostTokenBelieved) {
+            return Ok(false);
+        }
         if let Some(keys) = link.group_keys()
             && self.login.who() == super::Who::User
         {
-            let class = [ha_token::ck::CKA_CLASS];
-            link.on_anchor(|anchor| link.token.get_attributes(anchor, keys.extractable, &class))
-                .map_err(|_| Rv::DEVICE_REMOVED)?;
+            let class = [ck::CKA_CLASS];
+            let there = link.on_anchor(|anchor| link.token.get_attributes(anchor, keys.extractable, &class));
+            if there.is_err() {
+                return self.finds_itself(member, link).map(|()| true);
+            }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// A token does not know the group keys by their handles: it has lost its login, or its handles, or itself.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN` where it is the first, and `CKR_DEVICE_REMOVED` where it is the last; the member's answers.
+    fn finds_itself(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<(), Rv> {
+        let anchor = link.on_anchor(|anchor| link.token.session_info(anchor))?;
+        if anchor.state != ck::CKS_RW_USER_FUNCTIONS {
+            // What was not seen meanwhile may be there.
+            link.doubt_login();
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let ledger = self.ledger.as_ref().ok_or(Rv::DEVICE_REMOVED)?;
+        let lease = Lease::new(member, Arc::clone(link))?;
+        match group_key::find(lease.on(), &ledger.identity().group)? {
+            Some(keys) if self.recognise_group_keys(&lease, &keys)? => {
+                link.set_group_keys(Some(keys));
+                Ok(())
+            }
+            _ => Err(Rv::DEVICE_REMOVED),
+        }
     }
 
     /// Whether a member that answered with an error of this class has lost its token, as SoftHSM may: it answers so, and
     /// looks healthy otherwise. It is then blamed.
-    pub(crate) fn is_lost(&self, member: &Arc<Member>, link: &Link, class: Class) -> bool {
+    pub(crate) fn is_lost(&self, member: &Arc<Member>, link: &Arc<Link>, class: Class) -> bool {
         let dead = match class {
-            Class::Object | Class::Ambiguous => self.looks_alive(link).err(),
+            Class::Object | Class::Ambiguous => self.looks_alive(member, link).err(),
             Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => None,
         };
         if let Some(dead) = dead {

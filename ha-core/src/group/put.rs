@@ -225,10 +225,7 @@ impl Group {
     /// The items are given up: what may be left of them on members is destroyed when it is found.
     fn give_up_on(&self, items: &[Item], touched: &[&Lease]) {
         let names: Vec<String> = touched.iter().map(|w| w.member.name().to_owned()).collect();
-        if wrong!(GivenUpForgotten) {
-            return;
-        }
-        for item in items {
+        for item in items.iter().filter(|_| !wrong!(GivenUpForgotten)) {
             if let Some(ledger) = &self.ledger
                 && let Err(error) = ledger.abandon(item.id, &names)
                 && !matches!(error, LedgerError::Conflict)

@@ -40,14 +40,19 @@ impl Group {
             tries += 1;
             match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
+                    let mut mended = false;
                     for member in self.up() {
-                        if let Some(link) = member.link() {
-                            self.is_lost(member, &link, Class::Ambiguous);
+                        let Some(link) = member.link() else { continue };
+                        match self.looks_alive(member, &link) {
+                            Ok(found_again) => mended |= found_again,
+                            // It is logged in to once more.
+                            Err(Rv::USER_NOT_LOGGED_IN) => mended = true,
+                            Err(dead) => self.blame(member, Function::GetTokenInfo, dead),
                         }
                     }
                     let now = self.up().count();
                     let elsewhere = sources.len() > tried && self.up().any(|m| !sources.contains(&m.index));
-                    let in_vain = now >= before && !elsewhere;
+                    let in_vain = now >= before && !elsewhere && !mended;
                     let too_often = tries > self.members.len();
                     if in_vain || too_often || now < self.config.min_copies || !self.may_retry(tries == 1) {
                         return Err(rv);

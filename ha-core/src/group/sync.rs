@@ -77,7 +77,7 @@ impl Group {
     /// The objects that a member holds by the ledger, and does not: they were destroyed behind the group's back.
     fn lost(&self, lease: &Lease) -> Result<Vec<ObjectRow>> {
         // A lost SoftHSM token answers every search with nothing.
-        self.looks_alive(&lease.link)?;
+        self.looks_alive(&lease.member, &lease.link)?;
         let mut seen = HashSet::new();
         for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
             if let Some(object) = self.object_of(lease, handle)?

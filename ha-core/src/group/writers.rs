@@ -7,7 +7,6 @@ use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
 use super::{Group, Lease, Member, Who};
 use crate::config::NonExtractable;
-use crate::policy::failure::Class;
 use crate::replica::ledger::{Ledger, LedgerError};
 use crate::replica::life;
 
@@ -18,12 +17,12 @@ impl Group {
     /// Sessions on every member that is up, if there are enough of them, and a ledger that can be written.
     pub(super) fn writers(&self, function: Function) -> Result<Vec<Lease>> {
         self.ledger()?;
-        let (mut writers, found_dead) = self.those_up(function);
-        if writers.len() < self.config.min_copies && found_dead {
+        let mut writers = self.those_up(function);
+        if writers.len() < self.config.min_copies {
             // What is held would keep others waiting.
             writers.clear();
             self.wait_for_return(self.config.min_copies);
-            (writers, _) = self.those_up(function);
+            writers = self.those_up(function);
         }
         if writers.len() < self.config.min_copies {
             let missing: Vec<_> = self
@@ -44,25 +43,25 @@ impl Group {
         Ok(writers)
     }
 
-    /// Sessions on the members that are up, and whether one of them was found dead now.
-    fn those_up(&self, function: Function) -> (Vec<Lease>, bool) {
-        let (mut writers, mut found_dead) = (Vec::new(), false);
+    /// Sessions on the members that are up.
+    fn those_up(&self, function: Function) -> Vec<Lease> {
+        let mut writers = Vec::new();
         for member in self.up() {
             match self.sound_lease(member) {
                 Ok(lease) => writers.push(lease),
                 Err(rv) => {
                     if let Some(link) = member.link() {
-                        found_dead |= self.failed(member, &link, function, rv) == Class::Member;
+                        self.failed(member, &link, function, rv);
                     }
                 }
             }
         }
-        (writers, found_dead)
+        writers
     }
 
     /// A backing session that is open and logged in as it should be, by the member's own word: what is made in it cannot
     /// simply be made again elsewhere. It is closed afterwards, so that no session object outlives what it was made for.
-    fn sound_lease(&self, member: &Arc<Member>) -> Result<Lease> {
+    pub(super) fn sound_lease(&self, member: &Arc<Member>) -> Result<Lease> {
         let mut doubted = false;
         for _ in 0..MOST_STALE {
             let mut lease = self.lease(member)?;

@@ -77,8 +77,11 @@ impl VirtualSlot {
         let mut tries = usize::from(call.skip.is_some());
         let found_dead = |left: &Option<Left>| left.as_ref().is_some_and(|l| l.class == Class::Member);
         match self.try_each(&mut tried, &mut left, call, &mut tries, f) {
-            // Nobody answered, and somebody did until now.
-            Err(Rv::DEVICE_ERROR) if tries > 0 && found_dead(&left) && self.group.wait_for_return(1) => {
+            // Nobody answered, and somebody did until now, or until another call found out.
+            Err(Rv::DEVICE_ERROR)
+                if (tries > 0 && found_dead(&left) || self.group.up().next().is_none())
+                    && self.group.wait_for_return(1) =>
+            {
                 self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f)
             }
             answer => answer,

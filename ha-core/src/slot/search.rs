@@ -47,7 +47,10 @@ impl VirtualSlot {
             }
             if !found.iter().any(|o| !matches!(o.origin, Origin::Session(_))) {
                 // A lost token finds no token object and says all is well.
-                group.looks_alive(&lease.link)?;
+                // One that had lost its handles may have been logged out when it was asked.
+                if group.looks_alive(&lease.member, &lease.link)? {
+                    return Err(Rv::USER_NOT_LOGGED_IN);
+                }
             }
             Ok(found)
         })?;

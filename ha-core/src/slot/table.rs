@@ -110,6 +110,9 @@ impl Sessions {
         end: impl FnOnce(&Session<'_>, SessionState),
     ) -> Result<()> {
         let session = self.get(handle)?;
+        if wrong!(SessionSurvives) {
+            return Ok(());
+        }
         let ours =
             session.row.handle.compare_exchange(handle.0 as usize, 0, Ordering::AcqRel, Ordering::Relaxed);
         if ours.is_err() {

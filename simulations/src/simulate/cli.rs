@@ -43,7 +43,7 @@ pub(crate) struct Cli {
     /// Plays this seed alone, twice, and shows what happened.
     #[arg(long, conflicts_with_all = ["seeds", "from", "except", "time", "jobs", "go_on", "coverage", "require_coverage"])]
     pub(crate) seed: Option<u64>,
-    /// Shows the whole history of --seed, not made shorter.
+    /// Shows the whole history of --seed, not made shorter, or those of --replay that went wrong.
     #[arg(long, requires = "seed", conflicts_with = "keep")]
     pub(crate) whole: bool,
     /// Adds the history of --seed, made short, to this file, with --meaning.
@@ -56,7 +56,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["seed", "whole", "keep", "meaning", "seeds", "from", "except", "scenario", "time", "jobs", "go_on", "coverage", "require_coverage"]
+        conflicts_with_all = ["seed", "keep", "meaning", "seeds", "from", "except", "scenario", "time", "jobs", "go_on", "coverage", "require_coverage"]
     )]
     pub(crate) replay: Option<PathBuf>,
     #[cfg(feature = "mutants")]

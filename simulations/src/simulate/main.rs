@@ -42,12 +42,12 @@ fn main() -> ExitCode {
     }
     match (cli.seed, &cli.replay) {
         (Some(seed), _) => show(seed, &cli),
-        (None, Some(file)) => replay(file),
+        (None, Some(file)) => replay(file, cli.whole),
         (None, None) => many(&cli),
     }
 }
 
-fn replay(file: &Path) -> ExitCode {
+fn replay(file: &Path, whole: bool) -> ExitCode {
     let all = match kept::read(file) {
         Ok(all) => all,
         Err(error) => return wrong(&error),
@@ -55,7 +55,9 @@ fn replay(file: &Path) -> ExitCode {
     let pool = Pool::new();
     let mut failed = 0;
     for kept in &all {
-        if let Some((guarantee, how)) = play(&kept.plan, &pool, false).broken {
+        let ended = play(&kept.plan, &pool, whole);
+        if let Some((guarantee, how)) = ended.broken {
+            print!("{}", ended.lines);
             println!("seed {} ({}): {guarantee}: {how}", kept.plan.seed, kept.meaning);
             failed += 1;
         }

@@ -8,6 +8,9 @@ use std::time::Instant;
 use clap::Args;
 use ha_core::mutants::{Mutant, switch};
 use serde::{Deserialize, Serialize};
+use simulations::history::play;
+use simulations::plan::Plan;
+use simulations::pool::Pool;
 use simulations::run::{Failure, run};
 
 use crate::cli::Cli;
@@ -69,12 +72,27 @@ pub(crate) fn main(cli: &Cli) -> Option<ExitCode> {
 }
 
 fn answer(cli: &Cli) -> ExitCode {
-    let what = match asked(cli, cli.seeds.unwrap_or(SEEDS)) {
+    let mut what = match asked(cli, cli.seeds.unwrap_or(SEEDS)) {
         Ok(what) => what,
         Err(why) => return wrong(&why),
     };
-    let (totals, failures) = run(&what, &interruption(), |_| ());
-    let answer = Answer { histories: totals.histories, failure: failures.into_iter().next() };
+    let (mutant, interrupted, pool) = (cli.seeded.mutant, interruption(), Pool::new());
+    let mut answer = Answer { histories: 0, failure: None };
+    while what.seeds > 0 {
+        switch(mutant);
+        let (totals, failures) = run(&what, &interrupted, |_| ());
+        answer.histories += totals.histories;
+        let Some(failure) = failures.into_iter().next() else { break };
+        // What goes wrong without the seeded bug is not its doing.
+        switch(None);
+        let done = failure.seed + 1 - what.first;
+        if play(&Plan::of(cli.scenario, failure.seed), &pool, false).broken.is_none() {
+            answer.failure = Some(failure);
+            break;
+        }
+        what.first += done;
+        what.seeds -= done;
+    }
     println!("{}", serde_json::to_string(&answer).expect("an answer is numbers and text"));
     ExitCode::SUCCESS
 }

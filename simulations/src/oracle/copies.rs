@@ -1,0 +1,105 @@
+//! The copies of an object, held against each other and against what the application gave it.
+
+use ha_token::{AttributeType, TemplateExt, ck};
+
+use crate::model::{Standing, Thing};
+use crate::plan::Kind;
+use crate::stage::Stage;
+use crate::token::Inspected;
+
+/// What tells how a copy came to its token, and nothing of what it is.
+const OF_ITS_MAKING: [AttributeType; 8] = [
+    ck::CKA_UNIQUE_ID,
+    ck::CKA_LOCAL,
+    ck::CKA_KEY_GEN_MECHANISM,
+    ck::CKA_ALWAYS_SENSITIVE,
+    ck::CKA_NEVER_EXTRACTABLE,
+    ck::CKA_CHECK_VALUE,
+    ck::CKA_VALUE_LEN,
+    ck::CKA_MODULUS_BITS,
+];
+
+/// Whether an object of a token's has the names of this one.
+pub(super) fn is_of(object: &Inspected, thing: &Thing) -> bool {
+    object.class == thing.class() && object.label == thing.label.as_bytes()
+}
+
+/// The copies of an object, by member.
+pub(super) fn of(stage: &Stage, thing: &Thing) -> Vec<Vec<Inspected>> {
+    let on = |all: Vec<Inspected>| all.into_iter().filter(|o| is_of(o, thing)).collect();
+    stage.devices.iter().map(|device| on(device.inspect())).collect()
+}
+
+/// G3 and G8: each member has one copy at most, and the copies do not differ.
+pub(super) fn same(stage: &Stage, thing: &Thing, copies: &[Vec<Inspected>]) {
+    if let Err((guarantee, how)) = judge(thing, copies) {
+        stage.broken(guarantee, how);
+    }
+}
+
+fn judge(thing: &Thing, copies: &[Vec<Inspected>]) -> Result<(), (&'static str, String)> {
+    let name = thing.name();
+    if copies.iter().any(|c| c.len() > 1) {
+        return Err(("G8", format!("{name} is twice on one member")));
+    }
+    let all: Vec<&Inspected> = copies.iter().flatten().collect();
+    let Some(first) = all.first() else { return Ok(()) };
+    for copy in &all {
+        if copy.material != first.material {
+            return Err(("G3", format!("the copies of {name} differ")));
+        }
+        if thing.kind != Kind::Data && !thing.ids.contains(&copy.id) {
+            return Err(("G8", format!("a copy of {name} has the id {:02x?}", copy.id)));
+        }
+        let lacks = |flag: &&AttributeType| copy.attributes.get_bool(**flag) != Some(true);
+        if let Some(flag) = thing.flags().iter().find(lacks) {
+            return Err(("G8", format!("a copy of {name} lacks the flag {flag:#x}")));
+        }
+        // A change of which nothing was said may be on some only.
+        let told = thing.standing == Standing::There && thing.ids.len() == 1;
+        let differs = |kind: &AttributeType| {
+            told && !OF_ITS_MAKING.contains(kind) && copy.attributes.get(*kind) != first.attributes.get(*kind)
+        };
+        if let Some(kind) = copy.attributes.iter().map(|a| a.kind).find(differs) {
+            return Err(("G8", format!("the copies of {name} differ in the attribute {kind:#x}")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ha_token::Attribute;
+
+    use super::*;
+    use crate::model::Model;
+
+    fn copy(thing: &Thing, id: &[u8], flags: &[(AttributeType, bool)]) -> Inspected {
+        Inspected {
+            number: 0,
+            class: thing.class(),
+            key_type: ck::CKK_AES,
+            label: thing.label.as_bytes().to_vec(),
+            id: id.to_vec(),
+            attributes: flags.iter().map(|(kind, on)| Attribute::bool(*kind, *on)).collect(),
+            material: vec![7],
+        }
+    }
+
+    #[test]
+    fn copies_that_differ_are_found_out() {
+        let mut thing = Model::default().make(Kind::Aes, 0).remove(0);
+        thing.standing = Standing::There;
+        let id = thing.ids[0].clone();
+        let right = copy(&thing, &id, &[(ck::CKA_ENCRYPT, true)]);
+        assert_eq!(judge(&thing, &[vec![right.clone()], vec![right.clone()]]), Ok(()));
+        let broken = |other: Inspected| judge(&thing, &[vec![right.clone()], vec![other]]).unwrap_err();
+        assert_eq!(broken(Inspected { material: vec![8], ..right.clone() }).0, "G3");
+        assert!(broken(copy(&thing, &[9], &[(ck::CKA_ENCRYPT, true)])).1.contains("has the id"));
+        assert!(broken(copy(&thing, &id, &[(ck::CKA_ENCRYPT, false)])).1.contains("lacks the flag"));
+        let more = copy(&thing, &id, &[(ck::CKA_ENCRYPT, true), (ck::CKA_DECRYPT, true)]);
+        assert!(broken(more).1.contains("in the attribute"));
+        let twice = judge(&thing, &[vec![right.clone(), right.clone()], vec![right.clone()]]);
+        assert!(twice.unwrap_err().1.contains("twice"));
+    }
+}
