@@ -5,7 +5,7 @@ use ha_token::{Attribute, Function, Result, Rv, Template, TemplateExt, Ulong, ck
 
 use super::Group;
 use super::objects::Traits;
-use crate::replica::{group_key, proof};
+use crate::replica::{group_key, life, proof};
 
 impl Group {
     /// Refuses a template that says something twice: tokens take the first or the last of two.
@@ -52,12 +52,15 @@ impl Group {
     ///
     /// # Errors
     /// `CKR_ATTRIBUTE_READ_ONLY` for what the object is: its copies are proven by that, and what is secret of it must not
-    /// come near the ledger. As the other checks.
+    /// come near the ledger; `CKR_ATTRIBUTE_TYPE_INVALID` for what only other types of keys have. As the other checks.
     pub(super) fn vet_change(&self, template: &Template, traits: &Traits, kept: &Template) -> Result<()> {
         let function = Function::SetAttributeValue;
         self.vet_template(template)?;
-        if template.iter().any(|a| proof::is_content(traits.class, a.kind)) {
-            return Err(Rv::ATTRIBUTE_READ_ONLY);
+        if let Some(content) = template.iter().find(|a| proof::is_content(traits.class, a.kind)) {
+            return Err(match life::may_have(traits.key_type, content.kind) {
+                true => Rv::ATTRIBUTE_READ_ONLY,
+                false => Rv::ATTRIBUTE_TYPE_INVALID,
+            });
         }
         self.vet_names(function, &traits.label, &traits.id)?;
         let gives = |a: &Attribute| {

@@ -122,6 +122,49 @@ pub fn is_value(kind: AttributeType) -> bool {
     BROUGHT.contains(&kind) || kind == ck::CKA_SEED
 }
 
+/// Whether keys of a type may have an attribute that [is of a key's value](is_value): of types that are not known here, any.
+pub fn may_have(key_type: Ulong, kind: AttributeType) -> bool {
+    let other: &[AttributeType] = match key_type {
+        ck::CKK_RSA => &[
+            ck::CKA_VALUE,
+            ck::CKA_VALUE_LEN,
+            ck::CKA_VALUE_BITS,
+            ck::CKA_PRIME,
+            ck::CKA_PRIME_BITS,
+            ck::CKA_SUBPRIME,
+            ck::CKA_BASE,
+            ck::CKA_EC_PARAMS,
+            ck::CKA_EC_POINT,
+        ],
+        ck::CKK_EC
+        | ck::CKK_EC_EDWARDS
+        | ck::CKK_EC_MONTGOMERY
+        | ck::CKK_AES
+        | ck::CKK_DES
+        | ck::CKK_DES2
+        | ck::CKK_DES3
+        | ck::CKK_GENERIC_SECRET
+        | ck::CKK_SHA256_HMAC => &[
+            ck::CKA_VALUE_BITS,
+            ck::CKA_PRIME,
+            ck::CKA_PRIME_BITS,
+            ck::CKA_SUBPRIME,
+            ck::CKA_BASE,
+            ck::CKA_MODULUS,
+            ck::CKA_MODULUS_BITS,
+            ck::CKA_PUBLIC_EXPONENT,
+            ck::CKA_PRIVATE_EXPONENT,
+            ck::CKA_PRIME_1,
+            ck::CKA_PRIME_2,
+            ck::CKA_EXPONENT_1,
+            ck::CKA_EXPONENT_2,
+            ck::CKA_COEFFICIENT,
+        ],
+        _ => &[],
+    };
+    !other.contains(&kind)
+}
+
 /// Whether the asked-for key may be extracted: with the defaults that SoftHSM and most tokens have, it may not.
 pub fn may_be_extracted(asked: &Template) -> bool {
     asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)
