@@ -15,6 +15,9 @@ use crate::replica::proof::{self, Outcome};
 /// How often a change is tried when other processes change the same object at the same time.
 const TRIES: u32 = 5;
 
+/// How often an object is looked for once more in one change, because its member knows its handle no more.
+const MOST_LOST: u32 = 3;
+
 impl Group {
     /// Destroys a token object on every member that is up. With the first that did, the destruction is final: members
     /// that are away destroy theirs when they come back.
@@ -132,7 +135,7 @@ impl Group {
     }
 
     /// Makes a change of an object on one member. A backing session, a login or a handle that is gone is no fault of the
-    /// application's, nor of the member's: each is made again, once.
+    /// application's, nor of the member's: each is made again.
     ///
     /// # Errors
     /// The member's answer; its health knows of it.
@@ -143,7 +146,7 @@ impl Group {
         object: &Object,
         f: &mut dyn FnMut(&Lease) -> Result<T>,
     ) -> Result<T> {
-        let (mut session, mut login, mut stale) = (false, false, false);
+        let (mut session, mut login, mut stale) = (false, false, 0);
         loop {
             // Where one session was lost the others of the pool are too.
             let leased = if session { self.sound_lease(member) } else { self.lease(member) };
@@ -162,7 +165,11 @@ impl Group {
                     lease.set_busy(true);
                     lease.link.doubt_login();
                 }
-                Class::Object if !std::mem::replace(&mut stale, true) => object.forget_stale(&lease),
+                // They may be lost once more while the object is looked for.
+                Class::Object if stale < MOST_LOST => {
+                    stale += 1;
+                    object.forget_stale(&lease);
+                }
                 // The virtual session and login are sound: these are no answers for the application.
                 Class::Session | Class::Login if self.login.who() != Who::Nobody => {
                     self.blame(member, function, rv);

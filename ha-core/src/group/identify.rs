@@ -4,6 +4,7 @@
 //! succeeded: never by label or id alone (guarantee G3).
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -44,22 +45,31 @@ impl Group {
             },
             None => {}
         }
+        loop {
+            if let ControlFlow::Break(object) = self.identify(lease, backing)? {
+                return Ok(object);
+            }
+        }
+    }
+
+    /// Reads what a member's object is called, and says what it is; goes on where it was renamed in between.
+    fn identify(&self, lease: &Lease, backing: ObjectHandle) -> Result<ControlFlow<Option<Arc<Object>>>> {
         let (traits, token, private) = self.read_traits(lease.on(), backing)?;
         if !token {
             // Somebody else's session object, or a throw-away of a proof: handles of these are used again.
-            return Ok(None);
+            return Ok(ControlFlow::Break(None));
         }
         if group_key::is_ours(&traits.label, &traits.id) {
             lease.link.bind(backing, 0);
-            return Ok(None);
+            return Ok(ControlFlow::Break(None));
         }
         // Of two threads that see it for the first time one says what it is.
         let _one = lease.link.identifying.lock().unwrap_or_else(PoisonError::into_inner);
         match lease.link.virtual_of(backing) {
-            Some(0) => return Ok(None),
+            Some(0) => return Ok(ControlFlow::Break(None)),
             Some(handle) => {
                 if let Ok(object) = self.objects.get(ObjectHandle(handle)) {
-                    return Ok(Some(object));
+                    return Ok(ControlFlow::Break(Some(object)));
                 }
             }
             None => {}
@@ -76,12 +86,16 @@ impl Group {
             }
             Match::Destroyed => {
                 lease.link.bind(backing, 0);
-                return Ok(None);
+                return Ok(ControlFlow::Break(None));
+            }
+            // The ledger may have been asked for a name that is no longer the object's.
+            Match::Foreign if self.read_traits(lease.on(), backing)?.0 != traits => {
+                return Ok(ControlFlow::Continue(()));
             }
             Match::Foreign => self.foreign(lease, backing, traits, private)?,
         };
         lease.link.bind(backing, object.handle.0);
-        Ok(Some(object))
+        Ok(ControlFlow::Break(Some(object)))
     }
 
     /// An object that the ledger does not know: one with its equals on other members, or alone, or in conflict.
