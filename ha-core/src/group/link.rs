@@ -282,10 +282,8 @@ impl Link {
     }
 
     /// Remembers what can be wrapped here.
-    pub fn set_ability(&self, ability: WrapAbility) -> Arc<WrapAbility> {
-        let ability = Arc::new(ability);
-        *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ability));
-        ability
+    pub fn set_ability(&self, ability: &Arc<WrapAbility>) {
+        *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(ability));
     }
 
     /// What the token says of itself now.

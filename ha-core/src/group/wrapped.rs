@@ -221,11 +221,17 @@ impl Group {
         wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, blob.format, kept)
     }
 
-    /// What a member can wrap, tried once for each connection.
+    /// What a member can wrap, tried once for each connection, and again where an answer did not tell.
     pub(crate) fn ability(&self, lease: &Lease) -> Result<Arc<wrapping::WrapAbility>> {
         match lease.link.ability() {
             Some(ability) => Ok(ability),
-            None => Ok(lease.link.set_ability(wrapping::WrapAbility::probe(lease.on())?)),
+            None => {
+                let ability = Arc::new(wrapping::WrapAbility::probe(lease.on())?);
+                if ability.is_certain() {
+                    lease.link.set_ability(&ability);
+                }
+                Ok(ability)
+            }
         }
     }
 }

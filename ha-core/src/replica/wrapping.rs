@@ -14,6 +14,8 @@ pub(crate) const CANDIDATES: [Ulong; 3] =
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WrapAbility {
     formats: Vec<Format>,
+    /// A trial was refused in words that say nothing: there may be more.
+    doubtful: bool,
 }
 
 /// One wrapping mechanism of a token.
@@ -31,22 +33,26 @@ impl WrapAbility {
     /// # Errors
     /// The member's answer to anything but a trial itself.
     pub fn probe(on: On<'_>) -> Result<Self> {
-        let mut formats = Vec::new();
+        let (mut formats, mut doubtful) = (Vec::new(), false);
         let wrapping = on.token.generate_key(
             on.session,
             &mut Mechanism::plain(ck::CKM_AES_KEY_GEN),
             &throw_away(ck::CKK_AES, Some(32)),
         );
-        let Some(wrapping) = able(wrapping)? else { return Ok(WrapAbility::default()) };
+        let Some(wrapping) = able(wrapping, &mut doubtful)? else {
+            return Ok(WrapAbility { formats, doubtful });
+        };
         for mechanism in CANDIDATES {
             let both = ck::CKF_WRAP | ck::CKF_UNWRAP;
-            let has =
-                able(on.token.mechanism_info(mechanism)).map(|i| i.is_some_and(|i| i.flags & both == both));
+            let has = able(on.token.mechanism_info(mechanism), &mut doubtful)
+                .map(|i| i.is_some_and(|i| i.flags & both == both));
             let tried = has.and_then(|has| {
-                if !(has && round_trip(on, wrapping, mechanism, &[0x5a; 24])?) {
+                if !(has && round_trip(on, wrapping, mechanism, &[0x5a; 24], &mut doubtful)?) {
                     return Ok(None);
                 }
-                Ok(Some(Format { mechanism, exact: round_trip(on, wrapping, mechanism, &[0xa5; 20])? }))
+                // That it takes no such length some tokens say in general words.
+                let exact = round_trip(on, wrapping, mechanism, &[0xa5; 20], &mut false)?;
+                Ok(Some(Format { mechanism, exact }))
             });
             match tried {
                 Ok(format) => formats.extend(format),
@@ -57,7 +63,12 @@ impl WrapAbility {
             }
         }
         on.discard(wrapping);
-        Ok(WrapAbility { formats })
+        Ok(WrapAbility { formats, doubtful })
+    }
+
+    /// Whether this may be believed for as long as the connection lives.
+    pub fn is_certain(&self) -> bool {
+        !self.doubtful
     }
 
     /// The mechanisms that may carry a secret of this length (private keys have lengths of their own: `None`).
@@ -72,12 +83,17 @@ impl WrapAbility {
     }
 }
 
-/// What a token can: `None` for what it refuses. Another answer is no word on that: it is tried again another time.
-fn able<T>(answer: Result<T>) -> Result<Option<T>> {
+/// What a token can: `None` for what it refuses, doubtful where its words do not say why. Another answer is no word on that:
+/// it is tried again another time.
+fn able<T>(answer: Result<T>, doubtful: &mut bool) -> Result<Option<T>> {
     match answer {
         Ok(value) => Ok(Some(value)),
         Err(rv) => match classify(ha_token::Function::WrapKey, rv) {
-            Class::Caller | Class::Ambiguous => Ok(None),
+            Class::Caller => Ok(None),
+            Class::Ambiguous => {
+                *doubtful = true;
+                Ok(None)
+            }
             Class::Capacity if rv == ha_token::Rv::FUNCTION_NOT_SUPPORTED => Ok(None),
             _ => Err(rv),
         },
@@ -85,10 +101,18 @@ fn able<T>(answer: Result<T>) -> Result<Option<T>> {
 }
 
 /// Whether a known value comes back as it was.
-fn round_trip(on: On<'_>, wrapping: ObjectHandle, mechanism: Ulong, value: &[u8]) -> Result<bool> {
+fn round_trip(
+    on: On<'_>,
+    wrapping: ObjectHandle,
+    mechanism: Ulong,
+    value: &[u8],
+    doubtful: &mut bool,
+) -> Result<bool> {
     let mut template = throw_away(ck::CKK_GENERIC_SECRET, None);
     template.push(Attribute::bytes(ck::CKA_VALUE, value));
-    let Some(known) = able(on.token.create_object(on.session, &template))? else { return Ok(false) };
+    let Some(known) = able(on.token.create_object(on.session, &template), doubtful)? else {
+        return Ok(false);
+    };
     let back = wrap(on, wrapping, known, mechanism)
         .and_then(|blob| unwrap(on, wrapping, &blob, mechanism, &throw_away(ck::CKK_GENERIC_SECRET, None)))
         .and_then(|key| {
@@ -97,7 +121,7 @@ fn round_trip(on: On<'_>, wrapping: ObjectHandle, mechanism: Ulong, value: &[u8]
             read
         });
     on.discard(known);
-    Ok(able(back)?.is_some_and(|read| read.get_bytes(ck::CKA_VALUE) == Some(value)))
+    Ok(able(back, doubtful)?.is_some_and(|read| read.get_bytes(ck::CKA_VALUE) == Some(value)))
 }
 
 fn throw_away(key_type: Ulong, length: Option<Ulong>) -> Template {

@@ -154,12 +154,14 @@ fn never_a_rename_says_invalid_handle_when_a_member_dies() {
 fn never_one_failed_trial_makes_every_key_unwrappable() {
     let tokens = Tokens::new(2);
     Open::new(&tokens, "").ec_pair(1).unwrap();
-    let (open, watches) = failing(&tokens, "balance = \"primary\"");
-    // The token is out of memory for a moment, in which the first key is made.
-    watches[0].refuse(Function::UnwrapKey, 8, Rv::DEVICE_MEMORY);
-    _ = open.ec_pair(2);
-    watches[0].clear();
-    assert_eq!(open.ec_pair(3).err(), None);
+    for (n, rv) in [(2, Rv::DEVICE_MEMORY), (4, Rv::GENERAL_ERROR), (6, Rv::FUNCTION_FAILED)] {
+        let (open, watches) = failing(&tokens, "balance = \"primary\"");
+        // The token is out of memory for a moment, in which the first key is made.
+        watches[0].refuse(Function::UnwrapKey, 8, rv);
+        _ = open.ec_pair(n);
+        watches[0].clear();
+        assert_eq!(open.ec_pair(n + 1).err(), None, "{rv}");
+    }
 }
 
 #[test]
