@@ -149,7 +149,7 @@ impl Group {
     }
 
     /// Waits for members that were found dead a moment ago and are connected anew at once: they may have been restarted
-    /// while nobody used them. Ends when so many are up, when no more can be for now, and after [`RETURN_PATIENCE`];
+    /// while nobody used them. Ends when so many are up, when no more can be for now, and [`RETURN_PATIENCE`] after they were;
     /// answers whether so many are up.
     pub(crate) fn wait_for_return(&self, enough: usize) -> bool {
         if self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto {
@@ -163,14 +163,7 @@ impl Group {
                 return true;
             }
             let now = self.world.now();
-            let soon = |member: &Arc<Member>| {
-                let health = member.health();
-                match health.state() {
-                    State::Suspect | State::Syncing => true,
-                    State::Down => health.next_probe().is_some_and(|at| at <= now),
-                    State::Up | State::Quarantined | State::Drained => false,
-                }
-            };
+            let soon = |member: &Arc<Member>| member.health().may_return(now, patience);
             if now >= until || self.is_stopping() || !self.members.iter().any(soon) {
                 // One may have come up since it was counted.
                 return self.up().count() >= enough;

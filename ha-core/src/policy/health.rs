@@ -143,6 +143,8 @@ pub struct Health {
     failures: u32,
     flaps: u32,
     up_since: Duration,
+    /// When it was last up, if it is not.
+    up_until: Option<Duration>,
     next_probe: Option<Duration>,
     /// When a suspect member may be probed at the earliest, where it stays suspect.
     rested: Duration,
@@ -162,6 +164,7 @@ impl Health {
             failures: 0,
             flaps: 0,
             up_since: Duration::ZERO,
+            up_until: None,
             next_probe: Some(Duration::ZERO),
             rested: Duration::ZERO,
         }
@@ -180,9 +183,23 @@ impl Health {
         }
     }
 
+    /// Whether it is worth while to wait for a member: it was up until not longer ago than `patience`, and is being tried. Who
+    /// waits for one that was found dead longer ago would wait in every call.
+    pub fn may_return(&self, now: Duration, patience: Duration) -> bool {
+        let is_tried = match self.state {
+            State::Suspect | State::Syncing => true,
+            State::Down => self.next_probe.is_some_and(|at| at <= now),
+            State::Up | State::Quarantined | State::Drained => false,
+        };
+        is_tried && self.up_until.is_some_and(|at| now.saturating_sub(at) < patience)
+    }
+
     /// Takes an event in; answers the change of state, if there is one. `random` spreads probes.
     pub fn on(&mut self, event: Event, now: Duration, random: u64) -> Option<Transition> {
         let from = self.state;
+        if from == State::Up {
+            self.up_until = Some(now);
+        }
         let to = match (from, event) {
             (State::Drained, Event::Quarantine(_)) => State::Drained,
             (_, Event::Quarantine(_)) => State::Quarantined,
@@ -295,6 +312,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn nobody_waits_for_a_member_that_has_been_down_for_long(history in events(), patience in 1u64..5_000) {
+            let mut health = Health::new(SETTINGS);
+            let mut now = Duration::ZERO;
+            let mut last_up = None;
+            let patience = Duration::from_millis(patience);
+            for (event, step, random) in history {
+                now += Duration::from_millis(step / 50);
+                if health.state() == State::Up {
+                    last_up = Some(now);
+                }
+                health.on(event, now, random);
+                if health.may_return(now, patience) {
+                    prop_assert!(last_up.is_some_and(|at| now - at < patience));
+                    prop_assert!(health.state() != State::Up);
+                }
+            }
+        }
+
         #[test]
         fn up_again_only_by_catching_up_or_a_good_probe_of_a_suspect(history in events()) {
             let mut health = Health::new(SETTINGS);
