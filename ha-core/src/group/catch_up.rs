@@ -404,23 +404,47 @@ impl Group {
         Ok(handle)
     }
 
-    /// An object's value, from another member that holds it.
+    /// An object's value, from another member that holds it. One that fails at that is at fault itself, not the one that
+    /// it is for, and the next one is asked.
     fn value_elsewhere(&self, lease: &Lease, row: &ObjectRow) -> Result<ha_token::Template> {
         let holders =
             self.up().filter(|m| m.index != lease.member.index && row.copies.iter().any(|c| c == m.name()));
         for member in holders {
             // Not brought up to date for this: two members would wait for each other.
             let Some(link) = member.link().filter(|l| l.has_followed(self.login.epoch())) else { continue };
-            let there = Lease::new(member, link)?;
-            for handle in self.with_traits(&there, &row_traits(row))? {
-                if let Some(verifier) = row.verifier()
-                    && self.prove(&there, handle, row.class, &verifier)? == Outcome::Same
-                {
-                    return there.on().read(handle, &[ck::CKA_VALUE]);
+            let answer = Lease::new(member, Arc::clone(&link)).and_then(|mut there| {
+                let answer = self.value_on(&there, row);
+                there.set_busy(answer.is_err());
+                answer
+            });
+            match answer {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) => {}
+                Err(rv) => {
+                    let class = self.failed(member, &link, Function::GetAttributeValue, rv);
+                    if class == Class::Login {
+                        link.doubt_login();
+                    }
+                    self.is_lost(member, &link, class);
+                    // It may be a matter of a moment: the next round asks again.
+                    if class != Class::Caller {
+                        lease.member.owed.fetch_add(1, Ordering::AcqRel);
+                    }
                 }
             }
         }
         Err(Rv::KEY_NOT_WRAPPABLE)
+    }
+
+    /// An object's value, if this member holds it, proven.
+    fn value_on(&self, there: &Lease, row: &ObjectRow) -> Result<Option<ha_token::Template>> {
+        let Some(verifier) = row.verifier() else { return Ok(None) };
+        for handle in self.with_traits(there, &row_traits(row))? {
+            if self.prove(there, handle, row.class, &verifier)? == Outcome::Same {
+                return there.on().read(handle, &[ck::CKA_VALUE]).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     fn seen(&self, lease: &Lease, row: &ObjectRow, handle: ha_token::ObjectHandle) {

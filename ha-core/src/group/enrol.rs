@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ha_token::{Result, Rv, UserType};
+use ha_token::{Function, Result, Rv, UserType};
 
 use super::{Group, Lease, Link, Member, Who};
 use crate::policy::failure::{Class, classify};
-use crate::replica::group_key::{self, GroupKeys};
+use crate::replica::group_key::{self, GroupKeys, NotMoved};
 
 impl Group {
     /// Sees to it that every one of these members has the group keys. Members that cannot be given them are taken off the
@@ -28,54 +28,23 @@ impl Group {
         let group = self.ledger()?.identity().group;
         // Two processes that find no keys at once would each make their own.
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
-        let mut source: Option<(usize, GroupKeys)> = None;
-        for (n, writer) in writers.iter().enumerate() {
+        for writer in &*writers {
             self.recall_group_keys(writer)?;
-            if let Some(keys) = writer.link.group_keys() {
-                source.get_or_insert((n, *keys));
-            }
         }
-        let (from, keys) = match source {
-            Some(source) => source,
-            None => {
-                self.may_make_group_keys()?;
-                let first = writers.first().ok_or(Rv::DEVICE_ERROR)?;
-                tracing::warn!(group = %self.config.label,
-                    "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
-                let keys = group_key::create(first.on(), &group, false)?;
-                self.recognise_group_keys(first, &keys)?;
-                first.link.set_group_keys(Some(keys));
-                (0, keys)
-            }
-        };
+        if writers.iter().all(|w| w.link.group_keys().is_none()) {
+            self.may_make_group_keys()?;
+            let first = writers.first().ok_or(Rv::DEVICE_ERROR)?;
+            tracing::warn!(group = %self.config.label,
+                "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
+            let keys = group_key::create(first.on(), &group, false)?;
+            self.recognise_group_keys(first, &keys)?;
+            first.link.set_group_keys(Some(keys));
+        }
         let mut kept = Vec::new();
         let all = std::mem::take(writers);
-        for n in 0..all.len() {
-            let (Some(writer), Some(source)) = (all.get(n), all.get(from)) else { continue };
-            if writer.link.group_keys().is_some() {
+        for (n, writer) in all.iter().enumerate() {
+            if writer.link.group_keys().is_some() || self.give_group_keys(&all, writer, &group) {
                 kept.push(n);
-                continue;
-            }
-            if keys.enrolled {
-                tracing::error!(group = %self.config.label, member = writer.member.name(), "the member has no group keys and cannot be given them without its security officer: it gets no new keys");
-                continue;
-            }
-            let moved = group_key::begin_enrolment(writer.on())
-                .and_then(|key| group_key::transfer(source.on(), &keys, writer.on(), &group, &key));
-            match moved {
-                Ok(there) => {
-                    writer.link.set_group_keys(Some(there));
-                    if writer.member.lacks.load(Ordering::Acquire) {
-                        self.falls_behind(&writer.member);
-                    }
-                    kept.push(n);
-                }
-                Err(rv) => {
-                    tracing::error!(group = %self.config.label, member = writer.member.name(), rv = %rv, "the member could not be given the group keys");
-                    if classify(ha_token::Function::UnwrapKey, rv) == Class::Member {
-                        self.blame(&writer.member, ha_token::Function::UnwrapKey, rv);
-                    }
-                }
             }
         }
         *writers = all.into_iter().enumerate().filter(|(n, _)| kept.contains(n)).map(|(_, w)| w).collect();
@@ -83,6 +52,38 @@ impl Group {
             return Err(Rv::DEVICE_ERROR);
         }
         Ok(())
+    }
+
+    /// Gives a member the group keys from one of these that has them; from the next one if that one fails. Answers whether
+    /// it has them now; what fails is told, and put down to the member that failed.
+    fn give_group_keys(&self, all: &[Lease], writer: &Lease, group: &[u8; 16]) -> bool {
+        for source in all {
+            let Some(keys) = source.link.group_keys() else { continue };
+            if keys.enrolled {
+                tracing::error!(group = %self.config.label, member = writer.member.name(), "the member has no group keys and cannot be given them without its security officer: it gets no new keys");
+                return false;
+            }
+            let moved = group_key::begin_enrolment(writer.on())
+                .map_err(NotMoved::Receiver)
+                .and_then(|key| group_key::transfer(source.on(), &keys, writer.on(), group, &key));
+            let (failed, function, rv) = match moved {
+                Ok(there) => {
+                    writer.link.set_group_keys(Some(there));
+                    if writer.member.lacks.load(Ordering::Acquire) {
+                        self.falls_behind(&writer.member);
+                    }
+                    return true;
+                }
+                Err(NotMoved::Giver(rv)) => (source, Function::WrapKey, rv),
+                Err(NotMoved::Receiver(rv)) => (writer, Function::UnwrapKey, rv),
+            };
+            tracing::error!(group = %self.config.label, member = writer.member.name(), failed = failed.member.name(), rv = %rv, "the member could not be given the group keys");
+            self.failed(&failed.member, &failed.link, function, rv);
+            if failed.member.index == writer.member.index {
+                return false;
+            }
+        }
+        false
     }
 
     /// Looks for the group keys on a member that has just logged in. Without them it gets no new keys, and is asked again
@@ -105,14 +106,15 @@ impl Group {
         // Who holds it may be waiting for this member.
         let Ok(_bootstrap) = self.bootstrap.try_lock() else { return };
         let epoch = self.login.epoch();
-        let ready = |l: &Arc<Link>| l.group_keys().is_some() && l.has_followed(epoch);
-        let giver = self.up().find_map(|m| Some((m, m.link().filter(ready)?)));
-        let Some(Ok(giver)) = giver.map(|(m, link)| Lease::new(m, link)) else { return };
-        if giver.link.group_keys().is_some_and(|k| !k.enrolled)
+        let ready = |l: &Arc<Link>| l.group_keys().is_some_and(|k| !k.enrolled) && l.has_followed(epoch);
+        let givers = self.up().filter_map(|m| Some((m, m.link().filter(ready)?)));
+        let mut leases: Vec<_> = givers.filter_map(|(m, link)| Lease::new(m, link).ok()).collect();
+        if !leases.is_empty()
             && let Ok(lease) = Lease::new(member, Arc::clone(link))
         {
+            leases.push(lease);
             // What it is is told in words already.
-            _ = self.share_group_keys(&mut vec![giver, lease]);
+            _ = self.share_group_keys(&mut leases);
         }
     }
 
@@ -132,12 +134,7 @@ impl Group {
             match group_key::fingerprint(lease.on(), key) {
                 Ok(answer) => answers.extend(answer),
                 // It can wrap nothing with them, as behind p11-kit: then it does not matter which they are.
-                Err(rv)
-                    if matches!(
-                        classify(ha_token::Function::WrapKey, rv),
-                        Class::Caller | Class::Ambiguous
-                    ) =>
-                {
+                Err(rv) if matches!(classify(Function::WrapKey, rv), Class::Caller | Class::Ambiguous) => {
                     return Ok(true);
                 }
                 Err(rv) => return Err(rv),
@@ -157,7 +154,7 @@ impl Group {
     fn may_make_group_keys(&self) -> Result<()> {
         if self.ledger()?.has_group_keys().map_err(|e| self.ledger_failed(e))? {
             self.reporter.refused(
-                ha_token::Function::GenerateKey,
+                Function::GenerateKey,
                 Rv::DEVICE_ERROR,
                 "the group keys are on members that are not up now, and no other ones are made beside them",
             );
@@ -242,7 +239,7 @@ impl Group {
         let from = self.lease(first)?;
         // The logout made every private handle invalid: the keys are looked up again.
         let keys = group_key::find(from.on(), group)?.ok_or(Rv::KEY_HANDLE_INVALID)?;
-        group_key::transfer(from.on(), &keys, there.on(), group, &key).map(drop)
+        group_key::transfer(from.on(), &keys, there.on(), group, &key).map(drop).map_err(NotMoved::rv)
     }
 
     /// Whether a member that has group keys has the group's.

@@ -265,6 +265,24 @@ pub fn trust(token: &dyn ha_token::Token, so_pin: &[u8], key: &EnrolmentKey) -> 
     made.and(closed)
 }
 
+/// Why the group keys could not be moved: the answer of one of the two members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotMoved {
+    /// Of the one that has them.
+    Giver(Rv),
+    /// Of the one that is to be given them.
+    Receiver(Rv),
+}
+
+impl NotMoved {
+    /// The answer, whoever gave it.
+    pub fn rv(self) -> Rv {
+        match self {
+            NotMoved::Giver(rv) | NotMoved::Receiver(rv) => rv,
+        }
+    }
+}
+
 /// Moves the group keys from a member to the one that made `key`; destroys the pair and its public key afterwards.
 ///
 /// # Errors
@@ -275,7 +293,7 @@ pub fn transfer(
     to: On<'_>,
     group: &[u8; 16],
     key: &EnrolmentKey,
-) -> Result<GroupKeys> {
+) -> std::result::Result<GroupKeys, NotMoved> {
     let carriers = if keys.enrolled {
         find_all(
             from,
@@ -284,15 +302,18 @@ pub fn transfer(
                 Attribute::bytes(ck::CKA_ID, key.fingerprint()),
             ],
             8,
-        )?
+        )
     } else {
-        vec![from.token.create_object(from.session, &carrier(key, false, false))?]
+        from.token.create_object(from.session, &carrier(key, false, false)).map(|carrier| vec![carrier])
     };
-    let moved = match carriers.first() {
-        None => Err(Rv::KEY_HANDLE_INVALID),
-        Some(carrier) => clear(to, group).and_then(|()| carry(from, keys, *carrier, to, group, key)),
+    let moved = match carriers.as_deref() {
+        Err(rv) => Err(NotMoved::Giver(*rv)),
+        Ok([]) => Err(NotMoved::Giver(Rv::KEY_HANDLE_INVALID)),
+        Ok([carrier, ..]) => clear(to, group)
+            .map_err(NotMoved::Receiver)
+            .and_then(|()| carry(from, keys, *carrier, to, group, key)),
     };
-    for carrier in carriers {
+    for carrier in carriers.into_iter().flatten() {
         from.discard(carrier);
     }
     to.discard(key.private);
@@ -310,24 +331,25 @@ fn carry(
     to: On<'_>,
     group: &[u8; 16],
     key: &EnrolmentKey,
-) -> Result<GroupKeys> {
+) -> std::result::Result<GroupKeys, NotMoved> {
+    use NotMoved::{Giver, Receiver};
     let mut handles = Vec::new();
     for (purpose, handle) in Purpose::ALL.into_iter().zip([keys.extractable, keys.non_extractable]) {
         let mut space = vec![0; 1024];
         let mut out = Output::buffer(&mut space);
-        from.token.wrap_key(from.session, &mut oaep(), carrier, handle, &mut out)?;
+        from.token.wrap_key(from.session, &mut oaep(), carrier, handle, &mut out).map_err(Giver)?;
         let made = strongest(template(group, purpose, keys.enrolled), keys.enrolled, &mut |t| {
             to.token.unwrap_key(to.session, &mut oaep(), key.private, out.written(), t)
         });
-        handles.push(made?);
+        handles.push(made.map_err(Receiver)?);
     }
-    let [extractable, non_extractable] = handles.try_into().map_err(|_| Rv::GENERAL_ERROR)?;
+    let [extractable, non_extractable] = handles.try_into().map_err(|_| Receiver(Rv::GENERAL_ERROR))?;
     let there = GroupKeys { extractable, non_extractable, enrolled: keys.enrolled };
     for (mine, theirs) in
         [(keys.extractable, there.extractable), (keys.non_extractable, there.non_extractable)]
     {
-        if fingerprint(from, mine)? != fingerprint(to, theirs)? {
-            return Err(Rv::ENCRYPTED_DATA_INVALID);
+        if fingerprint(from, mine).map_err(Giver)? != fingerprint(to, theirs).map_err(Receiver)? {
+            return Err(Receiver(Rv::ENCRYPTED_DATA_INVALID));
         }
     }
     Ok(there)

@@ -6,6 +6,7 @@ mod open_group;
 #[path = "../watched/mod.rs"]
 mod watched;
 
+mod blame;
 mod durability;
 mod dying;
 mod one_token;

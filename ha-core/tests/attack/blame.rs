@@ -1,0 +1,64 @@
+//! A fault is put down to the member that failed, and to no other one that had to do with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ha_core::group::Word;
+use ha_core::policy::health::State;
+use ha_rig::{Act, Tokens};
+use ha_token::{Function, Rv, ck};
+
+use crate::setting::{data, failing, yes};
+use crate::watched::lose;
+
+#[test]
+fn a_value_is_had_from_the_next_holder_when_the_first_one_dies_and_its_fault_is_its_own() {
+    let tokens = Tokens::new(3);
+    let (open, watches) = failing(&tokens, "balance = \"primary\"");
+    let group = &open.provider.groups()[0];
+    lose(group, 2, &watches[2]);
+    let mut private = data(b"private", b"value");
+    private.push(yes(ck::CKA_PRIVATE));
+    open.slot.create_object(open.s, &private).unwrap();
+    let before = group.members[2].last_fault();
+    let first = Arc::clone(&watches[0]);
+    watches[2].next(Function::Login, Act::Then(Box::new(move || first.dead.store(true, Ordering::Release))));
+    watches[2].dead.store(false, Ordering::Release);
+    open.wait("c is back", |g| g.members[2].state() == State::Up);
+    assert_eq!(group.members[2].last_fault(), before);
+    assert!(group.members[0].last_fault().is_some());
+    open.wait("a is found out", |g| g.members[0].state() == State::Down);
+    let checked = group.check(true).unwrap();
+    let words: Vec<_> = checked.iter().flat_map(|c| &c.members).map(|(m, w)| (&**m, *w)).collect();
+    assert_eq!(words, [("b", Word::Same), ("c", Word::Same)]);
+}
+
+#[test]
+fn who_cannot_give_the_group_keys_is_blamed_and_not_who_was_to_have_them() {
+    let tokens = Tokens::new(2);
+    let (open, watches) = failing(&tokens, "balance = \"primary\"");
+    // Two by which it is known what they are, and the first that is to carry one.
+    for _ in 0..2 {
+        watches[0].next(Function::WrapKey, Act::First(Box::new(|| ())));
+    }
+    watches[0].next(Function::WrapKey, Act::Answer(Rv::DEVICE_ERROR));
+    assert_eq!(open.ec_pair(1).err(), Some(Rv::DEVICE_ERROR));
+    assert_eq!(watches[0].waiting(), 0);
+    let members = &open.provider.groups()[0].members;
+    let faults = [0, 1].map(|m| members[m].last_fault().map(|f| (f.function, f.rv)));
+    assert_eq!(faults, [Some((Function::WrapKey, Rv::DEVICE_ERROR)), None]);
+}
+
+#[test]
+fn the_group_keys_are_had_from_the_next_member_when_the_first_one_cannot_give_them() {
+    let tokens = Tokens::new(3);
+    let (open, watches) = failing(&tokens, "balance = \"primary\"");
+    let group = &open.provider.groups()[0];
+    lose(group, 2, &watches[2]);
+    open.ec_pair(1).unwrap();
+    watches[0].refuse(Function::WrapKey, 1, Rv::DEVICE_ERROR);
+    watches[2].dead.store(false, Ordering::Release);
+    open.wait("all up", |g| g.members.iter().all(|m| m.state() == State::Up));
+    assert_eq!(watches[0].waiting(), 0);
+    assert_eq!(open.words(true), [Word::Same; 2]);
+}
