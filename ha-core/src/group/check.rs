@@ -55,7 +55,8 @@ impl Checked {
 
 impl Group {
     /// Compares the objects of every member that is up; with `prove` every copy is challenged. The user must be logged in.
-    /// Objects are looked at one by one: memory grows with their number, nothing else.
+    /// Objects are looked at one by one: memory grows with their number, nothing else. A member that fails meanwhile is
+    /// left out from there on.
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`; `CKR_DEVICE_ERROR` when no member is up.
@@ -65,22 +66,19 @@ impl Group {
         }
         let mut leases = Vec::new();
         for member in self.up() {
-            match self.lease(member) {
+            match self.sound_lease(member) {
                 Ok(lease) => leases.push(lease),
                 Err(rv) => self.blame(member, Function::OpenSession, rv),
             }
         }
-        if leases.is_empty() {
-            return Err(Rv::DEVICE_ERROR);
-        }
         let mut objects: BTreeMap<Ulong, Arc<Object>> = BTreeMap::new();
-        for lease in &leases {
-            for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
-                if let Some(object) = self.object_of(lease, handle)? {
-                    objects.insert(object.handle.0, object);
-                }
+        leases.retain(|lease| match self.objects_on(lease, &mut objects) {
+            Ok(()) => true,
+            Err(rv) => {
+                self.blame(&lease.member, Function::FindObjects, rv);
+                false
             }
-        }
+        });
         // What the ledger knows and no member has would otherwise not be seen.
         if let Some(ledger) = &self.ledger {
             for row in ledger.objects().unwrap_or_default().into_iter().filter(|r| r.is_committed()) {
@@ -98,26 +96,37 @@ impl Group {
         }
         let mut checked = Vec::new();
         for object in objects.values() {
-            if let Some(one) = self.check_object(object, &leases, prove)? {
-                checked.push(one);
-            }
+            checked.extend(self.check_object(object, &mut leases, prove));
+        }
+        if leases.is_empty() {
+            return Err(Rv::DEVICE_ERROR);
         }
         Ok(checked)
     }
 
-    fn check_object(&self, object: &Object, leases: &[Lease], prove: bool) -> Result<Option<Checked>> {
+    /// Adds the objects that a member holds.
+    fn objects_on(&self, lease: &Lease, objects: &mut BTreeMap<Ulong, Arc<Object>>) -> Result<()> {
+        for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
+            if let Some(object) = self.object_of(lease, handle)? {
+                objects.insert(object.handle.0, object);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_object(&self, object: &Object, leases: &mut Vec<Lease>, prove: bool) -> Option<Checked> {
         let traits = object.traits();
         let row = match object.origin {
-            Origin::Session(_) => return Ok(None),
+            Origin::Session(_) => return None,
             Origin::Foreign => None,
             Origin::Ledger(id) => self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten()),
         };
         let mut verifier = row.as_ref().and_then(|r| r.verifier());
         let mut reasons = Vec::new();
         let mut members = Vec::new();
-        for lease in leases {
+        leases.retain(|lease| {
             let word = if object.is_conflicted() {
-                if object.lives_on(lease.member.index) { Word::Different } else { continue }
+                if object.lives_on(lease.member.index) { Word::Different } else { return true }
             } else {
                 match self.word(object, lease, &mut verifier, prove) {
                     Ok((word, reason)) => {
@@ -125,8 +134,11 @@ impl Group {
                         word
                     }
                     Err(rv) => {
-                        if self.failed(&lease.member, &lease.link, Function::FindObjects, rv) == Class::Caller
-                        {
+                        let class = self.failed(&lease.member, &lease.link, Function::FindObjects, rv);
+                        if class == Class::Member || self.is_lost(&lease.member, &lease.link, class) {
+                            return false;
+                        }
+                        if class == Class::Caller {
                             reasons.push(format!("{}: {rv}", lease.member.name()));
                         }
                         Word::Unproven
@@ -134,7 +146,8 @@ impl Group {
                 }
             };
             members.push((lease.member.name().to_owned(), word));
-        }
+            true
+        });
         if object.is_conflicted() {
             reasons.push(
                 "another object of the same class, label and id is a different one; neither is used".into(),
@@ -144,7 +157,7 @@ impl Group {
             Some(row) => row.is_copyable(),
             None => self.is_foreign_copyable(object, leases),
         };
-        Ok(Some(Checked {
+        Some(Checked {
             class: traits.class,
             key_type: traits.key_type,
             id: traits.id.to_vec(),
@@ -153,7 +166,7 @@ impl Group {
             copyable,
             members,
             reasons,
-        }))
+        })
     }
 
     /// What one member has of an object.

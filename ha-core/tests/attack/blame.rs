@@ -62,3 +62,20 @@ fn the_group_keys_are_had_from_the_next_member_when_the_first_one_cannot_give_th
     assert_eq!(watches[0].waiting(), 0);
     assert_eq!(open.words(true), [Word::Same; 2]);
 }
+
+#[test]
+fn a_check_goes_on_without_the_member_that_fails_meanwhile() {
+    let tokens = Tokens::new(2);
+    let (open, watches) = failing(&tokens, "balance = \"primary\"");
+    open.ec_pair(1).unwrap();
+    let group = &open.provider.groups()[0];
+    for function in [Function::FindObjects, Function::SignInit] {
+        open.wait("all up", |g| g.members.iter().all(|m| m.state() == State::Up));
+        watches[1].next(function, Act::Answer(Rv::DEVICE_ERROR));
+        let checked = group.check(true).unwrap();
+        assert_eq!((checked.len(), watches[1].waiting()), (2, 0), "{function}");
+        assert!(checked.iter().all(|c| c.worst() == Word::Same), "{function}: {checked:?}");
+        assert!(checked.iter().any(|c| c.members.len() == 1), "{function}: {checked:?}");
+        assert_eq!(group.members[1].last_fault().map(|f| f.rv), Some(Rv::DEVICE_ERROR));
+    }
+}
