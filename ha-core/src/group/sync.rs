@@ -11,7 +11,7 @@ use super::put::{How, Item};
 use super::wrapped::Copied;
 use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::ledger::{Intent, ObjectId, ObjectRow};
+use crate::replica::ledger::{Intent, LedgerError, ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 use crate::replica::{find_all, is_secret, life};
@@ -257,6 +257,9 @@ impl Group {
             }
         }
         let names: Vec<String> = copies.iter().map(|c| c.0.member.name().to_owned()).collect();
+        if failed.is_none() && copies.len() >= self.config.min_copies {
+            failed = ledger.commit(&[(id, names)]).err().map(|e| self.ledger_failed(e));
+        }
         if copies.len() < self.config.min_copies || failed.is_some() {
             for (writer, made, fresh) in copies {
                 if fresh {
@@ -264,7 +267,11 @@ impl Group {
                     _ = writer.token().destroy_object(writer.session, made);
                 }
             }
-            ledger.abandon(id, &touched).map_err(|e| self.ledger_failed(e))?;
+            if let Err(error) = ledger.abandon(id, &touched)
+                && !matches!(error, LedgerError::Conflict)
+            {
+                tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
+            }
             for writer in writers.iter().filter(|w| touched.iter().any(|t| t == w.member.name())) {
                 self.falls_behind(&writer.member);
             }
@@ -273,7 +280,6 @@ impl Group {
                 None => Err(failed.unwrap_or(Rv::DEVICE_ERROR)),
             };
         }
-        ledger.commit(&[(id, names)]).map_err(|e| self.ledger_failed(e))?;
         for member in self.members.iter().filter(|m| !copies.iter().any(|c| c.0.member.index == m.index)) {
             self.falls_behind(member);
         }

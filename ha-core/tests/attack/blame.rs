@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use ha_core::config::Config;
 use ha_core::group::Word;
 use ha_core::policy::health::State;
+use ha_core::replica::ledger::Ledger;
 use ha_rig::{Act, Tokens};
 use ha_token::{Function, Rv, ck};
 
-use crate::setting::{data, failing, yes};
+use crate::setting::{count, data, failing, yes};
 use crate::watched::lose;
 
 #[test]
@@ -78,4 +81,29 @@ fn a_check_goes_on_without_the_member_that_fails_meanwhile() {
         assert!(checked.iter().any(|c| c.members.len() == 1), "{function}: {checked:?}");
         assert_eq!(group.members[1].last_fault().map(|f| f.rv), Some(Rv::DEVICE_ERROR));
     }
+}
+
+#[test]
+fn what_was_adopted_and_not_committed_is_taken_back() {
+    let tokens = Tokens::new(2);
+    let value = tokens.path().join("value");
+    std::fs::write(&value, b"content").unwrap();
+    let write =
+        ["--write-object", value.to_str().unwrap(), "--type", "data", "--label", "plant", "--private"];
+    tokens.bare(0, &write);
+    let (open, watches) = failing(&tokens, "");
+    // The group keys are there already.
+    open.ec_pair(1).unwrap();
+    let config = Config::parse(&tokens.config(false, "")).unwrap();
+    // Another process takes the announcement for one that was left behind.
+    let abandon = move || {
+        let ledger = Ledger::open(&config.state_dir, "ha1", Duration::from_secs(5), &mut |_| ()).unwrap();
+        let staged = ledger.objects().unwrap().into_iter().find(|r| !r.is_committed()).unwrap();
+        ledger.abandon(staged.id, &[]).unwrap();
+    };
+    watches[1].next(Function::CreateObject, Act::Then(Box::new(abandon)));
+    let adopted = open.provider.groups()[0].adopt("a", false).unwrap();
+    assert_eq!(watches[1].waiting(), 0);
+    assert!(adopted.iter().all(|a| a.why_not.is_some()), "{adopted:?}");
+    assert_eq!(count(&tokens, "plant"), [1, 0]);
 }
