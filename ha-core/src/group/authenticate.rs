@@ -217,7 +217,11 @@ impl Group {
         if wrong!(PinLogged) {
             tracing::debug!(pin = ?pin.map(|p| String::from_utf8_lossy(p)), "logs in");
         }
-        let once = || pin::of_login(link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin)));
+        let once = || {
+            let answer = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin));
+            link.pin_sent(&*self.world, answer);
+            pin::of_login(answer)
+        };
         let login = || {
             for pause in PAUSES {
                 match once() {

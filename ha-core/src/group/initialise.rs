@@ -65,7 +65,9 @@ impl Group {
             return Err(Rv::PIN_LOCKED);
         }
         link.token.close_all_sessions()?;
-        link.token.init_token(pin, &link.info.label)
+        let answer = link.token.init_token(pin, &link.info.label);
+        link.pin_sent(&*self.world, answer);
+        answer
     }
 
     /// Every token object is destroyed, on members that cannot be asked too.

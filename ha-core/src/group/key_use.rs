@@ -62,7 +62,9 @@ impl Group {
             self.tell_last_try(member);
             return Err(NOT_HERE);
         }
-        match pin::of_login(log_in(lease.token(), lease.session, USER, sent)) {
+        let answer = log_in(lease.token(), lease.session, USER, sent);
+        link.pin_sent(&*self.world, answer);
+        match pin::of_login(answer) {
             Answer::Accepted => Ok(()),
             Answer::WrongPin(rv) => {
                 if let Some(sent) = sent {
@@ -118,6 +120,7 @@ impl Group {
     pub(crate) fn proof_ended(&self, lease: &Lease, pin: Option<&Pin>, rv: Rv) {
         if let (Some(pin), Answer::WrongPin(rv)) = (pin, pin::of_login(Err(rv))) {
             lease.member.refused.remember(UserType::ContextSpecific, self.login.digest(pin), rv);
+            lease.link.pin_sent(&*self.world, Err(rv));
         }
     }
 }

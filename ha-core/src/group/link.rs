@@ -27,6 +27,8 @@ pub struct Link {
     pub generation: u64,
     /// What the token said of itself when it was connected.
     pub info: TokenInfo,
+    /// Its flags when it was last asked.
+    flags: AtomicUsize,
     /// The token's mechanisms, sorted by type.
     pub mechanisms: Vec<(Ulong, MechanismInfo)>,
     /// Keeps the token's login alive: some tokens log out when their last session closes.
@@ -85,6 +87,7 @@ impl Link {
             most_kept: AtomicUsize::new(
                 most_kept(info.max_session_count).min(most_kept(info.max_rw_session_count)),
             ),
+            flags: AtomicUsize::new(info.flags as usize),
             info,
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
@@ -291,7 +294,22 @@ impl Link {
     /// # Errors
     /// The member's answer.
     pub fn info_now(&self, world: &dyn World) -> Result<TokenInfo> {
-        settled_info(&*self.token, world)
+        let info = settled_info(&*self.token, world)?;
+        self.flags.store(info.flags as usize, Ordering::Relaxed);
+        Ok(info)
+    }
+
+    /// The token's flags as it last told them. No call.
+    pub(super) fn flags(&self) -> Ulong {
+        self.flags.load(Ordering::Relaxed) as Ulong
+    }
+
+    /// A PIN was sent to the token, and answered so: what it says of its PINs is read again where that may have changed it.
+    pub(super) fn pin_sent(&self, world: &dyn World, answer: Result<()>) {
+        if answer.is_err() || self.flags() & ABOUT_PINS != 0 {
+            // Should it not say now, what it said last stands until it is next asked.
+            _ = self.info_now(world);
+        }
     }
 
     /// Whether the token is still the one that was connected, and answers.
@@ -306,6 +324,16 @@ impl Link {
         self.on_anchor(|anchor| self.token.session_info(anchor)).map(drop)
     }
 }
+
+/// What a token says of its PINs, section 3.2.
+pub(super) const ABOUT_PINS: Ulong = ck::CKF_USER_PIN_COUNT_LOW
+    | ck::CKF_USER_PIN_FINAL_TRY
+    | ck::CKF_USER_PIN_LOCKED
+    | ck::CKF_USER_PIN_TO_BE_CHANGED
+    | ck::CKF_SO_PIN_COUNT_LOW
+    | ck::CKF_SO_PIN_FINAL_TRY
+    | ck::CKF_SO_PIN_LOCKED
+    | ck::CKF_SO_PIN_TO_BE_CHANGED;
 
 /// How many of a token's sessions may rest with their borrowers: the rest must do for everybody else.
 fn most_kept(token_has: Ulong) -> usize {

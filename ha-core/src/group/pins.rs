@@ -36,7 +36,9 @@ impl Group {
         }
         let mut changed: Links<'_> = Vec::new();
         for (member, link) in links {
-            let Err(rv) = link.on_anchor(|anchor| link.token.set_pin(anchor, old, new)) else {
+            let answer = link.on_anchor(|anchor| link.token.set_pin(anchor, old, new));
+            link.pin_sent(&*self.world, answer);
+            let Err(rv) = answer else {
                 changed.push((member, link));
                 continue;
             };
@@ -77,7 +79,9 @@ impl Group {
 
     fn change_back(&self, changed: &Links<'_>, old: Option<&[u8]>, new: Option<&[u8]>) {
         for (member, link) in changed.iter().rev() {
-            match link.on_anchor(|anchor| link.token.set_pin(anchor, new, old)) {
+            let answer = link.on_anchor(|anchor| link.token.set_pin(anchor, new, old));
+            link.pin_sent(&*self.world, answer);
+            match answer {
                 Ok(()) => {}
                 Err(rv) if outcome_unknown(Function::SetPin, rv) => {
                     tracing::error!(group = %self.config.label, member = member.name(), %rv,
@@ -102,6 +106,7 @@ impl Group {
             return Holds::Unknown;
         }
         let trial = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, Some(&self.login.hold(new))));
+        link.pin_sent(&*self.world, trial);
         let holds = pin::after_trial(pin::of_login(trial));
         // Should this fail, following the group's login logs out once more.
         _ = log_out(link);
@@ -126,6 +131,8 @@ impl Group {
                 Err(rv) if outcome_unknown(Function::InitPin, rv) => set(),
                 answer => answer,
             };
+            // The token may have had no user PIN before.
+            _ = link.info_now(&*self.world);
             let Err(rv) = answer else { continue };
             let unknown = outcome_unknown(Function::InitPin, rv);
             if n > 0 || unknown {

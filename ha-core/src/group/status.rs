@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ha_token::{Ulong, ck};
 
+use super::link::ABOUT_PINS;
 use super::{Fault, Group, Member};
 use crate::policy::health::State;
 
@@ -82,25 +83,16 @@ impl Group {
     }
 
     /// The virtual token's flags (section 3.2): what every connected member has; what matters to a PIN if any member says it.
+    /// As they told it when they were last asked: in a login, when a PIN was sent or set, in a probe. None is called.
     pub(crate) fn token_flags(&self) -> Ulong {
         const COMMON: Ulong =
             ck::CKF_RNG | ck::CKF_LOGIN_REQUIRED | ck::CKF_USER_PIN_INITIALIZED | ck::CKF_TOKEN_INITIALIZED;
-        const ANY: Ulong = ck::CKF_USER_PIN_COUNT_LOW
-            | ck::CKF_USER_PIN_FINAL_TRY
-            | ck::CKF_USER_PIN_LOCKED
-            | ck::CKF_USER_PIN_TO_BE_CHANGED
-            | ck::CKF_SO_PIN_COUNT_LOW
-            | ck::CKF_SO_PIN_FINAL_TRY
-            | ck::CKF_SO_PIN_LOCKED
-            | ck::CKF_SO_PIN_TO_BE_CHANGED;
         let mut common = COMMON;
         let mut any = 0;
         for member in &self.members {
             if let Some(link) = member.link() {
-                // Asked anew: a PIN may have been set, or tried, since the connection was made.
-                let flags = link.token.token_info().map_or(link.info.flags, |i| i.flags);
-                common &= flags;
-                any |= flags & ANY;
+                common &= link.flags();
+                any |= link.flags() & ABOUT_PINS;
             }
         }
         let ledger = match &self.ledger {

@@ -167,3 +167,22 @@ fn no_pin_is_sent_where_it_could_be_the_last_try() {
     last(false);
     slot.login(s, USER, pin()).unwrap();
 }
+
+#[test]
+fn what_tokens_say_of_their_pins_is_told_without_a_call_to_them() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, "balance = \"primary\""));
+    let (slot, s) = open(&provider);
+    let low = |slot: &dyn Token| slot.token_info().unwrap().flags & ck::CKF_USER_PIN_COUNT_LOW != 0;
+    members.iter().for_each(|m| drop(m.calls()));
+    assert!(!low(&*slot));
+    assert!(members.iter().all(|m| m.calls().is_empty()));
+    assert_eq!(slot.login(s, USER, Some(WRONG)), Err(Rv::PIN_INCORRECT));
+    assert!(low(&*slot));
+    slot.login(s, USER, pin()).unwrap();
+    assert!(!low(&*slot));
+    assert_eq!(slot.set_pin(s, Some(WRONG), Some(b"5678")), Err(Rv::PIN_INCORRECT));
+    assert!(low(&*slot));
+    slot.set_pin(s, pin(), Some(b"5678")).unwrap();
+    assert!(!low(&*slot));
+}
