@@ -4,6 +4,7 @@ use ha_token::{Mechanism, ObjectHandle, OpKind, Params, Result, Rv, SessionHandl
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
+use super::mechanism::is_opaque;
 use super::operation::{More, Operation, Running};
 use super::run::Call;
 use crate::group::{Lease, Standing};
@@ -42,7 +43,7 @@ impl VirtualSlot {
         let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
         let op = Operation {
             kind,
-            pinned: false,
+            pinned: more.is_some() && is_opaque(mechanism),
             mechanism: mechanism.kind,
             key,
             number: 0,
@@ -113,7 +114,7 @@ impl VirtualSlot {
         tried: Option<(Lease, Rv)>,
     ) -> Result<Option<Box<Mechanism>>> {
         let call = Call { function: op.kind.init(), need: op.need(home), skip: None };
-        let started = self.run_from(tried, &call, &mut |lease| self.start(lease, op));
+        let started = self.run_tied(op.pinned, tried, &call, &mut |lease| self.start(lease, op));
         // What a token says of any object, here it is said of a key.
         let (after, lease) = started.map_err(|rv| match rv {
             Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,

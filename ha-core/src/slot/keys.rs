@@ -8,6 +8,7 @@ use ha_token::{
 };
 
 use super::VirtualSlot;
+use super::mechanism::{Tie, is_opaque};
 use super::run::Call;
 use crate::group::{Lease, Need};
 use crate::replica::life;
@@ -40,12 +41,13 @@ impl VirtualSlot {
             others: &held,
             preferred: self.home(&mut state),
         };
+        let mut tie = Tie::new(mechanism);
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
             let made = self.group.replicate_key(function, &need, template, &mut |lease, local| {
                 let mut here = self.localised(lease, mechanism)?;
-                make(lease, lease.session, &mut here, local)
-            })?;
-            return Ok(made.handle);
+                tie.on(lease, || make(lease, lease.session, &mut here, local))
+            });
+            return made.map(|o| o.handle).map_err(|rv| tie.answer(function, rv));
         }
         let call = Call { function, need, skip: None };
         let mut written = None;
@@ -53,10 +55,12 @@ impl VirtualSlot {
         let sealed = if is_key { life::as_sealed(template) } else { None };
         let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
             let mut here = self.localised(lease, mechanism)?;
-            let handle = make(lease, owner, &mut here, sealed.as_ref().unwrap_or(template))?;
+            let template = sealed.as_ref().unwrap_or(template);
+            let handle = tie.on(lease, || make(lease, owner, &mut here, template))?;
             written = Some(here);
             Ok(handle)
-        })?;
+        });
+        let object = object.map_err(|rv| tie.answer(function, rv))?;
         if sealed.is_some() {
             object.seal();
         }
@@ -292,8 +296,11 @@ impl VirtualSlot {
             others: &held,
             preferred: self.home(&mut state),
         };
-        let ((made, mut here), lease) =
-            self.run(&Call { function: Function::DeriveKey, need, skip: None }, &mut |lease| {
+        let ((made, mut here), lease) = self.run_tied(
+            is_opaque(mechanism),
+            None,
+            &Call { function: Function::DeriveKey, need, skip: None },
+            &mut |lease| {
                 let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
                 let mut here = self.localised(lease, mechanism)?;
                 let base = held.last().ok_or(Rv::KEY_HANDLE_INVALID)?;
@@ -305,7 +312,8 @@ impl VirtualSlot {
                     want_handle,
                 )?;
                 Ok((made, here))
-            })?;
+            },
+        )?;
         if let ha_token::Params::Struct(s) = &mut here.params {
             s.translate_outputs(&mut |h| {
                 if h.0 == 0 { Ok(h) } else { Ok(self.adopt_session_object(&session, &lease, h)?.handle) }
@@ -348,7 +356,9 @@ impl VirtualSlot {
             }
             (false, false) => {
                 let sealed = life::as_sealed(private);
-                let ((a, b), lease) = self.run(
+                let ((a, b), lease) = self.run_tied(
+                    is_opaque(mechanism),
+                    None,
                     &Call { function: Function::GenerateKeyPair, need, skip: None },
                     &mut |lease| {
                         let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
@@ -420,7 +430,8 @@ impl VirtualSlot {
             preferred: state.home(),
         };
         let function = if associated.is_some() { Function::WrapKeyAuthenticated } else { Function::WrapKey };
-        let (here, _) = self.run(&Call { function, need, skip: None }, &mut |lease| {
+        let call = Call { function, need, skip: None };
+        let (here, _) = self.run_tied(is_opaque(mechanism), None, &call, &mut |lease| {
             let mut here = self.localised(lease, mechanism)?;
             let (w, k) = (self.group.backing(lease, &wrapping)?, self.group.backing(lease, &key)?);
             let mut out = output.reborrow();

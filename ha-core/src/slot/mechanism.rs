@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use ha_token::{Mechanism, Params, Result, Rv};
+use ha_token::{Function, Mechanism, Params, Result, Rv};
 
 use super::VirtualSlot;
 use crate::group::{Lease, Object};
+use crate::policy::failure::{Class, classify};
 
 impl VirtualSlot {
     /// Refuses vendor mechanisms whose parameter nobody here can read.
     pub(super) fn vet(&self, mechanism: &Mechanism) -> Result<()> {
-        let opaque = mechanism.is_vendor() && mechanism.params != Params::None;
-        if opaque && !self.group.config.vendor_mechanisms.contains(&mechanism.kind) {
+        if is_opaque(mechanism) && !self.group.config.vendor_mechanisms.contains(&mechanism.kind) {
             return Err(Rv::MECHANISM_PARAM_INVALID);
         }
         Ok(())
@@ -36,5 +36,52 @@ impl VirtualSlot {
             local.translate_handles(&mut |h| self.group.backing(lease, &*self.key(h)?))?;
         }
         Ok(local)
+    }
+}
+
+/// Whether nobody here can read the mechanism's parameter: what it does elsewhere, or once more, cannot be told, so that
+/// one member only is asked.
+#[inline]
+pub(super) fn is_opaque(mechanism: &Mechanism) -> bool {
+    mechanism.is_vendor() && mechanism.params != Params::None
+}
+
+/// Ties a call that may run several times to the connection on which it ran first, where its mechanism is
+/// [opaque](is_opaque).
+pub(super) struct Tie {
+    tied: bool,
+    first: Option<(usize, u64)>,
+    failed: Option<Rv>,
+}
+
+impl Tie {
+    pub(super) fn new(mechanism: &Mechanism) -> Self {
+        Tie { tied: is_opaque(mechanism), first: None, failed: None }
+    }
+
+    /// Makes the call, unless it was made elsewhere before.
+    ///
+    /// # Errors
+    /// Its answer.
+    pub(super) fn on<T>(&mut self, lease: &Lease, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let here = (lease.member.index, lease.link.generation);
+        if self.tied && *self.first.get_or_insert(here) != here {
+            // Nobody is suspected for it.
+            return Err(Rv::FUNCTION_NOT_SUPPORTED);
+        }
+        let answer = call();
+        self.failed = answer.as_ref().err().copied();
+        answer
+    }
+
+    /// The application's answer, where no member could be asked: that of the one that was.
+    pub(super) fn answer(&self, function: Function, rv: Rv) -> Rv {
+        match self.failed.filter(|_| self.tied) {
+            None => rv,
+            Some(first) => match classify(function, first) {
+                Class::Session | Class::Login | Class::Member => Rv::DEVICE_ERROR,
+                Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => first,
+            },
+        }
     }
 }

@@ -20,7 +20,8 @@ use crate::policy::failure::Class;
 /// An operation of a virtual session, with all that another member needs to go on with it.
 pub(super) struct Operation {
     pub kind: OpKind,
-    /// The result depends on what one member made up and the caller has seen: no other member can go on.
+    /// No other member can go on: the result depends on what one member made up and the caller has seen, or nobody here can
+    /// read the mechanism's parameter.
     pub pinned: bool,
     pub mechanism: Ulong,
     pub key: Option<Arc<Object>>,
@@ -213,7 +214,7 @@ impl VirtualSlot {
         let whole = op.more.as_ref().is_none_or(|m| m.replay.is_whole());
         if op.pinned || !whole {
             let why = if op.pinned {
-                "its result depends on what the failed member made up"
+                "its result depends on what the failed member made up, or on a parameter that only a member can read"
             } else {
                 "its input is over replay_limit"
             };

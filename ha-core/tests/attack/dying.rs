@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ha_rig::{Act, Tokens};
-use ha_token::{Attribute, CombinedKind, Function, ObjectHandle, OpKind, Output, Result, Rv, Ulong, ck};
+use ha_token::{
+    Attribute, CombinedKind, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, Ulong, ck,
+};
 
 use crate::open_group::{Open, private};
-use crate::setting::{failing, id, named, plain, secret, yes};
+use crate::setting::{all_up, failing, id, named, plain, secret, yes};
 
 const SECRET: Ulong = ck::CKO_SECRET_KEY;
 
@@ -185,4 +187,38 @@ fn never_a_session_key_is_not_made_when_its_member_dies_right_after_making_it() 
     let template = vec![Attribute::ulong(ck::CKA_VALUE_LEN, 32), yes(ck::CKA_ENCRYPT)];
     let made = open.slot.generate_key(open.s, &mut plain(ck::CKM_AES_KEY_GEN), &template);
     assert_eq!(made.err(), None);
+}
+
+#[test]
+fn what_nobody_here_can_read_is_tried_on_one_member() {
+    let tokens = Tokens::new(2);
+    let (open, watches) = failing(&tokens, "balance = \"primary\"\nvendor_mechanisms = [0x80000123]");
+    let (slot, s) = (&open.slot, open.s);
+    let aes = secret(1, &[yes(ck::CKA_WRAP), yes(ck::CKA_SIGN), yes(ck::CKA_EXTRACTABLE)]);
+    let key = slot.generate_key(s, &mut plain(ck::CKM_AES_KEY_GEN), &aes).unwrap();
+    let opaque =
+        || Mechanism { kind: 0x8000_0123, params: Params::Bytes(b"opaque".to_vec().into_boxed_slice()) };
+    let generate = |token: bool| {
+        let template = vec![Attribute::bool(ck::CKA_TOKEN, token), Attribute::ulong(ck::CKA_VALUE_LEN, 32)];
+        slot.generate_key(s, &mut opaque(), &template).map(drop)
+    };
+    let mut space = [0; 64];
+    type Try<'a> = (Function, Box<dyn FnMut() -> Result<()> + 'a>);
+    let tries: [Try<'_>; 4] = [
+        (Function::SignInit, Box::new(|| slot.op_init(s, OpKind::Sign, Some(&mut opaque()), key))),
+        (
+            Function::WrapKey,
+            Box::new(|| slot.wrap_key(s, &mut opaque(), key, key, &mut Output::buffer(&mut space))),
+        ),
+        (Function::GenerateKey, Box::new(|| generate(false))),
+        (Function::GenerateKey, Box::new(|| generate(true))),
+    ];
+    for (function, mut call) in tries {
+        all_up(&open);
+        watches.iter().for_each(|w| drop(w.calls()));
+        watches[0].next(function, Act::Answer(Rv::DEVICE_ERROR));
+        assert_eq!(call(), Err(Rv::DEVICE_ERROR), "{function}");
+        let asked = watches.iter().map(|w| w.calls().iter().filter(|f| **f == function).count());
+        assert_eq!(asked.collect::<Vec<_>>(), [1, 0], "{function}");
+    }
 }
