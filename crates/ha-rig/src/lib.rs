@@ -12,7 +12,7 @@ mod tokens;
 mod wait;
 mod watched;
 
-pub use passing::{Hook, Passing};
+pub use passing::{Hook, Passing, Signing};
 pub use places::{p11_kit_client, softhsm};
 pub use process::{Alone, another_user, can_mount, give_to, is_alone, is_root, limit_files, set_mode};
 pub use server::{Server, Signal};

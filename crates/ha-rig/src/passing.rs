@@ -1,13 +1,17 @@
 //! A token in front of another one: every call goes through a hook, which may look at it, put it off, or answer in its
 //! place.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use ha_token::{
     AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
-    OpKind, Output, Params, Result, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo, Ulong,
-    UserType,
+    OpKind, Output, Params, Result, Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo,
+    Ulong, UserType,
 };
+
+/// The mechanism and key of each session's message-based signing.
+pub type Signing = Mutex<HashMap<SessionHandle, (Mechanism, ObjectHandle)>>;
 
 /// What happens to the calls of a token.
 pub trait Hook: Send + Sync {
@@ -54,6 +58,11 @@ pub trait Hook: Send + Sync {
     /// A session is to be closed.
     fn closes(&self, _session: SessionHandle) {}
 
+    /// Where the token itself has no message-based functions: what is signed in which session, by its ordinary ones.
+    fn signing(&self) -> Option<&Signing> {
+        None
+    }
+
     /// The token has said this of itself.
     fn told(&self, _info: &mut TokenInfo) {}
 }
@@ -72,6 +81,18 @@ macro_rules! passed_on {
             self.hook.call($function, || self.real.$name($($a),*))
         })*
     };
+}
+
+impl<H: Hook> Passing<H> {
+    /// The next message of a session's signing.
+    fn sign_on(&self, signing: &Signing, s: SessionHandle, was_query: bool) -> Result<()> {
+        if was_query {
+            return Ok(());
+        }
+        let (mut mechanism, key) =
+            signing.lock().unwrap().get(&s).cloned().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
+        self.real.op_init(s, OpKind::Sign, Some(&mut mechanism), key)
+    }
 }
 
 impl<H: Hook> Token for Passing<H> {
@@ -115,6 +136,86 @@ impl<H: Hook> Token for Passing<H> {
         self.hook.call(Function::CloseSession, || self.real.close_session(s))
     }
 
+    fn message_init(
+        &self,
+        s: SessionHandle,
+        kind: MessageKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
+        self.hook.call(kind.init(), || match (self.hook.signing(), mechanism) {
+            (Some(signing), Some(mechanism)) => {
+                self.real.op_init(s, OpKind::Sign, Some(mechanism), key)?;
+                signing.lock().unwrap().insert(s, (mechanism.clone(), key));
+                Ok(())
+            }
+            (_, mechanism) => self.real.message_init(s, kind, mechanism, key),
+        })
+    }
+
+    fn message_one_shot(
+        &self,
+        s: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        associated: &[u8],
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
+        self.hook.call(kind.one_shot(), || match self.hook.signing() {
+            Some(signing) => {
+                self.real.op_one_shot(s, OpKind::Sign, input, output)?;
+                self.sign_on(signing, s, output.is_query())
+            }
+            None => self.real.message_one_shot(s, kind, params, associated, input, output),
+        })
+    }
+
+    fn message_begin(
+        &self,
+        s: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        associated: &[u8],
+    ) -> Result<()> {
+        self.hook.call(kind.begin(), || match self.hook.signing() {
+            Some(_) => self.real.session_info(s).map(drop),
+            None => self.real.message_begin(s, kind, params, associated),
+        })
+    }
+
+    fn message_next(
+        &self,
+        s: SessionHandle,
+        kind: MessageKind,
+        params: &mut Params,
+        input: &[u8],
+        last: bool,
+        output: &mut Output<'_>,
+    ) -> Result<()> {
+        self.hook.call(kind.next(), || match self.hook.signing() {
+            Some(signing) => {
+                self.real.op_update(s, OpKind::Sign, input, &mut Output::query())?;
+                if !last {
+                    return Ok(());
+                }
+                self.real.op_final(s, OpKind::Sign, output)?;
+                self.sign_on(signing, s, output.is_query())
+            }
+            None => self.real.message_next(s, kind, params, input, last, output),
+        })
+    }
+
+    fn message_final(&self, s: SessionHandle, kind: MessageKind) -> Result<()> {
+        self.hook.call(kind.last(), || match self.hook.signing() {
+            Some(signing) => {
+                signing.lock().unwrap().remove(&s).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
+                self.real.op_one_shot(s, OpKind::Sign, &[0; 32], &mut Output::buffer(&mut [0; 512]))
+            }
+            None => self.real.message_final(s, kind),
+        })
+    }
+
     passed_on! {
         Function::GetSlotInfo => slot_info() -> SlotInfo;
         Function::GetMechanismList => mechanism_list() -> Vec<Ulong>;
@@ -145,13 +246,8 @@ impl<H: Hook> Token for Passing<H> {
         Function::VerifySignature => verify_signature(s: SessionHandle, data: &[u8]) -> ();
         Function::VerifySignatureFinal => verify_signature_final(s: SessionHandle) -> ();
         kind.init() => message_mechanism(s: SessionHandle, kind: MessageKind) -> Ulong;
-        kind.init() => message_init(s: SessionHandle, kind: MessageKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
-        kind.one_shot() => message_one_shot(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8], input: &[u8], output: &mut Output<'_>) -> ();
-        kind.begin() => message_begin(s: SessionHandle, kind: MessageKind, params: &mut Params, associated: &[u8]) -> ();
-        kind.next() => message_next(s: SessionHandle, kind: MessageKind, params: &mut Params, input: &[u8], last: bool, output: &mut Output<'_>) -> ();
         Function::VerifyMessage => verify_message(s: SessionHandle, params: &mut Params, data: &[u8], signature: &[u8]) -> ();
         Function::VerifyMessageNext => verify_message_next(s: SessionHandle, params: &mut Params, data: &[u8], signature: Option<&[u8]>) -> ();
-        kind.last() => message_final(s: SessionHandle, kind: MessageKind) -> ();
         Function::GenerateKey => generate_key(s: SessionHandle, mechanism: &mut Mechanism, template: &Template) -> ObjectHandle;
         Function::GenerateKeyPair => generate_key_pair(s: SessionHandle, mechanism: &mut Mechanism, public: &Template, private: &Template) -> (ObjectHandle, ObjectHandle);
         Function::WrapKey => wrap_key(s: SessionHandle, mechanism: &mut Mechanism, wrapping: ObjectHandle, key: ObjectHandle, output: &mut Output<'_>) -> ();

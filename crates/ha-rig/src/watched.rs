@@ -8,7 +8,7 @@ use ha_token::{
     ConnectError, Connector, Function, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType,
 };
 
-use crate::passing::{Hook, Passing};
+use crate::passing::{Hook, Passing, Signing};
 
 /// What happens at the next call of a function.
 pub enum Act {
@@ -45,6 +45,9 @@ pub struct Watch {
     pub shared: AtomicBool,
     /// The name under which `C_LoginUser` is a login of the token's user; without it that is the token's own affair.
     pub user_name: Mutex<Option<&'static [u8]>>,
+    /// It signs messages (`C_MessageSignInit` and the like) by the token's ordinary functions.
+    pub signs_messages: AtomicBool,
+    signing: Signing,
     /// How often it was to be connected.
     pub connects: AtomicUsize,
     /// No longer than its connection lives.
@@ -217,6 +220,10 @@ impl Hook for Arc<Watch> {
 
     fn closes(&self, session: SessionHandle) {
         self.sessions.lock().unwrap().remove(&session);
+    }
+
+    fn signing(&self) -> Option<&Signing> {
+        self.signs_messages.load(Ordering::Acquire).then_some(&self.signing)
     }
 
     fn told(&self, info: &mut TokenInfo) {

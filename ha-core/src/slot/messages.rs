@@ -10,23 +10,61 @@ use ha_token::{
 };
 
 use super::VirtualSlot;
-use super::run::Call;
-use crate::group::{Lease, Need, Object};
-use crate::policy::failure::Class;
+use super::mechanism::is_opaque;
+use super::run::{Broken, Call};
+use crate::group::{Lease, Need, Object, Standing};
+use crate::pin::Pin;
+use crate::policy::failure::{Class, classify};
 
 /// A message-based operation of a virtual session.
 pub(super) struct MessageOperation {
+    pub kind: MessageKind,
     mechanism: Mechanism,
-    key: Arc<Object>,
+    pub key: Arc<Object>,
+    /// Objects that the mechanism's parameter names.
+    inner: Box<[Arc<Object>]>,
+    /// Counts the session's operations.
+    pub number: u32,
+    /// No other member can go on: the result depends on what one member made up and the caller has seen, or nobody here can
+    /// read the mechanism's parameter.
+    pinned: bool,
     in_message: bool,
+    /// The PIN that a member accepted for `CKU_CONTEXT_SPECIFIC`, given again to one that takes over.
+    pub context_pin: Option<Pin>,
     lease: Option<Lease>,
+}
+
+impl MessageOperation {
+    /// The backing session that it runs in.
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// The member that it runs on.
+    pub(super) fn own_member(&self) -> Option<usize> {
+        self.lease().map(|l| l.member.index)
+    }
+
+    fn need(&self, preferred: Option<usize>) -> Need<'_> {
+        Need {
+            mechanism: Some((self.mechanism.kind, flag(self.kind))),
+            object: Some(&self.key),
+            others: &self.inner,
+            preferred,
+        }
+    }
+
+    /// Leaves the member, where something may still go on: the backing session is closed.
+    fn leave(&mut self) {
+        if let Some(mut lease) = self.lease.take() {
+            lease.set_busy(true);
+        }
+    }
 }
 
 impl Drop for MessageOperation {
     fn drop(&mut self) {
-        if let Some(lease) = &mut self.lease {
-            lease.set_busy(true);
-        }
+        self.leave();
     }
 }
 
@@ -64,6 +102,7 @@ impl VirtualSlot {
     ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
+        let home = state.home();
         let place = state.messages.get_mut(kind as usize).ok_or(Rv::GENERAL_ERROR)?;
         let Some(mechanism) = mechanism else {
             *place = None;
@@ -74,29 +113,42 @@ impl VirtualSlot {
         }
         self.vet(mechanism)?;
         let mut op = MessageOperation {
+            kind,
             mechanism: mechanism.clone(),
             key: self.key(key)?,
+            inner: self.inner_objects(mechanism)?.into(),
+            number: 0,
+            pinned: is_opaque(mechanism),
             in_message: false,
+            context_pin: None,
             lease: None,
         };
-        op.lease = Some(self.start_messages(&op, kind, None)?);
-        *place = Some(op);
+        let call = Call { function: kind.init(), need: op.need(home), skip: None };
+        let started = self.run_tied(op.pinned, None, &call, &mut |lease| self.start_messages(lease, &op));
+        // What a token says of any object, here it is said of a key.
+        let (after, lease) = started.map_err(|rv| match rv {
+            Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
+            rv => rv,
+        })?;
+        op.lease = Some(lease);
+        if let Some(after) = after {
+            op.pinned = true;
+            mechanism.params = after;
+        }
+        state.add_messages(op);
         Ok(())
     }
 
-    fn start_messages(&self, op: &MessageOperation, kind: MessageKind, skip: Option<usize>) -> Result<Lease> {
-        let need = Need {
-            mechanism: Some((op.mechanism.kind, flag(kind))),
-            object: Some(&op.key),
-            others: &[],
-            preferred: None,
-        };
-        let ((), lease) = self.run(&Call { function: kind.init(), need, skip }, &mut |lease| {
-            let key = self.group.backing(lease, &op.key)?;
-            let mut mechanism = self.localised(lease, &op.mechanism)?;
-            lease.token().message_init(lease.session, kind, Some(&mut mechanism), key)
-        })?;
-        Ok(lease)
+    /// Starts an operation in a backing session. Answers the mechanism's parameter if the member wrote into it.
+    fn start_messages(&self, lease: &Lease, op: &MessageOperation) -> Result<Option<Params>> {
+        let key = self.group.backing(lease, &op.key)?;
+        let mut mechanism = self.localised(lease, &op.mechanism)?;
+        lease.token().message_init(lease.session, op.kind, Some(&mut mechanism), key)?;
+        if let Some(pin) = &op.context_pin {
+            self.group.context_login(lease, Some(pin), Standing::Accepted)?;
+        }
+        let written = op.inner.is_empty() && mechanism.params != op.mechanism.params;
+        Ok(written.then_some(mechanism.params))
     }
 
     /// One call on the session's message-based operation. `opens` and `closes` say whether a message in parts begins
@@ -117,33 +169,78 @@ impl VirtualSlot {
         let mut state = session.state()?;
         let place = state.messages.get_mut(kind as usize).ok_or(Rv::GENERAL_ERROR)?;
         let op = place.as_mut().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
-        let whole = !op.in_message && (!opens || closes);
-        let before = params.clone();
-        let mut skip = None;
-        for first in [true, false] {
-            if op.lease.is_none() {
-                op.lease = Some(self.start_messages(op, kind, skip)?);
-            }
-            let Some(lease) = &mut op.lease else { return Err(Rv::GENERAL_ERROR) };
-            let answer = call(lease, params);
-            let Err(rv) = answer else {
-                self.group.succeeded();
-                op.in_message = (op.in_message || opens) && !closes;
-                return Ok(());
-            };
-            if self.group.failed(&lease.member, &lease.link, function, rv) == Class::Caller {
-                return Err(rv);
-            }
-            skip = Some(lease.member.index);
-            lease.set_busy(true);
-            op.lease = None;
-            if !whole || !first || !self.group.may_retry(first) {
-                *place = None;
-                return Err(if whole { rv } else { Rv::DEVICE_ERROR });
-            }
-            *params = before.clone();
+        let answer = self.advance_messages(op, function, params, call);
+        match answer {
+            Ok(()) => op.in_message = (op.in_message || opens) && !closes,
+            // The application's own mistake: the operation goes on.
+            Err(_) if op.lease.is_some() => {}
+            Err(_) => *place = None,
         }
-        Err(Rv::DEVICE_ERROR)
+        answer
+    }
+
+    /// Makes one call of an operation, on the member it runs on or, between messages, on another one when that fails. After
+    /// an error the operation is nowhere, unless it goes on.
+    pub(super) fn advance_messages(
+        &self,
+        op: &mut MessageOperation,
+        function: Function,
+        params: &mut Params,
+        call: &mut dyn FnMut(&Lease, &mut Params) -> Result<()>,
+    ) -> Result<()> {
+        let group = &*self.group;
+        let before = params.clone();
+        let mut broken = None;
+        if let Some(lease) = &op.lease {
+            match call(lease, params) {
+                Ok(()) => {
+                    group.succeeded();
+                    return Ok(());
+                }
+                Err(rv) => {
+                    let objects: Vec<_> = op.inner.iter().chain([&op.key]).cloned().collect();
+                    broken = Some(self.broken(lease, &objects, function, rv)?);
+                }
+            }
+            op.leave();
+        }
+        let ambiguous = broken.as_ref().and_then(Broken::ambiguous);
+        let skip = broken.as_ref().and_then(|b| b.skip);
+        if op.pinned || op.in_message {
+            let why = if op.pinned {
+                "its result depends on what the failed member made up, or on a parameter that only a member can read"
+            } else {
+                "it is in the middle of a message"
+            };
+            group.reporter.refused(
+                function,
+                Rv::DEVICE_ERROR,
+                &format!("the operation cannot go on elsewhere: {why}"),
+            );
+            return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
+        }
+        let call_again = Call { function, need: op.need(None), skip };
+        let taken_over = self.run_after(None, broken.map(|b| b.left), &call_again, &mut |lease| {
+            self.start_messages(lease, op)?;
+            *params = before.clone();
+            match call(lease, params) {
+                // The operation goes on in this session after it.
+                Err(rv) if classify(function, rv) == Class::Caller => Ok(Err(rv)),
+                answer => answer.map(Ok),
+            }
+        });
+        match (taken_over, ambiguous) {
+            (Ok((answer, lease)), first) => {
+                if let Some((member, rv)) = first {
+                    group.blame(&member, function, rv);
+                }
+                op.lease = Some(lease);
+                answer
+            }
+            // Nobody else could be asked: the first answer is the caller's.
+            (Err(Rv::DEVICE_ERROR), Some((_, rv))) => Err(rv),
+            (Err(rv), _) => Err(rv),
+        }
     }
 
     /// `C_MessageXxxFinal`.

@@ -10,12 +10,11 @@ use sha2::{Digest, Sha256};
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
-use super::run::{Call, Left};
+use super::run::{Broken, Call};
 use super::session::SessionState;
-use crate::group::{Lease, Need, Object, Who};
+use crate::group::{Lease, Need, Object};
 use crate::mutants::wrong;
 use crate::pin::Pin;
-use crate::policy::failure::Class;
 
 /// An operation of a virtual session, with all that another member needs to go on with it.
 pub(super) struct Operation {
@@ -189,27 +188,17 @@ impl VirtualSlot {
         call: StepCall<'_>,
     ) -> Result<()> {
         let group = &*self.group;
-        let mut failed_on = None;
-        let mut ambiguous = None;
-        let mut left = None;
-        if let Some(rv) = failed
-            && let Some(lease) = running.lease()
-        {
-            let mut class = group.failed(&lease.member, &lease.link, function, rv);
-            match class {
-                Class::Caller => return Err(rv),
-                Class::Login if group.login.who() == Who::Nobody => return Err(rv),
-                Class::Session | Class::Login => {}
-                _ if group.is_lost(&lease.member, &lease.link, class) => class = Class::Member,
-                Class::Object | Class::Ambiguous => {
-                    failed_on = Some(lease.member.index);
-                    ambiguous = Some((Arc::clone(&lease.member), rv));
-                }
-                Class::Capacity | Class::Member => failed_on = Some(lease.member.index),
+        let mut broken = None;
+        if let Some(rv) = failed {
+            let objects: Vec<_> = running.op.key.iter().chain(running.op.inner()).cloned().collect();
+            if let Some(lease) = running.lease() {
+                broken = Some(self.broken(lease, &objects, function, rv)?);
+                running.leave();
             }
-            left = Some(Left { member: Arc::clone(&lease.member), rv, class });
-            running.leave();
         }
+        let ambiguous = broken.as_ref().and_then(Broken::ambiguous);
+        let skip = broken.as_ref().and_then(|b| b.skip);
+        let left = broken.map(|b| b.left);
         let op = &*running.op;
         let whole = op.more.as_ref().is_none_or(|m| m.replay.is_whole());
         if op.pinned || !whole {
@@ -225,7 +214,7 @@ impl VirtualSlot {
             );
             return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
         }
-        let call_again = Call { function, need: op.need(None), skip: failed_on };
+        let call_again = Call { function, need: op.need(None), skip };
         let taken_over = self.run_after(None, left, &call_again, &mut |lease| {
             self.start(lease, op)?;
             self.feed_again(lease, op)?;

@@ -28,6 +28,21 @@ pub(super) struct Left {
     pub class: Class,
 }
 
+/// A call of an operation in flight that failed on the member where the operation ran, and what follows from it.
+pub(super) struct Broken {
+    /// The member, and what became of the call there.
+    pub left: Left,
+    /// The member, if it is not to be tried again.
+    pub skip: Option<usize>,
+}
+
+impl Broken {
+    /// The member and its answer, where that may be the application's fault and not the member's.
+    pub(super) fn ambiguous(&self) -> Option<(Arc<Member>, Rv)> {
+        (self.left.class == Class::Ambiguous).then(|| (Arc::clone(&self.left.member), self.left.rv))
+    }
+}
+
 /// How a try on one member ended without success.
 enum Ended {
     /// The answer is the caller's.
@@ -212,6 +227,33 @@ impl VirtualSlot {
             Err(Ended::Answer(rv) | Ended::Next(Class::Ambiguous, rv)) => Err(rv),
             Err(Ended::Next(..)) => Err(Rv::DEVICE_ERROR),
         }
+    }
+
+    /// A call of an operation in flight failed in this backing session: the operation is to be started anew, on another
+    /// member or in a fresh session of this one. `objects` are those that it uses.
+    ///
+    /// # Errors
+    /// The answer, where it is the application's.
+    pub(super) fn broken(
+        &self,
+        lease: &Lease,
+        objects: &[Arc<Object>],
+        function: Function,
+        rv: Rv,
+    ) -> Result<Broken> {
+        let (group, member) = (&*self.group, &lease.member);
+        let mut class = group.failed(member, &lease.link, function, rv);
+        let mut skip = None;
+        match class {
+            Class::Caller => return Err(rv),
+            Class::Login if group.login.who() == Who::Nobody => return Err(rv),
+            Class::Session => {}
+            Class::Login => lease.link.doubt_login(),
+            _ if group.is_lost(member, &lease.link, class) => class = Class::Member,
+            Class::Object => objects.iter().for_each(|o| o.forget_stale(lease)),
+            Class::Ambiguous | Class::Capacity | Class::Member => skip = Some(member.index),
+        }
+        Ok(Broken { left: Left { member: Arc::clone(member), rv, class }, skip })
     }
 
     fn on_member<T>(

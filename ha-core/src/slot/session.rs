@@ -3,15 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ha_token::{Function, ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, UserType, ck};
+use ha_token::{Function, MessageKind, ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, UserType, ck};
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
 use super::messages::MessageOperation;
 use super::operation::{Operation, Running};
 use super::table::Session;
-use crate::group::{Lease, Member, Who};
+use crate::group::{Lease, Member, Object, Who};
 use crate::pin::Pin;
+
+/// An operation of a session.
+#[derive(Clone, Copy)]
+pub(super) enum Active {
+    Operation(OpKind),
+    Messages(MessageKind),
+}
 
 /// What goes on in a session. One call at a time has it.
 #[derive(Default)]
@@ -85,11 +92,34 @@ impl SessionState {
         self.operations.push(operation);
     }
 
-    /// The kinds of the active operations that `f` picks, the one that was started last first.
-    pub(super) fn latest(&self, f: impl Fn(&Operation) -> bool) -> Vec<OpKind> {
-        let mut picked: Vec<_> = self.operations.iter().filter(|o| f(o)).collect();
-        picked.sort_by_key(|o| self.started.wrapping_sub(o.number));
-        picked.into_iter().map(Operation::kind).collect()
+    /// The message-based operation of a kind.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED`.
+    pub(super) fn messages(&mut self, kind: MessageKind) -> Result<&mut MessageOperation> {
+        let place = self.messages.get_mut(kind as usize).and_then(Option::as_mut);
+        place.ok_or(Rv::OPERATION_NOT_INITIALIZED)
+    }
+
+    /// Adds a message-based operation of a kind that has none.
+    pub(super) fn add_messages(&mut self, mut operation: MessageOperation) {
+        self.started = self.started.wrapping_add(1);
+        operation.number = self.started;
+        if let Some(place) = self.messages.get_mut(operation.kind as usize) {
+            *place = Some(operation);
+        }
+    }
+
+    /// The active operations with a key that `f` picks, the one that was started last first.
+    pub(super) fn latest(&self, f: impl Fn(&Object) -> bool) -> Vec<Active> {
+        let operations =
+            self.operations.iter().map(|o| (o.number, o.key.as_deref(), Active::Operation(o.kind())));
+        let messages = self.messages.iter().flatten();
+        let messages = messages.map(|m| (m.number, Some(&*m.key), Active::Messages(m.kind)));
+        let mut picked: Vec<_> =
+            operations.chain(messages).filter(|(_, key, _)| key.is_some_and(&f)).collect();
+        picked.sort_by_key(|(number, ..)| self.started.wrapping_sub(*number));
+        picked.into_iter().map(|(.., active)| active).collect()
     }
 
     /// Takes an operation out that its member has ended with its last answer, or that was never started. Its backing
@@ -150,7 +180,11 @@ impl SessionState {
         }
         match self.kept.in_use() {
             Some(lease) => Some(lease.member.index),
-            None => self.operations.iter().find_map(Operation::own_member),
+            None => {
+                let messages = self.messages.iter().flatten();
+                let own = self.operations.iter().find_map(Operation::own_member);
+                own.or_else(|| messages.into_iter().find_map(MessageOperation::own_member))
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod watched;
 mod blame;
 mod durability;
 mod dying;
+mod messages;
 mod one_token;
 mod pins;
 mod processes;
