@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::map::RandomState;
@@ -224,9 +224,14 @@ impl Link {
         self.caught_up_in.store(epoch, Ordering::Release);
     }
 
+    /// Held by whoever makes or undoes this connection's login: one thread at a time.
+    pub(super) fn login_turn(&self) -> MutexGuard<'_, ()> {
+        self.login_turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs `change` unless this connection follows `epoch` already; one thread at a time.
     pub(super) fn follow(&self, epoch: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
-        let _turn = self.login_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.login_turn();
         if self.has_followed(epoch) {
             return Ok(());
         }

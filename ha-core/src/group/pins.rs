@@ -28,6 +28,9 @@ impl Group {
             return Err(rv);
         }
         let links = self.all_links(Function::SetPin)?;
+        // Which PIN a member has is not known before all is done: until then nobody else logs in to one.
+        let held: Vec<Arc<Link>> = links.iter().map(|(_, link)| Arc::clone(link)).collect();
+        let _turns: Vec<_> = held.iter().map(|link| link.login_turn()).collect();
         for (member, link) in &links {
             if self.is_last_try(link, user)? {
                 self.tell_last_try(member);
@@ -96,7 +99,8 @@ impl Group {
     }
 
     /// Which PIN a member has whose answer to a change does not tell: one login with the new one shows it. The old one
-    /// was right, so that following the group's login afterwards clears the counter of wrong ones.
+    /// was right, so that following the group's login afterwards clears the counter of wrong ones. Whoever calls this has
+    /// the connection's login turn.
     fn which_pin(&self, member: &Member, link: &Link, user: UserType, new: Option<&[u8]>) -> Holds {
         // A shared instance may be logged in for the host.
         let Some(new) = new.filter(|_| member.connector().reinitialises()) else { return Holds::Unknown };

@@ -1,5 +1,7 @@
 //! PINs are changed on every member, or on none.
 
+use std::sync::{Arc, mpsc};
+
 use ha_rig::{Act, PIN, SO_PIN, Tokens};
 use ha_token::*;
 
@@ -41,6 +43,30 @@ fn a_pin_change_that_did_not_happen_is_undone_on_the_others() {
     for member in [0, 1] {
         assert!(!tokens.bare(member, &["-O"]).contains("error"), "the PIN is {PIN} on member {member}");
     }
+}
+
+#[test]
+fn nobody_logs_in_with_the_old_pin_while_it_is_found_out_which_one_a_member_has() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    let group = Arc::clone(&provider.groups()[0]);
+    let (tell, other) = mpsc::channel();
+    let another_asks = move || {
+        let lends = std::thread::spawn(move || group.lease(&group.members[1]).map(drop));
+        (0..1000).take_while(|_| !lends.is_finished()).for_each(|_| std::thread::yield_now());
+        tell.send(lends).unwrap();
+    };
+    members.iter().for_each(|m| drop(m.sent()));
+    members[1].next(Function::SetPin, Act::DoneAndAnswer(Rv::DEVICE_ERROR));
+    // It is logged out, for the new PIN to be tried.
+    members[1].next(Function::Logout, Act::Then(Box::new(another_asks)));
+    slot.set_pin(s, pin(), Some(b"5678")).unwrap();
+    other.recv().unwrap().join().unwrap().unwrap();
+    let old = |s: &ha_rig::Sent| s.0 == Function::Login && s.2.as_deref() == pin();
+    assert!(!members[1].sent().iter().any(old), "it was not sent the old PIN");
+    all_up(&provider);
 }
 
 #[test]
