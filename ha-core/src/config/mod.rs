@@ -14,7 +14,7 @@ mod write;
 
 pub use effect::WithoutEffect;
 pub use parse::ConfigError;
-pub use pin::{PinError, PinSource};
+pub use pin::{COMMAND_LIMIT, PinError, PinSource};
 pub use reader::Mistake;
 pub use search::Surroundings;
 pub use types::{

@@ -8,7 +8,7 @@ use ha_token::{Function, Result, Rv, UserType, ck};
 use super::link::PAUSES;
 use super::login::Visit;
 use super::{Group, Link, Member, Who};
-use crate::config::RecoveryMode;
+use crate::config::{COMMAND_LIMIT, RecoveryMode};
 use crate::mutants::wrong;
 use crate::pin::{Pin, log_in};
 use crate::policy::failure::{Class, classify};
@@ -262,7 +262,8 @@ impl Group {
         let Some(source) = member.config.pin.as_ref().filter(|_| user == UserType::User) else {
             return Ok(None);
         };
-        match source.resolve() {
+        let limit = self.config.deadline.map_or(COMMAND_LIMIT, |d| d.max(COMMAND_LIMIT));
+        match source.resolve_within(limit) {
             Ok(pin) => Ok(Some(self.login.hold(&pin))),
             Err(error) => {
                 tracing::error!(group = %self.config.label, member = member.name(), %error,
