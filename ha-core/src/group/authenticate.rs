@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use ha_token::{Function, Result, Rv, UserType, ck};
 
+use super::changed_pins::has_own_pin;
 use super::link::PAUSES;
 use super::login::Visit;
 use super::{Group, Link, Member, Who};
@@ -61,11 +62,14 @@ impl Group {
             return Err(rv);
         }
         self.look_after();
-        if let Some(pin) = &pin {
-            self.see_changed_pins(user, pin);
-        }
-        let (accepted, judge) = self.ask_one(user, pin.as_ref())?;
+        let digest = pin.as_ref().map(|p| self.login.digest(p));
+        let fresh = digest.and_then(|d| self.see_changed_pins(user, &d));
+        let (accepted, judge) = self.ask_one(user, pin.as_ref(), fresh)?;
         self.login.forgive(user);
+        let changed = fresh.is_some_and(|fresh| Arc::ptr_eq(fresh, accepted));
+        if changed {
+            accepted.refused.forget(user);
+        }
         let epoch = self.login.set(who, pin);
         for member in &self.members {
             if Arc::ptr_eq(member, accepted) {
@@ -74,12 +78,7 @@ impl Group {
                 continue;
             }
             self.given_anew(member, user);
-            if let Some(link) = member.link().filter(|_| member.is_up())
-                && let Err(rv) = self.follow(member, &link)
-                && classify(Function::Login, rv) != Class::Caller
-            {
-                self.blame(member, Function::Login, rv);
-            }
+            self.carry(member, user, changed);
         }
         if who == Who::User {
             self.after_login();
@@ -93,22 +92,18 @@ impl Group {
         login.as_ref().map_or(&[][..], Pin::user_name) == pin.map_or(&[][..], Pin::user_name)
     }
 
-    /// That a member refused its PIN, and the application comes with another one now, is the sign that PINs were changed
-    /// elsewhere: SoftHSM sees that only when it is initialised anew.
-    fn see_changed_pins(&self, user: UserType, pin: &Pin) {
-        let digest = self.login.digest(pin);
-        let refused_another = |m: &Arc<Member>| {
-            m.state() == State::Quarantined
-                && m.refused.has(user)
-                && m.refused.answer(user, &digest).is_none()
-        };
-        if !self.members.iter().any(refused_another) {
-            return;
-        }
-        for member in &self.members {
-            if member.connector().reinitialises() && (member.is_up() || refused_another(member)) {
-                tracing::info!(group = %self.config.label, member = member.name(), "connected anew: its PIN may have been changed elsewhere");
-                self.connect(member);
+    /// Logs a member in with the PIN that another one has accepted. Where PINs were changed elsewhere its instance may not
+    /// know of it: it is connected anew, before if that ends nothing, else only if it refuses the PIN.
+    fn carry(&self, member: &Arc<Member>, user: UserType, changed: bool) {
+        let Some(link) = member.link().filter(|_| member.is_up()) else { return };
+        let may_hold_old = changed && self.may_hold_an_old_pin(member, user);
+        if may_hold_old && self.is_idle(member) {
+            self.connect_for_pin(member);
+        } else if let Err(rv) = self.follow(member, &link) {
+            if may_hold_old && matches!(pin::of_login(Err(rv)), Answer::WrongPin(_)) {
+                self.given_anew(member, user);
+            } else if classify(Function::Login, rv) != Class::Caller {
+                self.blame(member, Function::Login, rv);
             }
         }
     }
@@ -116,8 +111,7 @@ impl Group {
     /// The application has given its PIN anew, and a member has accepted it: one that was put aside because it refused
     /// its PIN may be asked once more.
     fn given_anew(&self, member: &Arc<Member>, user: UserType) {
-        let own = user == UserType::User && member.config.pin.is_some();
-        if own || !member.refused.forget(user) || member.state() != State::Quarantined {
+        if has_own_pin(member, user) || !member.refused.forget(user) || member.state() != State::Quarantined {
             return;
         }
         self.health_event(member, Event::Recover);
@@ -128,13 +122,20 @@ impl Group {
     }
 
     /// Sends the PIN to one member after the other until one accepts or refuses it; a member that cannot judge it is
-    /// passed over. Answers the one that accepted, and in which connection.
-    fn ask_one(&self, user: UserType, pin: Option<&Pin>) -> Result<(&Arc<Member>, Arc<Link>)> {
+    /// passed over. Answers the one that accepted, and in which connection. `fresh` is asked first.
+    fn ask_one<'a>(
+        &'a self,
+        user: UserType,
+        pin: Option<&Pin>,
+        fresh: Option<&'a Arc<Member>>,
+    ) -> Result<(&'a Arc<Member>, Arc<Link>)> {
         let digest = pin.map(|p| self.login.digest(p));
         let mut passed = None;
         let mut refused_before = None;
         let (mut skipped, mut tried) = (false, false);
-        for member in self.members.iter().filter(|m| m.is_up()) {
+        let is_fresh = |m: &Arc<Member>| fresh.is_some_and(|fresh| Arc::ptr_eq(fresh, m));
+        let others = self.members.iter().filter(|m| !is_fresh(m));
+        for member in fresh.into_iter().chain(others).filter(|m| m.is_up()) {
             match self.own_pin(member, user) {
                 Ok(Some(own)) if pin.is_some_and(|p| **p != *own) => {
                     skipped = true;
@@ -158,8 +159,14 @@ impl Group {
                     return Ok((member, link));
                 }
                 Answer::WrongPin(rv) => {
-                    if let Some(pin) = pin {
-                        self.login.refuse(user, pin, rv);
+                    match (pin, digest) {
+                        // It had another PIN than the rest, and may still have: should the application insist, one of
+                        // those is to judge, and no token has seen the PIN twice.
+                        (Some(_), Some(digest)) if is_fresh(member) => {
+                            member.refused.remember(user, digest, rv);
+                        }
+                        (Some(pin), _) => self.login.refuse(user, pin, rv),
+                        (None, _) => {}
                     }
                     if wrong!(WrongPinGoesOn) {
                         passed = Some(rv);
@@ -294,7 +301,7 @@ impl Group {
 
     /// Notes with which PIN a member is logged in, where that is not the application's.
     fn note_own_pin(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) {
-        let own = user == UserType::User && member.config.pin.is_some();
+        let own = has_own_pin(member, user);
         link.set_own_pin(pin.filter(|_| own).cloned());
     }
 

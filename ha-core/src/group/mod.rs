@@ -6,6 +6,7 @@
 mod authenticate;
 mod catch_up;
 mod change;
+mod changed_pins;
 mod check;
 mod copies;
 mod enrol;

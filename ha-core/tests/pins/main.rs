@@ -5,6 +5,7 @@
 mod watched;
 
 mod changing;
+mod elsewhere;
 mod judged;
 mod key_use;
 mod named;
