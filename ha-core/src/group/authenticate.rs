@@ -70,11 +70,9 @@ impl Group {
         if changed {
             accepted.refused.forget(user);
         }
-        let epoch = self.login.set(who, pin);
+        judge.lead(|| self.login.set(who, pin));
         for member in &self.members {
             if Arc::ptr_eq(member, accepted) {
-                // This connection is logged in already; marking it keeps the PIN from being sent twice.
-                _ = judge.follow(epoch, || Ok(()));
                 continue;
             }
             self.given_anew(member, user);
@@ -329,12 +327,14 @@ impl Group {
     /// # Errors
     /// The member's answer.
     pub(super) fn follow(&self, member: &Member, link: &Link) -> Result<()> {
-        let epoch = self.login.epoch();
-        link.follow(epoch, || match self.login.who() {
-            Who::Nobody => self.leave(member, link),
-            Who::User => self.enter(member, link, UserType::User),
-            Who::So => self.enter(member, link, UserType::So),
-        })
+        link.follow(
+            || self.login.epoch(),
+            || match self.login.who() {
+                Who::Nobody => self.leave(member, link),
+                Who::User => self.enter(member, link, UserType::User),
+                Who::So => self.enter(member, link, UserType::So),
+            },
+        )
     }
 
     fn leave(&self, member: &Member, link: &Link) -> Result<()> {

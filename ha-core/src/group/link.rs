@@ -229,9 +229,22 @@ impl Link {
         self.login_turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `change` unless this connection follows `epoch` already; one thread at a time.
-    pub(super) fn follow(&self, epoch: u64, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// It was logged in already when the group's login was made, by `set`, which answers its epoch: nobody is to find the
+    /// one without the other, and send the PIN again.
+    pub(super) fn lead(&self, set: impl FnOnce() -> u64) {
         let _turn = self.login_turn();
+        self.logins.fetch_add(1, Ordering::AcqRel);
+        self.login_epoch.store(set(), Ordering::Release);
+    }
+
+    /// Runs `change` unless this connection follows the epoch already; one thread at a time.
+    pub(super) fn follow(
+        &self,
+        epoch: impl FnOnce() -> u64,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let _turn = self.login_turn();
+        let epoch = epoch();
         if self.has_followed(epoch) {
             return Ok(());
         }
