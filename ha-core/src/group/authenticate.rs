@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ha_token::{Function, Result, Rv, UserType, ck};
 
@@ -12,9 +13,13 @@ use super::{Group, Link, Member, Who};
 use crate::config::{COMMAND_LIMIT, RecoveryMode};
 use crate::mutants::wrong;
 use crate::pin::{Pin, log_in};
+use crate::policy::doubt::Verdict;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::{Event, State, Until};
 use crate::policy::pin::{self, Answer};
+
+/// Before a member that answered a login vaguely is asked once more.
+const MOMENT: Duration = Duration::from_millis(40);
 
 /// Where a PIN that may be sent to a member comes from.
 struct Sendable {
@@ -109,7 +114,8 @@ impl Group {
     /// The application has given its PIN anew, and a member has accepted it: one that was put aside because it refused
     /// its PIN may be asked once more.
     fn given_anew(&self, member: &Arc<Member>, user: UserType) {
-        if has_own_pin(member, user) || !member.refused.forget(user) || member.state() != State::Quarantined {
+        let refused = !has_own_pin(member, user) && member.refused.forget(user);
+        if !(refused || member.doubts().is_used_up()) || member.state() != State::Quarantined {
             return;
         }
         self.health_event(member, Event::Recover);
@@ -200,10 +206,10 @@ impl Group {
             return Answer::Failed(rv);
         }
         match self.is_last_try(link, user) {
-            Ok(false) => match self.ask(member, link, user, pin) {
+            Ok(false) => match self.ask(member, link, user, pin, true) {
                 // In an instance of our own it is we who are, after a logout that failed.
                 Answer::AlreadyIn if member.connector().reinitialises() => match log_out(link) {
-                    Ok(()) => self.ask(member, link, user, pin),
+                    Ok(()) => self.ask(member, link, user, pin, true),
                     Err(rv) => Answer::Failed(rv),
                 },
                 answer => answer,
@@ -218,14 +224,24 @@ impl Group {
 
     /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
     /// SoftHSM takes a token for one without a PIN, and looks at none, for a moment while another process writes to it.
-    fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
+    /// `given`: in the application's own login.
+    pub(super) fn ask(
+        &self,
+        member: &Member,
+        link: &Link,
+        user: UserType,
+        pin: Option<&Pin>,
+        given: bool,
+    ) -> Answer {
         if wrong!(PinLogged) {
             tracing::debug!(pin = ?pin.map(|p| String::from_utf8_lossy(p)), "logs in");
         }
         let once = || {
             let answer = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin));
             link.pin_sent(&*self.world, answer);
-            pin::of_login(answer)
+            let answer = pin::of_login(answer);
+            self.note_doubt(member, link, answer, given);
+            answer
         };
         let login = || {
             for pause in PAUSES {
@@ -365,14 +381,19 @@ impl Group {
             self.put_aside(member, refusal(whose, rv));
             return Err(rv);
         }
-        if self.is_last_try(link, user)? {
-            self.put_aside(
-                member,
-                "one more wrong PIN would lock its token, so that none is sent to it; log in to it directly to clear its counter".into(),
-            );
-            return Err(Rv::PIN_INCORRECT);
+        if self.verdict(member, link) != Verdict::Send {
+            return Err(Rv::DEVICE_ERROR);
         }
-        match self.ask(member, link, user, pin.as_ref()) {
+        let mut answer = self.send_accepted(member, link, user, pin.as_ref())?;
+        if let Answer::Failed(rv) = answer
+            && classify(Function::Login, rv) == Class::Ambiguous
+            && self.verdict(member, link) == Verdict::Send
+        {
+            // SoftHSM says so for a moment while another process writes.
+            _ = self.world.event().wait(Some(MOMENT));
+            answer = self.send_accepted(member, link, user, pin.as_ref())?;
+        }
+        match answer {
             Answer::Accepted => self.logged_in(member, link, user, pin.as_ref()),
             // What is followed is a PIN that was verified elsewhere.
             Answer::AlreadyIn => self.note_own_pin(member, link, user, pin.as_ref()),
@@ -387,7 +408,11 @@ impl Group {
                 self.put_aside(member, format!("it answered {rv} to the login"));
                 return Err(rv);
             }
-            Answer::Failed(rv) => return Err(rv),
+            Answer::Failed(rv) => {
+                // Should that have been the last time it is put aside.
+                self.verdict(member, link);
+                return Err(rv);
+            }
         }
         Ok(())
     }

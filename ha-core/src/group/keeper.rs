@@ -175,17 +175,20 @@ impl Group {
     /// Asks a suspect member whether it still is what it was.
     fn probe(&self, member: &Arc<Member>) {
         let started = self.world.now();
-        let answer = match member.link() {
-            None => Err(Rv::DEVICE_ERROR),
-            Some(link) => self.looks_alive(member, &link).map(drop),
+        let alive = member.link().ok_or(Rv::DEVICE_ERROR).and_then(|link| {
+            self.looks_alive(member, &link)?;
+            member.set_round_trip(self.world.now().saturating_sub(started));
+            Ok(link)
+        });
+        let answer = match alive {
+            // One that cannot be logged in is not up: the next who used it would find the same.
+            Ok(link) => self.follow(member, &link).map_err(|rv| (Function::Login, rv)),
+            Err(rv) => Err((Function::GetTokenInfo, rv)),
         };
         match answer {
-            Ok(()) => {
-                member.set_round_trip(self.world.now().saturating_sub(started));
-                self.health_event(member, Event::ProbeSucceeded);
-            }
-            Err(rv) => {
-                self.note(member, Function::GetTokenInfo, rv);
+            Ok(()) => self.health_event(member, Event::ProbeSucceeded),
+            Err((function, rv)) => {
+                self.note(member, function, rv);
                 self.health_event(member, Event::ProbeFailed);
             }
         }

@@ -10,6 +10,7 @@ use ha_token::{Connector, Function, MechanismInfo, Rv, Ulong};
 use super::link::Link;
 use super::login::Refusals;
 use crate::config::{MemberConfig, Role};
+use crate::policy::doubt::Doubts;
 use crate::policy::failure::Class;
 use crate::policy::health::{Health, State};
 use crate::seam::Event;
@@ -42,6 +43,8 @@ pub struct Member {
     rtt: AtomicU64,
     /// PINs that it refused: not sent to it again, unless the application gives one anew and another member accepts it.
     pub(super) refused: Refusals,
+    /// How often it answered the login in words that do not say whether the PIN was counted.
+    doubts: Mutex<Doubts>,
     /// Whether it is we who are logged in to its token: in a shared instance it may be the host.
     pub(super) logged_in: AtomicBool,
     /// Objects that applications can see here and nowhere else: a search has to ask this member too.
@@ -107,6 +110,7 @@ impl Member {
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),
             refused: Refusals::default(),
+            doubts: Mutex::default(),
             logged_in: AtomicBool::new(false),
             alone: AtomicU32::new(0),
             foreign: AtomicBool::new(true),
@@ -218,6 +222,11 @@ impl Member {
 
     pub(super) fn set_round_trip(&self, rtt: Duration) {
         self.rtt.store((rtt.as_micros() as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// Its vague answers to logins.
+    pub(super) fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The health machine; whoever changes it calls [`Member::publish`] before letting go.

@@ -9,6 +9,7 @@ mod change;
 mod changed_pins;
 mod check;
 mod copies;
+mod doubted;
 mod enrol;
 mod identify;
 mod initialise;

@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod budget;
+pub mod doubt;
 pub mod failure;
 pub mod health;
 pub mod pin;

@@ -51,6 +51,27 @@ pub fn of_login(answer: Result<()>) -> Answer {
     }
 }
 
+/// Whether a PIN may have been counted as a wrong one by a member that failed the login so, or put it down to the caller.
+pub fn may_have_counted(rv: Rv) -> bool {
+    !matches!(
+        rv,
+        // Nothing was there that could have looked at it.
+        Rv::CRYPTOKI_NOT_INITIALIZED
+            | Rv::LIBRARY_LOAD_FAILED
+            | Rv::SLOT_ID_INVALID
+            | Rv::DEVICE_REMOVED
+            | Rv::TOKEN_NOT_PRESENT
+            | Rv::TOKEN_NOT_RECOGNIZED
+            | Rv::TOKEN_NOT_INITIALIZED
+            // The session was not one to log in with. One that was closed may have been closed after that.
+            | Rv::SESSION_COUNT
+            | Rv::SESSION_HANDLE_INVALID
+            | Rv::SESSION_READ_ONLY
+            | Rv::OPERATION_ACTIVE
+            | Rv::OPERATION_NOT_INITIALIZED
+    )
+}
+
 /// Which PIN a member has after a change whose outcome is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holds {
@@ -101,6 +122,16 @@ mod tests {
             // That a token has no named users is no fault of its.
             let cannot = rv == Rv::FUNCTION_NOT_SUPPORTED;
             prop_assert_eq!(failed, classify(Function::Login, rv) != Class::Caller && !cannot);
+        }
+
+        #[test]
+        fn what_is_not_known_to_be_harmless_may_have_counted(rv in codes()) {
+            if matches!(classify(Function::Login, rv), Class::Ambiguous) || rv == Rv::DEVICE_ERROR {
+                prop_assert!(may_have_counted(rv));
+            }
+            if !may_have_counted(rv) {
+                prop_assert!(matches!(of_login(Err(rv)), Answer::Failed(_)));
+            }
         }
 
         #[test]

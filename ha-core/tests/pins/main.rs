@@ -14,3 +14,4 @@ mod own_pin;
 mod returning;
 mod setting;
 mod threads;
+mod vague;

@@ -1,0 +1,57 @@
+//! Logins that members answer vaguely: the PIN is not sent again and again (guarantee G6).
+
+use ha_token::{Result, Rv, UserType};
+
+use super::{Group, Link, Member};
+use crate::pin::Pin;
+use crate::policy::doubt::{Doubts, Verdict};
+use crate::policy::pin::{self, Answer};
+
+impl Group {
+    /// Sends a PIN that another member has accepted, unless it could be the last try.
+    pub(super) fn send_accepted(
+        &self,
+        member: &Member,
+        link: &Link,
+        user: UserType,
+        pin: Option<&Pin>,
+    ) -> Result<Answer> {
+        if self.is_last_try(link, user)? {
+            self.put_aside(
+                member,
+                "one more wrong PIN would lock its token, so that none is sent to it; log in to it directly to clear its counter".into(),
+            );
+            return Err(Rv::PIN_INCORRECT);
+        }
+        Ok(self.ask(member, link, user, pin, false))
+    }
+
+    /// Counts an answer to a login that leaves open whether the PIN was counted, and forgets those before a clear one.
+    pub(super) fn note_doubt(&self, member: &Member, link: &Link, answer: Answer, given: bool) {
+        let mut doubts = member.doubts();
+        match answer {
+            // Whoever accepts what the application gives makes it the next login.
+            Answer::Failed(rv) | Answer::Refused(rv) if pin::may_have_counted(rv) && given => {
+                doubts.begin(self.login.epoch() + 1, link.generation);
+            }
+            Answer::Failed(rv) | Answer::Refused(rv) if pin::may_have_counted(rv) => {
+                doubts.vague(self.login.epoch(), link.generation);
+            }
+            Answer::Accepted | Answer::WrongPin(_) => *doubts = Doubts::default(),
+            Answer::AlreadyIn | Answer::NotJudged(_) | Answer::Refused(_) | Answer::Failed(_) => {}
+        }
+    }
+
+    /// Whether the login's PIN may be sent on a connection, as far as vague answers go. Where not in this login at all the
+    /// member is put aside.
+    pub(super) fn verdict(&self, member: &Member, link: &Link) -> Verdict {
+        let verdict = member.doubts().verdict(self.login.epoch(), link.generation);
+        if verdict == Verdict::NotAgain {
+            self.put_aside(
+                member,
+                "its answers to the login do not say whether it takes the PIN for a wrong one, which is not sent to it again; see what is wrong with the token, then log in anew".into(),
+            );
+        }
+        verdict
+    }
+}
