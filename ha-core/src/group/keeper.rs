@@ -163,7 +163,11 @@ impl Group {
                 return true;
             }
             let now = self.world.now();
-            let soon = |member: &Arc<Member>| member.health().may_return(now, patience);
+            let soon = |member: &Arc<Member>| {
+                let health = member.health();
+                // Read only now: it may have gone down since the clock was read for this round.
+                health.may_return(self.world.now(), patience)
+            };
             if now >= until || self.is_stopping() || !self.members.iter().any(soon) {
                 // One may have come up since it was counted.
                 return self.up().count() >= enough;
