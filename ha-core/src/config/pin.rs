@@ -135,6 +135,10 @@ fn run(words: &[String], limit: Duration) -> Result<Zeroizing<Vec<u8>>, PinError
 }
 
 /// What a process has written when it has ended. It is not reaped here, so that its number stays its own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program of the operator's is run and waited for, which no simulation has"
+)]
 fn output(out: ChildStdout, pid: Pid, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let (sender, answer) = mpsc::sync_channel(1);
     let read = move || {
@@ -152,6 +156,10 @@ fn output(out: ChildStdout, pid: Pid, limit: Duration) -> Result<Zeroizing<Vec<u
 }
 
 /// Kills a command that was not reaped yet, with what it has started.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program of the operator's is run and waited for, which no simulation has"
+)]
 fn kill_group(mut child: Child) {
     let killed = Pid::from_raw(child.id().cast_signed()).map(|pid| kill_process_group(pid, Signal::KILL));
     if let Some(Err(error)) = killed {
