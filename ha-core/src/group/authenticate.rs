@@ -206,14 +206,18 @@ impl Group {
             return Answer::Failed(rv);
         }
         match self.is_last_try(link, user) {
-            Ok(false) => match self.ask(member, link, user, pin, true) {
-                // In an instance of our own it is we who are, after a logout that failed.
-                Answer::AlreadyIn if member.connector().reinitialises() => match log_out(link) {
-                    Ok(()) => self.ask(member, link, user, pin, true),
-                    Err(rv) => Answer::Failed(rv),
-                },
-                answer => answer,
-            },
+            Ok(false) => {
+                let answer = match self.ask(member, link, user, pin) {
+                    // In an instance of our own it is we who are, after a logout that failed.
+                    Answer::AlreadyIn if member.connector().reinitialises() => match log_out(link) {
+                        Ok(()) => self.ask(member, link, user, pin),
+                        Err(rv) => Answer::Failed(rv),
+                    },
+                    answer => answer,
+                };
+                self.judged(member, link, answer);
+                answer
+            }
             Ok(true) => {
                 self.tell_last_try(member);
                 Answer::NotJudged(Rv::PIN_LOCKED)
@@ -224,24 +228,14 @@ impl Group {
 
     /// `C_Login` on a member. In an instance of our own it is we who were logged in as another user; we log out first.
     /// SoftHSM takes a token for one without a PIN, and looks at none, for a moment while another process writes to it.
-    /// `given`: in the application's own login.
-    pub(super) fn ask(
-        &self,
-        member: &Member,
-        link: &Link,
-        user: UserType,
-        pin: Option<&Pin>,
-        given: bool,
-    ) -> Answer {
+    pub(super) fn ask(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) -> Answer {
         if wrong!(PinLogged) {
             tracing::debug!(pin = ?pin.map(|p| String::from_utf8_lossy(p)), "logs in");
         }
         let once = || {
             let answer = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin));
             link.pin_sent(&*self.world, answer);
-            let answer = pin::of_login(answer);
-            self.note_doubt(member, link, answer, given);
-            answer
+            pin::of_login(answer)
         };
         let login = || {
             for pause in PAUSES {
@@ -380,9 +374,6 @@ impl Group {
         if let Some(rv) = digest.and_then(|d| member.refused.answer(user, &d)) {
             self.put_aside(member, refusal(whose, rv));
             return Err(rv);
-        }
-        if self.verdict(member, link) != Verdict::Send {
-            return Err(Rv::DEVICE_ERROR);
         }
         let mut answer = self.send_accepted(member, link, user, pin.as_ref())?;
         if let Answer::Failed(rv) = answer

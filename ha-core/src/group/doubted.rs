@@ -23,21 +23,34 @@ impl Group {
             );
             return Err(Rv::PIN_INCORRECT);
         }
-        Ok(self.ask(member, link, user, pin, false))
-    }
-
-    /// Counts an answer to a login that leaves open whether the PIN was counted, and forgets those before a clear one.
-    pub(super) fn note_doubt(&self, member: &Member, link: &Link, answer: Answer, given: bool) {
+        let (login, connection) = (self.login.made(), link.generation);
+        // Its own statement: the lock is not held while it is put aside.
+        let verdict = member.doubts().take(login, connection);
+        if verdict != Verdict::Send {
+            self.put_aside_if_never(member, verdict);
+            return Err(Rv::DEVICE_ERROR);
+        }
+        let answer = self.ask(member, link, user, pin);
         let mut doubts = member.doubts();
         match answer {
-            // Whoever accepts what the application gives makes it the next login.
-            Answer::Failed(rv) | Answer::Refused(rv) if pin::may_have_counted(rv) && given => {
-                doubts.begin(self.login.epoch() + 1, link.generation);
-            }
-            Answer::Failed(rv) | Answer::Refused(rv) if pin::may_have_counted(rv) => {
-                doubts.vague(self.login.epoch(), link.generation);
-            }
             Answer::Accepted | Answer::WrongPin(_) => *doubts = Doubts::default(),
+            Answer::Failed(rv) | Answer::Refused(rv) if pin::may_have_counted(rv) => {}
+            Answer::AlreadyIn | Answer::NotJudged(_) | Answer::Refused(_) | Answer::Failed(_) => {
+                doubts.give_back(login, connection);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// A member answered the application's own login.
+    pub(super) fn judged(&self, member: &Member, link: &Link, answer: Answer) {
+        let mut doubts = member.doubts();
+        match answer {
+            Answer::Accepted | Answer::WrongPin(_) => *doubts = Doubts::default(),
+            // Whoever else accepts the PIN makes it the next login.
+            Answer::Failed(rv) | Answer::Refused(rv) if pin::may_have_counted(rv) => {
+                doubts.begin(self.login.made() + 1, link.generation);
+            }
             Answer::AlreadyIn | Answer::NotJudged(_) | Answer::Refused(_) | Answer::Failed(_) => {}
         }
     }
@@ -45,13 +58,17 @@ impl Group {
     /// Whether the login's PIN may be sent on a connection, as far as vague answers go. Where not in this login at all the
     /// member is put aside.
     pub(super) fn verdict(&self, member: &Member, link: &Link) -> Verdict {
-        let verdict = member.doubts().verdict(self.login.epoch(), link.generation);
+        let verdict = member.doubts().verdict(self.login.made(), link.generation);
+        self.put_aside_if_never(member, verdict);
+        verdict
+    }
+
+    fn put_aside_if_never(&self, member: &Member, verdict: Verdict) {
         if verdict == Verdict::NotAgain {
             self.put_aside(
                 member,
                 "its answers to the login do not say whether it takes the PIN for a wrong one, which is not sent to it again; see what is wrong with the token, then log in anew".into(),
             );
         }
-        verdict
     }
 }

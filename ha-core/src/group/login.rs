@@ -38,6 +38,8 @@ pub struct Login {
     so: AtomicBool,
     /// Raised by every login and logout; each connection notes the epoch it has followed to.
     epoch: AtomicU64,
+    /// How many logins were made: raised before anybody sees that one was.
+    made: AtomicU64,
     pin: Mutex<Option<Pin>>,
     /// PINs that were refused: not sent again by us.
     refused: Refusals,
@@ -99,6 +101,7 @@ impl Login {
             who: AtomicU8::new(0),
             so: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
+            made: AtomicU64::new(0),
             pin: Mutex::new(None),
             refused: Refusals::default(),
             key: Secret::new(key),
@@ -118,6 +121,11 @@ impl Login {
     /// The state's number.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The number of the login that whoever is logged in has made.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
     }
 
     /// Held by whoever changes the state, from the check to the end: one login or logout at a time.
@@ -165,6 +173,7 @@ impl Login {
     /// Changes the state; answers the new epoch. The old PIN is let go.
     pub(super) fn set(&self, who: Who, pin: Option<Pin>) -> u64 {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
+        self.made.fetch_add(u64::from(who != Who::Nobody), Ordering::AcqRel);
         self.who.store(
             match who {
                 Who::Nobody => 0,

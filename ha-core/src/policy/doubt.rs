@@ -15,7 +15,7 @@ pub const ON_THE_FIRST: u32 = 2;
 pub struct Doubts {
     login: u64,
     connection: u64,
-    /// Vague answers in this login, and how many of them on this connection.
+    /// Vague answers in this login, with those that may become some, and how many of them on this connection.
     sent: u32,
     here: u32,
     /// An earlier login used up what it had, and no clear answer came since.
@@ -46,8 +46,24 @@ impl Doubts {
         if connection == self.connection && self.here >= most { Verdict::NotHere } else { Verdict::Send }
     }
 
-    /// A vague answer came.
-    pub fn vague(&mut self, login: u64, connection: u64) {
+    /// As [`verdict`](Self::verdict). One that may be sent counts from now on, since others may ask meanwhile.
+    pub fn take(&mut self, login: u64, connection: u64) -> Verdict {
+        let verdict = self.verdict(login, connection);
+        if verdict == Verdict::Send {
+            self.count(login, connection);
+        }
+        verdict
+    }
+
+    /// What was taken has not been counted on the member.
+    pub fn give_back(&mut self, login: u64, connection: u64) {
+        if login == self.login {
+            self.sent = self.sent.saturating_sub(1);
+            self.here = self.here.saturating_sub(u32::from(connection == self.connection));
+        }
+    }
+
+    fn count(&mut self, login: u64, connection: u64) {
         if login != self.login {
             return self.begin(login, connection);
         }
@@ -90,8 +106,7 @@ mod tests {
                     }
                 }
                 connection += u64::from(new_connection == 0);
-                if doubts.verdict(login, connection) == Verdict::Send {
-                    doubts.vague(login, connection);
+                if doubts.take(login, connection) == Verdict::Send {
                     *sent.entry(login).or_default() += 1;
                     *there.entry((login, connection)).or_default() += 1;
                 }
@@ -107,8 +122,10 @@ mod tests {
             let mut doubts = Doubts { login: 1, connection: 1, sent: used, here: used.min(2), wary };
             prop_assert_eq!(doubts.verdict(2, 1), Verdict::Send);
             let wary = doubts.is_used_up();
-            doubts.vague(2, 1);
+            prop_assert_eq!(doubts.take(2, 1), Verdict::Send);
             prop_assert_eq!(doubts.verdict(2, 2) == Verdict::Send, !wary);
+            doubts.give_back(2, 1);
+            prop_assert_eq!(doubts.verdict(2, 1), Verdict::Send);
         }
     }
 }

@@ -70,7 +70,6 @@ fn a_member_that_never_says_what_it_thinks_of_the_pin_is_sent_it_a_few_times() {
         slot.logout(s).unwrap();
         slot.login(s, USER, pin()).unwrap();
         all_up(&provider);
-        assert_eq!(logins(&members[1]), 1, "{rv}");
     }
 }
 
