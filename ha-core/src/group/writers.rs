@@ -7,7 +7,7 @@ use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
 
 use super::{Group, Lease, Member, Who};
 use crate::config::NonExtractable;
-use crate::replica::ledger::{Ledger, LedgerError};
+use crate::replica::ledger::{HostLock, Ledger, LedgerError};
 use crate::replica::life;
 
 /// Sessions of a pool that may be gone before the member is at fault: more than a pool holds.
@@ -99,7 +99,7 @@ impl Group {
     }
 
     /// Held while something is made or destroyed: whoever finds nobody at work may settle what was left half done.
-    pub(super) fn at_work(&self) -> Result<std::fs::File> {
+    pub(super) fn at_work(&self) -> Result<HostLock> {
         self.ledger()?.at_work(&*self.world).map_err(|e| self.ledger_failed(e))
     }
 

@@ -8,6 +8,7 @@
 
 mod beside;
 mod codec;
+mod host;
 mod members;
 mod objects;
 mod open;
@@ -15,6 +16,7 @@ mod sole;
 #[cfg(test)]
 mod tests;
 
+pub use host::HostLock;
 pub use objects::Found;
 
 use std::fmt;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
+use super::host::HostLock;
 use super::sole::{self, Claim, Sole};
 use super::{Identity, Ledger, LedgerError, beside};
 use crate::seam::World;
@@ -233,7 +234,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Place`] when another process does not let go in time.
-    pub fn bootstrap_lock(&self, world: &dyn World) -> Result<File, LedgerError> {
+    pub fn bootstrap_lock(&self, world: &dyn World) -> Result<HostLock, LedgerError> {
         self.host_lock("lock", "has been making group keys for too long", world)
     }
 
@@ -241,7 +242,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Place`] when another process does not let go in time.
-    pub fn member_lock(&self, member: &str, world: &dyn World) -> Result<File, LedgerError> {
+    pub fn member_lock(&self, member: &str, world: &dyn World) -> Result<HostLock, LedgerError> {
         let extension = format!("{}.lock", short_digest(member));
         self.host_lock(&extension, "has been bringing the member up to date for too long", world)
     }
@@ -250,7 +251,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Place`] when another process settles for too long.
-    pub fn at_work(&self, world: &dyn World) -> Result<File, LedgerError> {
+    pub fn at_work(&self, world: &dyn World) -> Result<HostLock, LedgerError> {
         let why = "has been settling what others left for too long";
         self.lock_on_host("work.lock", File::try_lock_shared, why, world)
     }
@@ -261,10 +262,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn settle(&self, members: &[&str]) -> Result<usize, LedgerError> {
-        let file = self.lock_file("work.lock")?;
-        if file.try_lock().is_err() {
-            return Ok(0);
-        }
+        let Ok(_alone) = HostLock::take(self.lock_file("work.lock")?, File::try_lock) else { return Ok(0) };
         self.give_up_unfinished(members)
     }
 
@@ -279,7 +277,7 @@ impl Ledger {
             .map_err(|e| place(e.to_string()))
     }
 
-    fn host_lock(&self, extension: &str, why: &str, world: &dyn World) -> Result<File, LedgerError> {
+    fn host_lock(&self, extension: &str, why: &str, world: &dyn World) -> Result<HostLock, LedgerError> {
         self.lock_on_host(extension, File::try_lock, why, world)
     }
 
@@ -290,20 +288,21 @@ impl Ledger {
         lock: impl Fn(&File) -> Result<(), TryLockError>,
         why: &str,
         world: &dyn World,
-    ) -> Result<File, LedgerError> {
+    ) -> Result<HostLock, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
-        let file = self.lock_file(extension)?;
+        let mut file = self.lock_file(extension)?;
         let until = world.now() + self.wait;
         let pause = world.event();
         loop {
-            match lock(&file) {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::Error(e)) => return Err(place(e.to_string())),
-                Err(TryLockError::WouldBlock) if world.now() >= until => {
+            match HostLock::take(file, &lock) {
+                Ok(held) => return Ok(held),
+                Err((_, TryLockError::Error(e))) => return Err(place(e.to_string())),
+                Err((_, TryLockError::WouldBlock)) if world.now() >= until => {
                     return Err(place(format!("another process {why}")));
                 }
-                Err(TryLockError::WouldBlock) => _ = pause.wait(Some(Duration::from_millis(10))),
+                Err((same, TryLockError::WouldBlock)) => file = same,
             }
+            pause.wait(Some(Duration::from_millis(10)));
         }
     }
 }

@@ -15,9 +15,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use ha_member::{ForkLock, fork_generation};
+use ha_member::ForkLock;
 
 use super::LedgerError;
+use super::host::HostLock;
 
 /// The file's extension.
 const EXTENSION: &str = "inuse";
@@ -27,10 +28,8 @@ static HELD: ForkLock<Vec<(PathBuf, Weak<Sole>)>> = ForkLock::new(Vec::new());
 
 /// The right to have a ledger open in this process.
 pub(super) struct Sole {
-    file: File,
+    lock: HostLock,
     path: PathBuf,
-    /// A forked child inherits the open file, and must leave it alone.
-    generation: u64,
 }
 
 /// Whether this copy may open a ledger.
@@ -53,7 +52,7 @@ pub(super) fn claim(path: &Path) -> Result<Claim, LedgerError> {
     let path = claim_file(path).map_err(|e| place(e.to_string()))?;
     let ours = held.iter().filter(|(p, _)| *p == path).find_map(|(_, sole)| sole.upgrade());
     // After a fork the parent's is there too: not this process's.
-    if let Some(sole) = ours.filter(|s| s.generation == fork_generation()) {
+    if let Some(sole) = ours.filter(|s| s.lock.is_ours()) {
         return Ok(Claim::Ours(Some(sole)));
     }
     loop {
@@ -66,17 +65,17 @@ pub(super) fn claim(path: &Path) -> Result<Claim, LedgerError> {
             }
             Err(e) => return Err(place(e.to_string())),
         };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Claim::Taken),
-            Err(TryLockError::Error(e)) => return Err(place(e.to_string())),
-        }
+        let lock = match HostLock::take(file, File::try_lock) {
+            Ok(lock) => lock,
+            Err((_, TryLockError::WouldBlock)) => return Ok(Claim::Taken),
+            Err((_, TryLockError::Error(e))) => return Err(place(e.to_string())),
+        };
         // It may have been removed by who had it before, between the opening and the lock.
-        if !is_file_of(&file, &path) {
+        if !is_file_of(lock.file(), &path) {
             continue;
         }
         remove_forsaken(&path);
-        let sole = Arc::new(Sole { file, path: path.clone(), generation: fork_generation() });
+        let sole = Arc::new(Sole { lock, path: path.clone() });
         held.push((path, Arc::downgrade(&sole)));
         return Ok(Claim::Ours(Some(sole)));
     }
@@ -84,11 +83,9 @@ pub(super) fn claim(path: &Path) -> Result<Claim, LedgerError> {
 
 impl Drop for Sole {
     fn drop(&mut self) {
-        if self.generation == fork_generation() {
+        if self.lock.is_ours() {
             // Removed while it is locked: nobody else takes it for his then. What stays behind is used again, or removed.
             _ = std::fs::remove_file(&self.path);
-            // Not left to closing it: a forked child has it open too.
-            _ = self.file.unlock();
         }
     }
 }
