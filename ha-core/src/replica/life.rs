@@ -17,15 +17,11 @@ const KEEPING: [AttributeType; 6] = [
     ck::CKA_ALWAYS_AUTHENTICATE,
 ];
 
-/// What the value brings with it: not given again when the value is unwrapped.
-const BROUGHT: [AttributeType; 20] = [
-    ck::CKA_VALUE,
-    ck::CKA_VALUE_LEN,
-    ck::CKA_VALUE_BITS,
-    ck::CKA_PRIME,
-    ck::CKA_PRIME_BITS,
-    ck::CKA_SUBPRIME,
-    ck::CKA_BASE,
+/// What a value brings with it, of whatever type the key is, ...
+const OF_ANY: [AttributeType; 5] =
+    [ck::CKA_VALUE, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE, ck::CKA_PUBLIC_KEY_INFO, ck::CKA_SEED];
+/// ... of an RSA key, ...
+const OF_RSA: [AttributeType; 9] = [
     ck::CKA_MODULUS,
     ck::CKA_MODULUS_BITS,
     ck::CKA_PUBLIC_EXPONENT,
@@ -35,11 +31,12 @@ const BROUGHT: [AttributeType; 20] = [
     ck::CKA_EXPONENT_1,
     ck::CKA_EXPONENT_2,
     ck::CKA_COEFFICIENT,
-    ck::CKA_EC_PARAMS,
-    ck::CKA_EC_POINT,
-    ck::CKA_CHECK_VALUE,
-    ck::CKA_PUBLIC_KEY_INFO,
 ];
+/// ... of a DSA or Diffie-Hellman key, ...
+const OF_FIELDS: [AttributeType; 5] =
+    [ck::CKA_PRIME, ck::CKA_PRIME_BITS, ck::CKA_SUBPRIME, ck::CKA_BASE, ck::CKA_VALUE_BITS];
+/// ... and of a key on a curve.
+const OF_CURVES: [AttributeType; 2] = [ck::CKA_EC_PARAMS, ck::CKA_EC_POINT];
 
 /// Attributes of a secret or private key whose defaults are the token's: read from the key that was made.
 const SECRET_FLAGS: [AttributeType; 9] = [
@@ -117,52 +114,25 @@ pub fn of_copy(template: &Template) -> Template {
     template.iter().filter(|a| !REMEMBERED.contains(&a.kind)).cloned().collect()
 }
 
-/// Whether an attribute belongs to a key's value: it comes with it, and does not change.
+/// Whether an attribute belongs to a key's value: it comes with it, is not given again when that is unwrapped, and does not
+/// change.
 pub fn is_value(kind: AttributeType) -> bool {
-    BROUGHT.contains(&kind) || kind == ck::CKA_SEED
+    [&OF_ANY[..], &OF_RSA, &OF_FIELDS, &OF_CURVES].iter().any(|of| of.contains(&kind))
 }
 
-/// Whether keys of a type may have an attribute that [is of a key's value](is_value): of types that are not known here, any.
+/// Whether keys of a type may have an attribute that [belongs to a key's value](is_value): of types that are not known here,
+/// any.
 pub fn may_have(key_type: Ulong, kind: AttributeType) -> bool {
-    let other: &[AttributeType] = match key_type {
-        ck::CKK_RSA => &[
-            ck::CKA_VALUE,
-            ck::CKA_VALUE_LEN,
-            ck::CKA_VALUE_BITS,
-            ck::CKA_PRIME,
-            ck::CKA_PRIME_BITS,
-            ck::CKA_SUBPRIME,
-            ck::CKA_BASE,
-            ck::CKA_EC_PARAMS,
-            ck::CKA_EC_POINT,
-        ],
-        ck::CKK_EC
-        | ck::CKK_EC_EDWARDS
-        | ck::CKK_EC_MONTGOMERY
-        | ck::CKK_AES
-        | ck::CKK_DES
-        | ck::CKK_DES2
-        | ck::CKK_DES3
-        | ck::CKK_GENERIC_SECRET
-        | ck::CKK_SHA256_HMAC => &[
-            ck::CKA_VALUE_BITS,
-            ck::CKA_PRIME,
-            ck::CKA_PRIME_BITS,
-            ck::CKA_SUBPRIME,
-            ck::CKA_BASE,
-            ck::CKA_MODULUS,
-            ck::CKA_MODULUS_BITS,
-            ck::CKA_PUBLIC_EXPONENT,
-            ck::CKA_PRIVATE_EXPONENT,
-            ck::CKA_PRIME_1,
-            ck::CKA_PRIME_2,
-            ck::CKA_EXPONENT_1,
-            ck::CKA_EXPONENT_2,
-            ck::CKA_COEFFICIENT,
-        ],
-        _ => &[],
-    };
-    !other.contains(&kind)
+    let (rsa, fields, curves) =
+        (OF_RSA.contains(&kind), OF_FIELDS.contains(&kind), OF_CURVES.contains(&kind));
+    match key_type {
+        ck::CKK_RSA => !fields && !curves,
+        ck::CKK_EC | ck::CKK_EC_EDWARDS | ck::CKK_EC_MONTGOMERY => !rsa && !fields,
+        ck::CKK_AES | ck::CKK_DES | ck::CKK_DES2 | ck::CKK_DES3 | ck::CKK_GENERIC_SECRET => {
+            !rsa && !fields && !curves
+        }
+        _ => true,
+    }
 }
 
 /// Whether the asked-for key may be extracted: with the defaults that SoftHSM and most tokens have, it may not.
@@ -313,7 +283,7 @@ fn add_asked(kept: &mut Template, asked: &Template) {
             | ck::CKA_LOCAL
             | ck::CKA_UNIQUE_ID => {}
             ck::CKA_MODIFIABLE => last = Some(attribute.clone()),
-            kind if BROUGHT.contains(&kind) => {}
+            kind if is_value(kind) => {}
             _ => kept.set(attribute.clone()),
         }
     }
