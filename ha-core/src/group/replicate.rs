@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Attribute, Function, Mechanism, Result, Rv, Template, TemplateExt, Ulong, ck};
+use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::change::changed;
 use super::put::{How, Item};
@@ -12,6 +12,9 @@ use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Intent, LedgerError, ObjectId};
 use crate::replica::proof::{self, Known};
 use crate::replica::{is_secret, life};
+
+/// How key pairs are made on one member: with a template of the private session key that is wanted.
+pub(crate) type MakePair<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<(ObjectHandle, ObjectHandle)>;
 
 impl Group {
     /// Makes a secret or private token key by `make` and puts it on every member.
@@ -108,16 +111,16 @@ impl Group {
         }
     }
 
-    /// Makes a key pair and puts both halves on every member.
+    /// Makes a key pair by `make` and puts both halves on every member.
     ///
     /// # Errors
     /// As [`Group::replicate_key`].
     pub(crate) fn replicate_pair(
         &self,
         need: &Need<'_>,
-        mechanism: &mut Mechanism,
         public: &Template,
         private: &Template,
+        make: MakePair<'_>,
     ) -> Result<(Arc<Object>, Arc<Object>)> {
         let function = Function::GenerateKeyPair;
         // Both halves together are what can read out other keys.
@@ -129,7 +132,7 @@ impl Group {
             let _at_work = self.at_work()?;
             let writers = self.key_writers(function, private)?;
             let ids = [self.announce(ck::CKO_PUBLIC_KEY)?, self.announce(ck::CKO_PRIVATE_KEY)?];
-            let outcome = self.put_pair(function, need, &writers, sources, ids, mechanism, public, private);
+            let outcome = self.put_pair(function, need, &writers, sources, ids, public, private, make);
             if outcome.is_err() {
                 ids.into_iter().for_each(|id| self.give_up(id));
             }
@@ -145,16 +148,13 @@ impl Group {
         writers: &[Lease],
         sources: &mut Vec<usize>,
         ids: [ObjectId; 2],
-        mechanism: &mut Mechanism,
         public: &Template,
         private: &Template,
+        make: MakePair<'_>,
     ) -> Result<(Arc<Object>, Arc<Object>)> {
-        let make = |lease: &Lease, mechanism: &mut Mechanism, private: &Template| {
-            lease.token().generate_key_pair(lease.session, mechanism, &life::public_as_made(public), private)
-        };
-        let (source, mut pair) = self.make_once(function, need, writers, sources, &mut |lease| {
-            make(lease, mechanism, &life::as_made(private))
-        })?;
+        let as_made = life::as_made(private);
+        let (source, mut pair) =
+            self.make_once(function, need, writers, sources, &mut |lease| make(lease, &as_made))?;
         let on = source.on();
         let mut second = self.item(ids[1], source, pair.1, ck::CKO_PRIVATE_KEY, private, true);
         if second.as_ref().err() == Some(&Rv::KEY_NOT_WRAPPABLE) {
@@ -169,7 +169,7 @@ impl Group {
                     private,
                     true,
                     &mut |lease, template| {
-                        pair = make(lease, mechanism, template)?;
+                        pair = make(lease, template)?;
                         Ok(pair.1)
                     },
                 )

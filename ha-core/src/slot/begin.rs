@@ -4,7 +4,7 @@ use ha_token::{Mechanism, ObjectHandle, OpKind, Params, Result, Rv, SessionHandl
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
-use super::mechanism::is_opaque;
+use super::mechanism::{Tie, is_opaque};
 use super::operation::{More, Operation, Running};
 use super::run::Call;
 use crate::group::{Lease, Standing};
@@ -114,9 +114,10 @@ impl VirtualSlot {
         tried: Option<(Lease, Rv)>,
     ) -> Result<Option<Box<Mechanism>>> {
         let call = Call { function: op.kind.init(), need: op.need(home), skip: None };
-        let started = self.run_tied(op.pinned, tried, &call, &mut |lease| self.start(lease, op));
+        let mut tie = Tie::after(op.pinned, tried.as_ref());
+        let started = self.run_from(tried, &call, &mut |lease| tie.on(lease, || self.start(lease, op)));
         // What a token says of any object, here it is said of a key.
-        let (after, lease) = started.map_err(|rv| match rv {
+        let (after, lease) = started.map_err(|rv| match tie.answer(call.function, rv) {
             Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
             rv => rv,
         })?;

@@ -3,6 +3,8 @@
 //! What makes a token key runs on one member and then follows a new key's life (`group::replicate`); what makes a
 //! session key runs on one member and stays there.
 
+use std::sync::Arc;
+
 use ha_token::{
     Function, Mechanism, ObjectHandle, Output, Result, Rv, SessionHandle, Template, TemplateExt, Ulong, ck,
 };
@@ -10,7 +12,7 @@ use ha_token::{
 use super::VirtualSlot;
 use super::mechanism::{Tie, is_opaque};
 use super::run::Call;
-use crate::group::{Lease, Need};
+use crate::group::{Lease, Need, Object};
 use crate::replica::life;
 
 /// How a single key is made in a session with a template.
@@ -41,7 +43,7 @@ impl VirtualSlot {
             others: &held,
             preferred: self.home(&mut state),
         };
-        let mut tie = Tie::new(mechanism);
+        let mut tie = Tie::new(is_opaque(mechanism));
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
             let made = self.group.replicate_key(function, &need, template, &mut |lease, local| {
                 let mut here = self.localised(lease, mechanism)?;
@@ -203,6 +205,8 @@ impl VirtualSlot {
         let public = self.key(key)?;
         if output.is_query() {
             let _call = self.sessions.stateless(session)?;
+            self.vet(mechanism)?;
+            let mut tie = Tie::new(is_opaque(mechanism));
             let call = Call {
                 function: Function::EncapsulateKey,
                 need: Need {
@@ -213,20 +217,15 @@ impl VirtualSlot {
                 },
                 skip: None,
             };
-            self.run(&call, &mut |l| {
+            let asked = self.run(&call, &mut |l| {
                 let mut here = self.localised(l, mechanism)?;
                 let mut out = Output::query();
-                l.token().encapsulate_key(
-                    l.session,
-                    &mut here,
-                    self.group.backing(l, &public)?,
-                    template,
-                    &mut out,
-                )?;
+                let key = self.group.backing(l, &public)?;
+                tie.on(l, || l.token().encapsulate_key(l.session, &mut here, key, template, &mut out))?;
                 output.set_len(out.len());
                 Ok(())
-            })?;
-            return Ok(None);
+            });
+            return asked.map(|_| None).map_err(|rv| tie.answer(call.function, rv));
         }
         self.make_key(
             session,
@@ -288,6 +287,7 @@ impl VirtualSlot {
         }
         let session = self.session(session)?;
         let mut state = session.state()?;
+        self.vet(mechanism)?;
         let mut held = self.inner_objects(mechanism)?;
         held.push(key);
         let need = Need {
@@ -296,24 +296,17 @@ impl VirtualSlot {
             others: &held,
             preferred: self.home(&mut state),
         };
-        let ((made, mut here), lease) = self.run_tied(
-            is_opaque(mechanism),
-            None,
-            &Call { function: Function::DeriveKey, need, skip: None },
-            &mut |lease| {
-                let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
-                let mut here = self.localised(lease, mechanism)?;
-                let base = held.last().ok_or(Rv::KEY_HANDLE_INVALID)?;
-                let made = lease.token().derive_key(
-                    owner,
-                    &mut here,
-                    self.group.backing(lease, base)?,
-                    template,
-                    want_handle,
-                )?;
-                Ok((made, here))
-            },
-        )?;
+        let call = Call { function: Function::DeriveKey, need, skip: None };
+        let mut tie = Tie::new(is_opaque(mechanism));
+        let derived = self.run(&call, &mut |lease| {
+            let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
+            let mut here = self.localised(lease, mechanism)?;
+            let base = self.group.backing(lease, held.last().ok_or(Rv::KEY_HANDLE_INVALID)?)?;
+            let made =
+                tie.on(lease, || lease.token().derive_key(owner, &mut here, base, template, want_handle))?;
+            Ok((made, here))
+        });
+        let ((made, mut here), lease) = derived.map_err(|rv| tie.answer(call.function, rv))?;
         if let ha_token::Params::Struct(s) = &mut here.params {
             s.translate_outputs(&mut |h| {
                 if h.0 == 0 { Ok(h) } else { Ok(self.adopt_session_object(&session, &lease, h)?.handle) }
@@ -351,21 +344,19 @@ impl VirtualSlot {
         let is_token = |t: &Template| t.get_bool(ck::CKA_TOKEN) == Some(true);
         match (is_token(public), is_token(private)) {
             (true, true) => {
-                let (public, private) = self.group.replicate_pair(&need, mechanism, public, private)?;
+                let (public, private) = self.token_pair(&need, mechanism, public, private)?;
                 Ok((public.handle, private.handle))
             }
             (false, false) => {
                 let sealed = life::as_sealed(private);
-                let ((a, b), lease) = self.run_tied(
-                    is_opaque(mechanism),
-                    None,
-                    &Call { function: Function::GenerateKeyPair, need, skip: None },
-                    &mut |lease| {
-                        let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
-                        let private = sealed.as_ref().unwrap_or(private);
-                        lease.token().generate_key_pair(owner, mechanism, public, private)
-                    },
-                )?;
+                let call = Call { function: Function::GenerateKeyPair, need, skip: None };
+                let mut tie = Tie::new(is_opaque(mechanism));
+                let made = self.run(&call, &mut |lease| {
+                    let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
+                    let private = sealed.as_ref().unwrap_or(private);
+                    tie.on(lease, || lease.token().generate_key_pair(owner, mechanism, public, private))
+                });
+                let ((a, b), lease) = made.map_err(|rv| tie.answer(call.function, rv))?;
                 let a = self.adopt_session_object(&session, &lease, a)?;
                 let b = self.adopt_session_object(&session, &lease, b)?;
                 if sealed.is_some() {
@@ -381,8 +372,7 @@ impl VirtualSlot {
                     t.set(ha_token::Attribute::bool(ck::CKA_TOKEN, true));
                     t
                 };
-                let (a, b) =
-                    self.group.replicate_pair(&need, mechanism, &as_token(public), &as_token(private))?;
+                let (a, b) = self.token_pair(&need, mechanism, &as_token(public), &as_token(private))?;
                 drop(state);
                 let half = if one { &b } else { &a };
                 let template = vec![ha_token::Attribute::bool(ck::CKA_TOKEN, false)];
@@ -401,6 +391,23 @@ impl VirtualSlot {
                 Ok(if one { (a.handle, copied) } else { (copied, b.handle) })
             }
         }
+    }
+
+    /// Makes a pair of token keys on every member.
+    fn token_pair(
+        &self,
+        need: &Need<'_>,
+        mechanism: &mut Mechanism,
+        public: &Template,
+        private: &Template,
+    ) -> Result<(Arc<Object>, Arc<Object>)> {
+        let mut tie = Tie::new(is_opaque(mechanism));
+        let made_as = life::public_as_made(public);
+        let pair = self.group.replicate_pair(need, public, private, &mut |lease, private| {
+            let (token, s) = (lease.token(), lease.session);
+            tie.on(lease, || token.generate_key_pair(s, mechanism, &made_as, private))
+        });
+        pair.map_err(|rv| tie.answer(Function::GenerateKeyPair, rv))
     }
 
     /// `C_WrapKey`, and with `associated` `C_WrapKeyAuthenticated`.
@@ -431,21 +438,22 @@ impl VirtualSlot {
         };
         let function = if associated.is_some() { Function::WrapKeyAuthenticated } else { Function::WrapKey };
         let call = Call { function, need, skip: None };
-        let (here, _) = self.run_tied(is_opaque(mechanism), None, &call, &mut |lease| {
+        let mut tie = Tie::new(is_opaque(mechanism));
+        let wrapped = self.run(&call, &mut |lease| {
             let mut here = self.localised(lease, mechanism)?;
             let (w, k) = (self.group.backing(lease, &wrapping)?, self.group.backing(lease, &key)?);
+            let (token, s) = (lease.token(), lease.session);
             let mut out = output.reborrow();
-            let answer = match associated {
-                None => lease.token().wrap_key(lease.session, &mut here, w, k, &mut out),
-                Some(aad) => {
-                    lease.token().wrap_key_authenticated(lease.session, &mut here, w, k, aad, &mut out)
-                }
-            };
+            let answer = tie.on(lease, || match associated {
+                None => token.wrap_key(s, &mut here, w, k, &mut out),
+                Some(aad) => token.wrap_key_authenticated(s, &mut here, w, k, aad, &mut out),
+            });
             let len = out.len();
             output.set_len(len);
             answer?;
             Ok(here)
-        })?;
+        });
+        let (here, _) = wrapped.map_err(|rv| tie.answer(call.function, rv))?;
         if held.len() == 2 {
             *mechanism = here;
         }

@@ -46,8 +46,8 @@ pub(super) fn is_opaque(mechanism: &Mechanism) -> bool {
     mechanism.is_vendor() && mechanism.params != Params::None
 }
 
-/// Ties a call that may run several times to the connection on which it ran first, where its mechanism is
-/// [opaque](is_opaque).
+/// Ties a call that may run several times to the connection on which it ran first, if it is to be tied: where its mechanism
+/// is [opaque](is_opaque).
 pub(super) struct Tie {
     tied: bool,
     first: Option<(usize, u64)>,
@@ -55,8 +55,14 @@ pub(super) struct Tie {
 }
 
 impl Tie {
-    pub(super) fn new(mechanism: &Mechanism) -> Self {
-        Tie { tied: is_opaque(mechanism), first: None, failed: None }
+    pub(super) fn new(tied: bool) -> Self {
+        Tie { tied, first: None, failed: None }
+    }
+
+    /// It was made already, and failed so.
+    pub(super) fn after(tied: bool, tried: Option<&(Lease, Rv)>) -> Self {
+        let first = tried.map(|(lease, _)| place(lease));
+        Tie { tied, first, failed: tried.map(|(_, rv)| *rv) }
     }
 
     /// Makes the call, unless it was made elsewhere before.
@@ -64,7 +70,7 @@ impl Tie {
     /// # Errors
     /// Its answer.
     pub(super) fn on<T>(&mut self, lease: &Lease, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        let here = (lease.member.index, lease.link.generation);
+        let here = place(lease);
         if self.tied && *self.first.get_or_insert(here) != here {
             // Nobody is suspected for it.
             return Err(Rv::FUNCTION_NOT_SUPPORTED);
@@ -84,4 +90,8 @@ impl Tie {
             },
         }
     }
+}
+
+fn place(lease: &Lease) -> (usize, u64) {
+    (lease.member.index, lease.link.generation)
 }

@@ -10,7 +10,7 @@ use ha_token::{
 };
 
 use super::VirtualSlot;
-use super::mechanism::is_opaque;
+use super::mechanism::{Tie, is_opaque};
 use super::run::{Broken, Call};
 use crate::group::{Lease, Need, Object, Standing};
 use crate::pin::Pin;
@@ -124,9 +124,10 @@ impl VirtualSlot {
             lease: None,
         };
         let call = Call { function: kind.init(), need: op.need(home), skip: None };
-        let started = self.run_tied(op.pinned, None, &call, &mut |lease| self.start_messages(lease, &op));
+        let mut tie = Tie::new(op.pinned);
+        let started = self.run(&call, &mut |lease| tie.on(lease, || self.start_messages(lease, &op)));
         // What a token says of any object, here it is said of a key.
-        let (after, lease) = started.map_err(|rv| match rv {
+        let (after, lease) = started.map_err(|rv| match tie.answer(call.function, rv) {
             Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
             rv => rv,
         })?;

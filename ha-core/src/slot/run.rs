@@ -78,37 +78,6 @@ impl VirtualSlot {
         self.run_after(tried, None, call, f)
     }
 
-    /// As [`run_from`](Self::run_from); a call that is `tied` is tried on the first member of the plan only.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub(super) fn run_tied<T>(
-        &self,
-        tied: bool,
-        tried: Option<(Lease, Rv)>,
-        call: &Call<'_>,
-        f: &mut dyn FnMut(&mut Lease) -> Result<T>,
-    ) -> Result<(T, Lease)> {
-        if !tied {
-            return self.run_from(tried, call, f);
-        }
-        let first = match &tried {
-            Some((lease, _)) => Some(lease.member.index),
-            None => self.group.plan(&call.need).next(),
-        };
-        let member = first.and_then(|i| self.group.members.get(i)).ok_or(Rv::DEVICE_ERROR)?;
-        match self.on_member(member, tried, call, f) {
-            Ok(done) => {
-                self.group.succeeded();
-                Ok(done)
-            }
-            Err(Ended::Answer(rv) | Ended::Next(Class::Ambiguous | Class::Object | Class::Capacity, rv)) => {
-                Err(rv)
-            }
-            Err(Ended::Next(..)) => Err(Rv::DEVICE_ERROR),
-        }
-    }
-
     /// As [`run_from`](Self::run_from), of a call that went wrong before, on the member that was left for that.
     ///
     /// # Errors

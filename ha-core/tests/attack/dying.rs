@@ -202,9 +202,13 @@ fn what_nobody_here_can_read_is_tried_on_one_member() {
         let template = vec![Attribute::bool(ck::CKA_TOKEN, token), Attribute::ulong(ck::CKA_VALUE_LEN, 32)];
         slot.generate_key(s, &mut opaque(), &template).map(drop)
     };
+    let pair = |token: bool| {
+        let half = vec![Attribute::bool(ck::CKA_TOKEN, token)];
+        slot.generate_key_pair(s, &mut opaque(), &half, &half).map(drop)
+    };
     let mut space = [0; 64];
     type Try<'a> = (Function, Box<dyn FnMut() -> Result<()> + 'a>);
-    let tries: [Try<'_>; 4] = [
+    let tries: [Try<'_>; 6] = [
         (Function::SignInit, Box::new(|| slot.op_init(s, OpKind::Sign, Some(&mut opaque()), key))),
         (
             Function::WrapKey,
@@ -212,6 +216,8 @@ fn what_nobody_here_can_read_is_tried_on_one_member() {
         ),
         (Function::GenerateKey, Box::new(|| generate(false))),
         (Function::GenerateKey, Box::new(|| generate(true))),
+        (Function::GenerateKeyPair, Box::new(|| pair(false))),
+        (Function::GenerateKeyPair, Box::new(|| pair(true))),
     ];
     for (function, mut call) in tries {
         all_up(&open);
