@@ -98,7 +98,9 @@ impl Group {
     /// Logs a member in with the PIN that another one has accepted. Where PINs were changed elsewhere its instance may not
     /// know of it: it is connected anew, before if that ends nothing, else only if it refuses the PIN.
     fn carry(&self, member: &Arc<Member>, user: UserType, changed: bool) {
-        let Some(link) = member.link().filter(|_| member.is_up()) else { return };
+        // One that has just been connected may have followed already.
+        let ahead = |link: &Arc<Link>| member.is_up() && !link.has_followed(self.login.epoch());
+        let Some(link) = member.link().filter(ahead) else { return };
         let may_hold_old = changed && self.may_hold_an_old_pin(member, user);
         if may_hold_old && self.is_idle(member) {
             self.connect_for_pin(member);

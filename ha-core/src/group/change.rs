@@ -215,10 +215,19 @@ impl Group {
         self.where_somebody_is(&mut || self.set_within(object, template, TRIES))
     }
 
-    /// Makes a change once more where every member was found dead by it, or a moment ago, and one is back.
+    /// Makes a change once more where every member was found dead by it, or a moment ago, and one is back on a new
+    /// connection.
     fn where_somebody_is(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let connections = || self.up().filter_map(|m| Some((m.index, m.link()?.generation)));
+        let before: Vec<_> = connections().collect();
         match change() {
-            Err(Rv::DEVICE_ERROR) if self.wait_for_return(1) && self.may_retry(true) => change(),
+            Err(Rv::DEVICE_ERROR)
+                if self.wait_for_return(1)
+                    && !connections().any(|now| before.contains(&now))
+                    && self.may_retry(true) =>
+            {
+                change()
+            }
             answer => answer,
         }
     }

@@ -68,14 +68,18 @@ impl Group {
         for member in self.up() {
             match self.sound_lease(member) {
                 Ok(lease) => leases.push(lease),
-                Err(rv) => self.blame(member, Function::OpenSession, rv),
+                Err(rv) => {
+                    if let Some(link) = member.link() {
+                        self.failed(member, &link, Function::OpenSession, rv);
+                    }
+                }
             }
         }
         let mut objects: BTreeMap<Ulong, Arc<Object>> = BTreeMap::new();
         leases.retain(|lease| match self.objects_on(lease, &mut objects) {
             Ok(()) => true,
             Err(rv) => {
-                self.blame(&lease.member, Function::FindObjects, rv);
+                self.failed(&lease.member, &lease.link, Function::FindObjects, rv);
                 false
             }
         });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ha_token::{ConnectError, Function, Rv, ck};
 
+use super::writers::open_lease;
 use super::{Fault, Group, Lease, Link, Member, Who};
 use crate::config::RecoveryMode;
 use crate::mutants::wrong;
@@ -180,7 +181,14 @@ impl Group {
     fn probe(&self, member: &Arc<Member>) {
         let started = self.world.now();
         let alive = member.link().ok_or(Rv::DEVICE_ERROR).and_then(|link| {
-            self.looks_alive(member, &link)?;
+            match self.looks_alive(member, &link) {
+                // All that it has lost is its login: what it holds is seen with that.
+                Err(Rv::USER_NOT_LOGGED_IN) => {
+                    self.follow(member, &link)?;
+                    self.looks_alive(member, &link)?
+                }
+                answer => answer?,
+            };
             member.set_round_trip(self.world.now().saturating_sub(started));
             Ok(link)
         });
@@ -233,7 +241,8 @@ impl Group {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
         let ledger = self.ledger.as_ref().ok_or(Rv::DEVICE_REMOVED)?;
-        let lease = Lease::new(member, Arc::clone(link))?;
+        // The sessions of its pool went with the handles perhaps.
+        let (lease, _) = open_lease(|| Lease::new(member, Arc::clone(link)))?;
         match group_key::find(lease.on(), &ledger.identity().group)? {
             Some(keys) if self.recognise_group_keys(&lease, &keys)? => {
                 link.set_group_keys(Some(keys));

@@ -11,6 +11,7 @@ use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, To
 
 use crate::mutants::wrong;
 use crate::pin::Pin;
+use crate::policy::pin::{self, Answer};
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;
@@ -324,7 +325,12 @@ impl Link {
 
     /// A PIN was sent to the token, and answered so: what it says of its PINs is read again where that may have changed it.
     pub(super) fn pin_sent(&self, world: &dyn World, answer: Result<()>) {
-        if answer.is_err() || self.flags() & ABOUT_PINS != 0 {
+        let tells = match pin::of_login(answer) {
+            Answer::Accepted => self.flags() & ABOUT_PINS != 0,
+            Answer::WrongPin(_) | Answer::NotJudged(_) => true,
+            Answer::AlreadyIn | Answer::Refused(_) | Answer::Failed(_) => false,
+        };
+        if tells {
             // Should it not say now, what it said last stands until it is next asked.
             _ = self.info_now(world);
         }

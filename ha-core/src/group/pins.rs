@@ -62,9 +62,10 @@ impl Group {
             // Of the codes of PINs this one alone speaks of the old one.
             if let (Rv::PIN_INCORRECT, Some(old)) = (rv, old) {
                 let old = self.login.hold(old);
-                member.refused.remember(user, self.login.digest(&old), rv);
-                if changed.is_empty() {
-                    self.login.refuse(user, &old, rv);
+                // Where others took it for theirs, this member has another one.
+                match changed.is_empty() {
+                    true => self.login.refuse(user, &old, rv),
+                    false => member.refused.remember(user, self.login.digest(&old), rv),
                 }
             }
             self.change_back(&changed, old, new);

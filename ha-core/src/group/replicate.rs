@@ -262,6 +262,7 @@ impl Group {
             .map_err(|e| self.ledger_failed(e))?
             .ok_or(Rv::OBJECT_HANDLE_INVALID)?;
         let traits = changed(&source.traits(), template);
+        self.vet_names(function, &traits.label, &traits.id)?;
         let verifier = row.verifier();
         let mut kept = row.template.clone();
         for attribute in template {
@@ -269,7 +270,6 @@ impl Group {
         }
         let writers =
             if is_secret(row.class) { self.key_writers(function, &kept)? } else { self.writers(function)? };
-        self.vet_names(function, &traits.label, &traits.id)?;
         let staged_blob = match self.sealed(&writers, source, &row, &kept)? {
             None => row.blob.clone(),
             sealed => sealed,

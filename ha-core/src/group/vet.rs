@@ -55,7 +55,6 @@ impl Group {
     /// come near the ledger; `CKR_ATTRIBUTE_TYPE_INVALID` for what only other types of keys have. As the other checks.
     pub(super) fn vet_change(&self, template: &Template, traits: &Traits, kept: &Template) -> Result<()> {
         let function = Function::SetAttributeValue;
-        self.vet_template(template)?;
         if let Some(content) = template.iter().find(|a| proof::is_content(traits.class, a.kind)) {
             return Err(match life::may_have(traits.key_type, content.kind) {
                 true => Rv::ATTRIBUTE_READ_ONLY,

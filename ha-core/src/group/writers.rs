@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
+use ha_token::{Function, Result, Rv, SessionInfo, Template, TemplateExt, ck};
 
 use super::{Group, Lease, Member, Who};
 use crate::config::NonExtractable;
@@ -62,23 +62,15 @@ impl Group {
     /// A backing session that is open and logged in as it should be, by the member's own word: what is made in it cannot
     /// simply be made again elsewhere. It is closed afterwards, so that no session object outlives what it was made for.
     pub(super) fn sound_lease(&self, member: &Arc<Member>) -> Result<Lease> {
-        let mut doubted = false;
-        for _ in 0..MOST_STALE {
-            let mut lease = self.lease(member)?;
-            lease.set_busy(true);
-            let user = match lease.token().session_info(lease.session) {
-                Ok(info) => info.state == ck::CKS_RW_USER_FUNCTIONS,
-                // Gone behind our back, as others of the pool may be.
-                Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => continue,
-                Err(rv) => return Err(rv),
-            };
+        for doubted in [false, true] {
+            let (lease, info) = open_lease(|| self.lease(member))?;
+            let user = info.state == ck::CKS_RW_USER_FUNCTIONS;
             if user == (self.login.who() == Who::User) {
                 return Ok(lease);
             }
-            if std::mem::replace(&mut doubted, true) {
-                break;
+            if !doubted {
+                lease.link.doubt_login();
             }
-            lease.link.doubt_login();
         }
         Err(Rv::DEVICE_ERROR)
     }
@@ -132,4 +124,22 @@ impl Group {
             }
         }
     }
+}
+
+/// A backing session that is open, by the member's own word. It is closed afterwards, not lent again.
+///
+/// # Errors
+/// The member's answer; `CKR_SESSION_HANDLE_INVALID` where every session that `lend` lends is gone.
+pub(super) fn open_lease(lend: impl Fn() -> Result<Lease>) -> Result<(Lease, SessionInfo)> {
+    for _ in 0..MOST_STALE {
+        let mut lease = lend()?;
+        lease.set_busy(true);
+        match lease.token().session_info(lease.session) {
+            Ok(info) => return Ok((lease, info)),
+            // Gone behind our back, as others of the pool may be.
+            Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => {}
+            Err(rv) => return Err(rv),
+        }
+    }
+    Err(Rv::SESSION_HANDLE_INVALID)
 }

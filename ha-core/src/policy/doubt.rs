@@ -74,7 +74,7 @@ impl Doubts {
 
     /// It came when the application gave its PIN: with that the count begins, however often it has given it.
     pub fn begin(&mut self, login: u64, connection: u64) {
-        *self = Doubts { login, connection, sent: 1, here: 1, wary: self.is_used_up() };
+        *self = Doubts { login, connection, sent: 1, here: 1, wary: self.wary || self.is_used_up() };
     }
 
     /// Whether the login that was answered so last has used up what it had.
@@ -121,11 +121,14 @@ mod tests {
         fn a_login_is_sent_at_least_once_and_on_a_new_connection_again(used in 0u32..10, wary: bool) {
             let mut doubts = Doubts { login: 1, connection: 1, sent: used, here: used.min(2), wary };
             prop_assert_eq!(doubts.verdict(2, 1), Verdict::Send);
-            let wary = doubts.is_used_up();
+            let wary = wary || doubts.is_used_up();
             prop_assert_eq!(doubts.take(2, 1), Verdict::Send);
             prop_assert_eq!(doubts.verdict(2, 2) == Verdict::Send, !wary);
             doubts.give_back(2, 1);
             prop_assert_eq!(doubts.verdict(2, 1), Verdict::Send);
+            // What was not counted says nothing: the next login is worth no more than this one.
+            doubts.begin(3, 1);
+            prop_assert_eq!(doubts.is_used_up(), wary);
         }
     }
 }

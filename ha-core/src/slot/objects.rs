@@ -308,6 +308,7 @@ impl VirtualSlot {
     ) -> Result<()> {
         let session = self.session(session)?;
         let object = self.object(object)?;
+        self.group.vet_template(template)?;
         if let Origin::Session(_) = object.origin {
             if object.is_sealed() && template.get_bool(ck::CKA_EXTRACTABLE) == Some(true) {
                 return Err(Rv::ATTRIBUTE_READ_ONLY);

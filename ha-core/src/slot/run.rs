@@ -43,6 +43,13 @@ impl Broken {
     }
 }
 
+/// The tries of one call.
+struct Tries {
+    made: usize,
+    /// The budget for more is used up.
+    spent: bool,
+}
+
 /// How a try on one member ended without success.
 enum Ended {
     /// The answer is the caller's.
@@ -89,12 +96,13 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
-        let mut tries = usize::from(call.skip.is_some());
+        let mut tries = Tries { made: usize::from(call.skip.is_some()), spent: false };
         let found_dead = |left: &Option<Left>| left.as_ref().is_some_and(|l| l.class == Class::Member);
         match self.try_each(&mut tried, &mut left, call, &mut tries, f) {
             // Nobody answered, and somebody did until now, or until another call found out.
             Err(Rv::DEVICE_ERROR)
-                if (tries > 0 && found_dead(&left) || self.group.up().next().is_none())
+                if !tries.spent
+                    && (found_dead(&left) || self.group.up().next().is_none())
                     && self.group.wait_for_return(1) =>
             {
                 self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f)
@@ -103,13 +111,13 @@ impl VirtualSlot {
         }
     }
 
-    /// One round. `tries` counts those that were made; it is 0 afterwards if the budget for more is used up.
+    /// One round.
     fn try_each<T>(
         &self,
         tried: &mut Option<(Lease, Rv)>,
         left: &mut Option<Left>,
         call: &Call<'_>,
-        tries: &mut usize,
+        tries: &mut Tries,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
         let group = &*self.group;
@@ -126,16 +134,16 @@ impl VirtualSlot {
         let mut other: Option<Rv> = None;
         while let Some((index, tried)) = next() {
             let Some(member) = group.members.get(index) else { continue };
-            if *tries > 0 && !group.may_retry(*tries == 1) {
+            if tries.made > 0 && !group.may_retry(tries.made == 1) {
                 group.reporter.refused(
                     call.function,
                     Rv::DEVICE_ERROR,
                     "the retry budget is used up: too many calls fail",
                 );
-                *tries = 0;
+                tries.spent = true;
                 break;
             }
-            *tries += 1;
+            tries.made += 1;
             let answer = self.on_member(member, tried, call, f);
             match &answer {
                 Err(Ended::Next(class, rv)) => {

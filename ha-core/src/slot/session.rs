@@ -266,7 +266,7 @@ impl VirtualSlot {
         pin: Option<&[u8]>,
         name: &[u8],
     ) -> Result<()> {
-        self.session(session)?;
+        let _call = self.sessions.stateless(session)?;
         let pin = self.pin(function, pin)?.map(|pin| Pin::new(pin, name));
         if pin.is_none() && !name.is_empty() {
             let why = "a named user needs a PIN: it is not left to a PIN pad";

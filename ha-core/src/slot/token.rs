@@ -142,7 +142,6 @@ impl Token for VirtualSlot {
     }
 
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
-        self.session(session)?;
         self.login_as(Function::Login, session, user, pin, b"")
     }
 
@@ -158,7 +157,7 @@ impl Token for VirtualSlot {
     }
 
     fn logout(&self, session: SessionHandle) -> Result<()> {
-        self.session(session)?;
+        let _call = self.sessions.stateless(session)?;
         self.log_out_everywhere()
     }
 

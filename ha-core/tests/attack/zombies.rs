@@ -80,8 +80,6 @@ fn never_a_rename_that_took_effect_and_was_refused_leaves_two_objects() {
     let object = open.slot.create_object(open.s, &data(b"old", b"v")).unwrap();
     watches[0].next(Function::SetAttributeValue, Act::DoneAndAnswer(Rv::DEVICE_ERROR));
     watches[1].next(Function::SetAttributeValue, Act::Answer(Rv::DEVICE_ERROR));
-    // It is tried once more on whoever is back, and the keepers would make it back.
-    watches.iter().for_each(|w| w.refuse(Function::SetAttributeValue, 50, Rv::DEVICE_ERROR));
     assert_eq!(open.slot.set_attributes(open.s, object, &named(b"new")), Err(Rv::DEVICE_ERROR));
     drop(open);
     let open = heal(&tokens);

@@ -104,3 +104,18 @@ fn a_member_with_session_objects_that_knows_of_the_change_keeps_its_connection()
     assert!(lives(&*slot, s, object));
     assert_eq!([0, 1].map(|m| times(&members[m], CHANGED)), [1, 1]);
 }
+
+#[test]
+fn a_mistyped_old_pin_is_no_sign_that_pins_were_changed_elsewhere() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    assert_eq!(slot.set_pin(s, Some(WRONG), Some(CHANGED)), Err(Rv::PIN_INCORRECT));
+    slot.logout(s).unwrap();
+    let connects = || [0, 1].map(|m| members[m].connects.load(Ordering::Acquire));
+    let before = connects();
+    slot.login(s, USER, pin()).unwrap();
+    all_up(&provider);
+    assert_eq!(connects(), before);
+}

@@ -95,3 +95,21 @@ fn without_threads_a_suspect_member_is_probed_by_who_calls() {
         }
     }
 }
+
+#[test]
+fn a_suspect_that_has_lost_nothing_but_its_login_is_logged_in_to_and_not_connected_anew() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    // With the group keys a member can tell that it sees nothing.
+    crate::setting::careful_pair(&*slot, s);
+    let connects = members[1].connects.load(Ordering::Acquire);
+    let group = &provider.groups()[0];
+    drop(members[1].sent());
+    members[1].real().close_all_sessions().unwrap();
+    group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+    all_up(&provider);
+    assert_eq!(times(&members[1], PIN.as_bytes()), 1);
+    assert_eq!(members[1].connects.load(Ordering::Acquire), connects);
+}
