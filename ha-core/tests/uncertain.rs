@@ -225,3 +225,27 @@ fn a_search_that_a_logout_and_a_login_surround_is_not_believed() {
     user_is_in.recv().unwrap();
     open.at_rest(&tokens, 1, 1);
 }
+
+/// A token loses its login, and has it again from elsewhere before anybody asks why an object was not to be found.
+#[test]
+fn an_object_not_found_without_the_login_is_looked_for_again() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    open.pair(1).unwrap();
+    let private = [Attribute::ulong(ck::CKA_CLASS, ck::CKO_PRIVATE_KEY), Attribute::bytes(ck::CKA_ID, [1])];
+    open.slot.find_objects_init(open.s, &private.to_vec()).unwrap();
+    let key = open.slot.find_objects(open.s, 2).unwrap()[0];
+    open.slot.find_objects_final(open.s).unwrap();
+
+    let group = &open.provider.groups()[0];
+    watched::lose(group, 0, &open.members[0]);
+    let member = &open.members[1];
+    let s = member.real().open_session(true).unwrap();
+    member.next(Function::SignInit, Act::Answer(Rv::KEY_HANDLE_INVALID));
+    let here = member.real();
+    member.next(Function::FindObjectsInit, Act::First(Box::new(move || here.logout(s).unwrap())));
+    let here = member.real();
+    let come_back = move || here.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    member.next(Function::FindObjectsFinal, Act::Then(Box::new(come_back)));
+    open.slot.op_init(open.s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key).unwrap();
+}

@@ -25,6 +25,17 @@ const LACKING_INTERVALS: u32 = 10;
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a member is found to have lost that answered an error that a token may answer which lost itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Suspected {
+    /// Nothing: the answer is one about what was asked.
+    Nothing,
+    /// Its handles, and its login perhaps, which it has again: what it said before says nothing.
+    Forgetful,
+    /// Its token.
+    Lost,
+}
+
 impl Group {
     /// Connects every member, on its keeper's thread, and waits for their first answers. With `threads` false the
     /// members are connected on this thread, once, and no keeper is started.
@@ -255,14 +266,24 @@ impl Group {
     /// Whether a member that answered with an error of this class has lost its token, as SoftHSM may: it answers so, and
     /// looks healthy otherwise. It is then blamed.
     pub(crate) fn is_lost(&self, member: &Arc<Member>, link: &Arc<Link>, class: Class) -> bool {
-        let dead = match class {
-            Class::Object | Class::Ambiguous => self.looks_alive(member, link).err(),
-            Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => None,
-        };
-        if let Some(dead) = dead {
-            self.blame(member, Function::GetTokenInfo, dead);
+        self.suspected(member, link, class) == Suspected::Lost
+    }
+
+    /// What a member has lost that answered with an error of this class. If it is its token, it is blamed.
+    pub(crate) fn suspected(&self, member: &Arc<Member>, link: &Arc<Link>, class: Class) -> Suspected {
+        match class {
+            Class::Object | Class::Ambiguous => match self.looks_alive(member, link) {
+                Ok(false) => Suspected::Nothing,
+                Ok(true) => Suspected::Forgetful,
+                Err(rv) => {
+                    self.blame(member, Function::GetTokenInfo, rv);
+                    Suspected::Lost
+                }
+            },
+            Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => {
+                Suspected::Nothing
+            }
         }
-        dead.is_some()
     }
 
     fn note(&self, member: &Member, function: Function, rv: Rv) {

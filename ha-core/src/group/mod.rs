@@ -43,6 +43,7 @@ use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulo
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub(crate) use identify::DIFFER;
+pub(crate) use keeper::Suspected;
 pub(crate) use key_use::Standing;
 pub use lease::Lease;
 pub use link::Link;

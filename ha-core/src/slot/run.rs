@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
-use crate::group::{Lease, Member, Need, Object, Who, watch};
+use crate::group::{Lease, Member, Need, Object, Suspected, Who, watch};
 use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
@@ -241,15 +241,20 @@ impl VirtualSlot {
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> std::result::Result<(T, Lease), Ended> {
         let group = &*self.group;
-        let (mut session, mut login, mut object) = (false, false, false);
+        let (mut session, mut login, mut object, mut unseen) = (false, false, false, false);
         loop {
+            // The user's login when an object is looked for that was not there before.
+            let mut visit = None;
             let (mut lease, rv) = match tried.take() {
                 Some(failure) => failure,
                 None => match group.lease(member).inspect(|_| watch::retried()) {
-                    Ok(mut lease) => match f(&mut lease) {
-                        Ok(value) => return Ok((value, lease)),
-                        Err(rv) => (lease, rv),
-                    },
+                    Ok(mut lease) => {
+                        visit = object.then(|| group.visit(&lease.link));
+                        match f(&mut lease) {
+                            Ok(value) => return Ok((value, lease)),
+                            Err(rv) => (lease, rv),
+                        }
+                    }
                     Err(rv) => {
                         let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };
                         let class = group.failed(member, &link, Function::OpenSession, rv);
@@ -287,10 +292,20 @@ impl VirtualSlot {
                     group.blame(member, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
                 }
-                Class::Object | Class::Ambiguous => {
-                    let lost = group.is_lost(member, &lease.link, class);
-                    return Err(Ended::Next(if lost { Class::Member } else { class }, rv));
-                }
+                Class::Object | Class::Ambiguous => match group.suspected(member, &lease.link, class) {
+                    Suspected::Lost => return Err(Ended::Next(Class::Member, rv)),
+                    // Without the login that was made again meanwhile no private object was to be seen.
+                    found
+                        if class == Class::Object
+                            && (found == Suspected::Forgetful
+                                || visit.is_some_and(|v| v != group.visit(&lease.link))) =>
+                    {
+                        if std::mem::replace(&mut unseen, true) {
+                            return Err(Ended::Next(Class::Member, rv));
+                        }
+                    }
+                    _ => return Err(Ended::Next(class, rv)),
+                },
                 Class::Capacity | Class::Member => return Err(Ended::Next(class, rv)),
             }
         }
