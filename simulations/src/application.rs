@@ -82,8 +82,8 @@ impl Application<'_> {
                 for (thing, handle) in things.iter().zip(&handles) {
                     self.stage.model.update(thing, |t| t.handle = Some(*handle));
                     self.stage.model.set(thing, Standing::There);
-                    oracle::durable(self.stage, thing);
                 }
+                oracle::durable(self.stage, &things);
                 for (thing, handle) in things.iter().zip(&handles) {
                     match self.prove(thing, *handle, handles.last().copied()) {
                         Ok(proof) => self.stage.model.update(thing, |t| t.proof = Some(proof)),
@@ -188,7 +188,10 @@ impl Application<'_> {
             handle: None,
             ids: vec![vec![3, self.me as u8]],
         };
-        let Ok(handles) = self.create(std::slice::from_ref(&thing), false) else { return };
+        let handles = match self.create(std::slice::from_ref(&thing), false) {
+            Ok(handles) => handles,
+            Err(failed) => return self.failed("making of a session object", &failed),
+        };
         if let Ok(proof) = self.prove(&thing, handles[0], handles.last().copied()) {
             _ = self.ask(&Thing { handle: Some(handles[0]), proof: Some(proof), ..thing }, false);
         }

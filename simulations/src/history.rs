@@ -37,6 +37,9 @@ pub const WRONG: &str = "simulated-wrong-pin";
 /// everything to come to rest, at the end.
 const REST: Duration = Duration::from_secs(300);
 
+/// How long a shutdown may wait for what is in flight.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How a history ended.
 pub struct Ended {
     /// The guarantee that was broken, and how; "deadlock" or "panic" where none but the core itself was.
@@ -223,7 +226,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
         if life > 0 {
             Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session }.close();
             stage.all_closed(&slot);
-            stop(stage, &provider);
+            stop(stage, &provider, process);
             stage.begin_life();
             process += 1;
             // A process that has ended holds nothing any more when the next one begins.
@@ -278,14 +281,24 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     }
     application.close();
     stage.all_closed(&slot);
-    stop(stage, &provider);
+    stop(stage, &provider, process);
     oracle::at_the_end(stage);
 }
 
-fn stop(stage: &Stage, provider: &Provider) {
-    let hanging = provider.shutdown(Duration::from_secs(60));
+/// Guarantee G5: no call hangs here, so that a process ends whole, and soon.
+fn stop(stage: &Stage, provider: &Provider, process: u32) {
+    let began = stage.scheduler.now();
+    let hanging = provider.shutdown(PATIENCE);
     if !hanging.is_empty() {
         stage.broken("G5", format!("shutting down, {hanging:?} hang"));
+    }
+    let running = stage.scheduler.running(process);
+    if !running.is_empty() {
+        stage.broken("G5", format!("{running:?} go on after the shutdown"));
+    }
+    let took = stage.scheduler.now() - began;
+    if took > PATIENCE {
+        stage.broken("G5", format!("the shutdown took {took:?}"));
     }
     oracle::when_ended(stage);
 }

@@ -65,15 +65,13 @@ impl Faults {
     }
 }
 
-/// A PIN that was sent to a member.
+/// A PIN that was sent to a member, whatever became of it there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// Who was to be logged in.
     pub user: UserType,
     /// The PIN.
     pub pin: Vec<u8>,
-    /// What the token answered, whatever became of the answer.
-    pub answer: std::result::Result<(), Rv>,
 }
 
 impl Line {
@@ -253,18 +251,7 @@ impl Hook for OnLine {
         self.line.call(self.process, self.life, function, go)
     }
 
-    fn send(
-        &self,
-        function: Function,
-        user: UserType,
-        pin: Option<&[u8]>,
-        go: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        self.call(function, || {
-            let answer = go();
-            let attempt = Attempt { user, pin: pin.unwrap_or_default().to_vec(), answer };
-            self.line.state().logins.push(attempt);
-            answer
-        })
+    fn sends(&self, _function: Function, user: UserType, pin: Option<&[u8]>) {
+        self.line.state().logins.push(Attempt { user, pin: pin.unwrap_or_default().to_vec() });
     }
 }

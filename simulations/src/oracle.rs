@@ -7,16 +7,17 @@
 //! * **G2** no zombies: what the application was told is gone is never found or used again, and is on no token at rest.
 //!   What it was told nothing of is on every token or on none, and nothing is there that nobody made.
 //! * **G3** right key: every signature fits the public key that was read when the key was made; every other answer is the
-//!   one that the object gave then (`application`).
+//!   one that the object gave then (`application`); the copies of a key have one value (`copies`).
 //! * **G4** availability: while a member that can serve is up, no call fails (`application`); at rest each member alone
 //!   serves everything.
-//! * **G5** bounded wait: shutting down ends (`history`).
+//! * **G5** bounded wait: a shutdown ends in time, and with it every thread of the process (`history`); an operation with
+//!   a key takes a minute at the most, whatever its members are slow with.
 //! * **G6** no lock-out: no PIN is sent that the application did not give, and the right one is never refused while a
 //!   member that can judge it is up (`history`).
 //! * **G7** no amplification: operations that are tried on a third member, or again, are no more than a fifth of the calls
 //!   and ten in each ten seconds (`retries`).
-//! * **G8** same answers: copies have the value, the `CKA_ID` and the flags that the application gave last, and do not
-//!   differ (`copies`); a search gives each object once, and a mistake the same error on every member (`application`).
+//! * **G8** same answers: copies have the `CKA_ID` and the flags that the application gave last, and do not differ in any
+//!   attribute (`copies`); a search gives each object once, and a mistake the same error on every member (`application`).
 //! * **G9** secrets: no PIN and no key's value is in the log or in a file of the group's (`secrets`).
 //!
 //! And **sessions**: none is left open on a token, and none of the application's outlives its closing.
@@ -26,37 +27,51 @@ mod retries;
 pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ha_token::UserType;
 
 use crate::history::PIN;
 use crate::model::{Standing, Thing};
 use crate::stage::Stage;
+use crate::token::Inspected;
 
-/// G1, when an object is acknowledged.
-pub fn durable(stage: &Stage, thing: &Thing) {
-    secrets::remember(stage);
-    // A try that came to nothing may have left something of its name, which is destroyed later: what counts is how many
-    // members hold one value.
-    let mut holders: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
-    for copies in copies::of(stage, thing) {
-        let values: BTreeSet<_> = copies.into_iter().map(|copy| copy.material).collect();
-        for value in values {
-            *holders.entry(value).or_default() += 1;
+/// How long an operation with a key may take.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What each member's token holds at one moment. The keys that are there are remembered, as secrets.
+fn look(stage: &Stage) -> Vec<Vec<Inspected>> {
+    let held: Vec<Vec<Inspected>> = stage.devices.iter().map(|device| device.inspect()).collect();
+    secrets::remember(&mut stage.secrets(), held.iter().flatten());
+    held
+}
+
+/// G1, when objects are acknowledged.
+pub fn durable(stage: &Stage, things: &[Thing]) {
+    let held = look(stage);
+    for thing in things {
+        // A try that came to nothing may have left something of its name, which is destroyed later: what counts is how
+        // many members hold one value.
+        let mut holders: BTreeMap<&[u8], usize> = BTreeMap::new();
+        for copies in copies::of(&held, thing) {
+            let values: BTreeSet<_> = copies.into_iter().map(|copy| &*copy.material).collect();
+            for value in values {
+                *holders.entry(value).or_default() += 1;
+            }
         }
-    }
-    let most = holders.values().max().copied().unwrap_or(0);
-    if most < stage.plan.min_copies as usize {
-        stage.broken("G1", format!("{} was acknowledged and is on {most} members", thing.name()));
+        let most = holders.values().max().copied().unwrap_or(0);
+        if most < stage.plan.min_copies as usize {
+            stage.broken("G1", format!("{} was acknowledged and is on {most} members", thing.name()));
+        }
     }
 }
 
 /// G1, G2 and G8, when everything is at rest.
 pub fn at_rest(stage: &Stage) {
-    secrets::remember(stage);
+    let held = look(stage);
     let things = stage.model.things().clone();
     for thing in &things {
-        let copies = copies::of(stage, thing);
+        let copies = copies::of(&held, thing);
         let holders = copies.iter().filter(|c| !c.is_empty()).count();
         let (name, all) = (thing.name(), copies.len());
         match thing.standing {
@@ -75,15 +90,15 @@ pub fn at_rest(stage: &Stage) {
             _ => copies::same(stage, thing, &copies),
         }
     }
-    for (member, device) in stage.devices.iter().enumerate() {
+    for (member, (device, objects)) in stage.devices.iter().zip(&held).enumerate() {
         // Each thread has one session that rests and one in use, and so has who looks after the member.
         let threads = stage.plan.lives.iter().map(Vec::len).max().unwrap_or(0);
         let (open, most) = (device.sessions_open(), 8 + 2 * threads);
         if open > most {
             stage.broken("sessions", format!("{open} sessions are open on member {member} at rest"));
         }
-        for object in device.inspect() {
-            let known = things.iter().any(|t| copies::is_of(&object, t));
+        for object in objects {
+            let known = things.iter().any(|t| copies::is_of(object, t));
             if !known && !object.label.starts_with(b"pkcs11-ha") {
                 let label = String::from_utf8_lossy(&object.label);
                 let class = object.class;
@@ -106,6 +121,10 @@ pub fn when_ended(stage: &Stage) {
 /// What must hold when the last process has ended.
 pub fn at_the_end(stage: &Stage) {
     retries::bounded(stage);
+    if let Some(long) = stage.operations().iter().find(|o| o.until - o.from > LONGEST) {
+        let took = long.until - long.from;
+        stage.broken("G5", format!("an operation of {} took {took:?} from {:?} on", long.thread, long.from));
+    }
     for (member, line) in stage.lines.iter().enumerate() {
         for attempt in line.take_logins() {
             let ours = attempt.user == UserType::User && attempt.pin == PIN.as_bytes();

@@ -329,6 +329,14 @@ impl Scheduler {
         self.state().rows[id].status == Status::Finished
     }
 
+    /// The names of the threads of a process that have not ended.
+    pub fn running(&self, process: u32) -> Vec<String> {
+        let its = format!("{process}:");
+        let state = self.state();
+        let running = state.rows.iter().filter(|r| r.status != Status::Finished && r.name.starts_with(&its));
+        running.map(|r| r.name.clone()).collect()
+    }
+
     /// Waits until a thread has ended.
     pub fn join(&self, id: ThreadId) {
         let me = self.me();

@@ -66,6 +66,12 @@ fn a_seeded_bug_that_there_is_not_is_answered_with_2_and_those_that_there_are() 
 fn a_seeded_bug_is_caught_and_its_seed_is_said() {
     let (status, text) = said(&simulate(&["--mutants", "--named", "WrongPinGoesOn", "--seeds", "200"]));
     assert!(status == 0 && text.contains("1 seeded bugs, 0 not caught, 0 that ended"), "{status}\n{text}");
+    // Played alone it is said how it is played again.
+    let (status, text) = said(&simulate(&["--mutant", "WrongPinGoesOn", "--seeds", "200"]));
+    let replays = text.lines().find_map(|l| l.strip_prefix("    cargo xtask mutants ")).unwrap();
+    assert!(status == 1 && replays.starts_with("--mutant WrongPinGoesOn --seed "), "{status}\n{text}");
+    let again: Vec<&str> = replays.split(' ').collect();
+    assert_eq!(said(&simulate(&again)).0, 1, "{replays}");
 }
 
 #[test]

@@ -21,35 +21,12 @@ pub trait Hook: Send + Sync {
     /// Its answer, or another one.
     fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T>;
 
-    /// A call that sends a PIN.
-    ///
-    /// # Errors
-    /// As [`Hook::call`].
-    fn send(
-        &self,
-        function: Function,
-        user: UserType,
-        pin: Option<&[u8]>,
-        go: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let _ = (user, pin);
-        self.call(function, go)
-    }
+    /// A call that sends a PIN is about to be made.
+    fn sends(&self, _function: Function, _user: UserType, _pin: Option<&[u8]>) {}
 
-    /// A named user's PIN is sent: `go` gives the token the name, `unnamed` is the same login without it.
-    ///
-    /// # Errors
-    /// As [`Hook::call`].
-    fn send_named(
-        &self,
-        user: UserType,
-        pin: Option<&[u8]>,
-        name: &[u8],
-        go: impl FnOnce() -> Result<()>,
-        unnamed: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let _ = (name, unnamed);
-        self.send(Function::LoginUser, user, pin, go)
+    /// Where the token itself has no named users: the name under which `C_LoginUser` is a login of its user.
+    fn user_name(&self) -> Option<&'static [u8]> {
+        None
     }
 
     /// A session was opened.
@@ -84,6 +61,18 @@ macro_rules! passed_on {
 }
 
 impl<H: Hook> Passing<H> {
+    /// A call that sends a PIN.
+    fn send(
+        &self,
+        function: Function,
+        user: UserType,
+        pin: Option<&[u8]>,
+        go: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.hook.sends(function, user, pin);
+        self.hook.call(function, go)
+    }
+
     /// The next message of a session's signing.
     fn sign_on(&self, signing: &Signing, s: SessionHandle, was_query: bool) -> Result<()> {
         if was_query {
@@ -105,24 +94,27 @@ impl<H: Hook> Token for Passing<H> {
     }
 
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
-        self.hook.send(Function::Login, user, pin, || self.real.login(session, user, pin))
+        self.send(Function::Login, user, pin, || self.real.login(session, user, pin))
     }
 
     fn login_user(&self, s: SessionHandle, user: UserType, pin: Option<&[u8]>, name: &[u8]) -> Result<()> {
-        let (go, unnamed) = (|| self.real.login_user(s, user, pin, name), || self.real.login(s, user, pin));
-        self.hook.send_named(user, pin, name, go, unnamed)
+        self.send(Function::LoginUser, user, pin, || match self.hook.user_name() {
+            None => self.real.login_user(s, user, pin, name),
+            Some(known) if known == name => self.real.login(s, user, pin),
+            Some(_) => Err(Rv::PIN_INCORRECT),
+        })
     }
 
     fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {
-        self.hook.send(Function::InitToken, UserType::So, pin, || self.real.init_token(pin, label))
+        self.send(Function::InitToken, UserType::So, pin, || self.real.init_token(pin, label))
     }
 
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
-        self.hook.send(Function::InitPin, UserType::User, pin, || self.real.init_pin(session, pin))
+        self.send(Function::InitPin, UserType::User, pin, || self.real.init_pin(session, pin))
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
-        self.hook.send(Function::SetPin, UserType::User, old, || self.real.set_pin(session, old, new))
+        self.send(Function::SetPin, UserType::User, old, || self.real.set_pin(session, old, new))
     }
 
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {

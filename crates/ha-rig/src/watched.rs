@@ -187,31 +187,12 @@ impl Hook for Arc<Watch> {
         Watch::call(self, function, go)
     }
 
-    fn send(
-        &self,
-        function: Function,
-        user: UserType,
-        pin: Option<&[u8]>,
-        go: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    fn sends(&self, function: Function, user: UserType, pin: Option<&[u8]>) {
         self.sent.lock().unwrap().push((function, user, pin.map(<[u8]>::to_vec)));
-        Watch::call(self, function, go)
     }
 
-    fn send_named(
-        &self,
-        user: UserType,
-        pin: Option<&[u8]>,
-        name: &[u8],
-        go: impl FnOnce() -> Result<()>,
-        unnamed: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let known = *self.user_name.lock().unwrap();
-        self.send(Function::LoginUser, user, pin, || match known {
-            None => go(),
-            Some(known) if known == name => unnamed(),
-            Some(_) => Err(Rv::PIN_INCORRECT),
-        })
+    fn user_name(&self) -> Option<&'static [u8]> {
+        *self.user_name.lock().unwrap()
     }
 
     fn opened(&self, session: SessionHandle) {

@@ -24,25 +24,24 @@ pub(super) fn is_of(object: &Inspected, thing: &Thing) -> bool {
     object.class == thing.class() && object.label == thing.label.as_bytes()
 }
 
-/// The copies of an object, by member.
-pub(super) fn of(stage: &Stage, thing: &Thing) -> Vec<Vec<Inspected>> {
-    let on = |all: Vec<Inspected>| all.into_iter().filter(|o| is_of(o, thing)).collect();
-    stage.devices.iter().map(|device| on(device.inspect())).collect()
+/// The copies of an object, by member, among what each holds.
+pub(super) fn of<'a>(held: &'a [Vec<Inspected>], thing: &Thing) -> Vec<Vec<&'a Inspected>> {
+    held.iter().map(|all| all.iter().filter(|o| is_of(o, thing)).collect()).collect()
 }
 
 /// G3 and G8: each member has one copy at most, and the copies do not differ.
-pub(super) fn same(stage: &Stage, thing: &Thing, copies: &[Vec<Inspected>]) {
+pub(super) fn same(stage: &Stage, thing: &Thing, copies: &[Vec<&Inspected>]) {
     if let Err((guarantee, how)) = judge(thing, copies) {
         stage.broken(guarantee, how);
     }
 }
 
-fn judge(thing: &Thing, copies: &[Vec<Inspected>]) -> Result<(), (&'static str, String)> {
+fn judge(thing: &Thing, copies: &[Vec<&Inspected>]) -> Result<(), (&'static str, String)> {
     let name = thing.name();
     if copies.iter().any(|c| c.len() > 1) {
         return Err(("G8", format!("{name} is twice on one member")));
     }
-    let all: Vec<&Inspected> = copies.iter().flatten().collect();
+    let all: Vec<&Inspected> = copies.iter().flatten().copied().collect();
     let Some(first) = all.first() else { return Ok(()) };
     for copy in &all {
         if copy.material != first.material {
@@ -60,7 +59,8 @@ fn judge(thing: &Thing, copies: &[Vec<Inspected>]) -> Result<(), (&'static str, 
         let differs = |kind: &AttributeType| {
             told && !OF_ITS_MAKING.contains(kind) && copy.attributes.get(*kind) != first.attributes.get(*kind)
         };
-        if let Some(kind) = copy.attributes.iter().map(|a| a.kind).find(differs) {
+        // What one of them lacks is a difference too.
+        if let Some(kind) = copy.attributes.iter().chain(&first.attributes).map(|a| a.kind).find(differs) {
             return Err(("G8", format!("the copies of {name} differ in the attribute {kind:#x}")));
         }
     }
@@ -92,14 +92,18 @@ mod tests {
         thing.standing = Standing::There;
         let id = thing.ids[0].clone();
         let right = copy(&thing, &id, &[(ck::CKA_ENCRYPT, true)]);
-        assert_eq!(judge(&thing, &[vec![right.clone()], vec![right.clone()]]), Ok(()));
-        let broken = |other: Inspected| judge(&thing, &[vec![right.clone()], vec![other]]).unwrap_err();
+        assert_eq!(judge(&thing, &[vec![&right], vec![&right]]), Ok(()));
+        let broken = |other: Inspected| {
+            let there = judge(&thing, &[vec![&right], vec![&other]]).unwrap_err();
+            assert_eq!(judge(&thing, &[vec![&other], vec![&right]]).unwrap_err().0, there.0);
+            there
+        };
         assert_eq!(broken(Inspected { material: vec![8], ..right.clone() }).0, "G3");
         assert!(broken(copy(&thing, &[9], &[(ck::CKA_ENCRYPT, true)])).1.contains("has the id"));
         assert!(broken(copy(&thing, &id, &[(ck::CKA_ENCRYPT, false)])).1.contains("lacks the flag"));
         let more = copy(&thing, &id, &[(ck::CKA_ENCRYPT, true), (ck::CKA_DECRYPT, true)]);
         assert!(broken(more).1.contains("in the attribute"));
-        let twice = judge(&thing, &[vec![right.clone(), right.clone()], vec![right.clone()]]);
+        let twice = judge(&thing, &[vec![&right, &right], vec![&right]]);
         assert!(twice.unwrap_err().1.contains("twice"));
     }
 }

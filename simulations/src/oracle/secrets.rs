@@ -6,15 +6,14 @@ use std::path::Path;
 use ha_token::{TemplateExt, ck};
 
 use crate::history::{PIN, SO_PIN, WRONG};
-use crate::stage::Stage;
+use crate::token::Inspected;
 
 /// So much of a key's value tells it.
 const TELLING: usize = 16;
 
-/// Looks at the keys that are on the tokens now: what they consist of is looked for when the history is over.
-pub fn remember(stage: &Stage) {
-    let mut values = stage.secrets();
-    for object in stage.devices.iter().flat_map(|d| d.inspect()) {
+/// Takes from objects of tokens what keys consist of: it is looked for when the history is over.
+pub(super) fn remember<'a>(values: &mut BTreeSet<Vec<u8>>, objects: impl Iterator<Item = &'a Inspected>) {
+    for object in objects {
         if !matches!(object.class, ck::CKO_PRIVATE_KEY | ck::CKO_SECRET_KEY) {
             continue;
         }
@@ -56,11 +55,17 @@ struct Forms {
 
 impl Forms {
     fn new(values: &BTreeSet<Vec<u8>>) -> Self {
-        let mut all: BTreeSet<Vec<u8>> = [PIN, SO_PIN, WRONG].iter().map(|p| p.as_bytes().to_vec()).collect();
-        for value in values {
+        let mut all = BTreeSet::new();
+        for value in [PIN, SO_PIN, WRONG].iter().map(|pin| pin.as_bytes()).chain(values.iter().map(|v| &**v))
+        {
             let hex: String = value.iter().map(|b| format!("{b:02x}")).collect();
             let list = format!("{value:?}").trim_matches(['[', ']']).to_owned();
-            all.extend([value.clone(), hex.to_uppercase().into_bytes(), hex.into_bytes(), list.into_bytes()]);
+            all.extend([
+                value.to_vec(),
+                hex.to_uppercase().into_bytes(),
+                hex.into_bytes(),
+                list.into_bytes(),
+            ]);
         }
         let all: BTreeSet<Vec<u8>> = all.iter().map(|form| form[..TELLING].to_vec()).collect();
         let mut begins = [false; 256];
@@ -85,6 +90,8 @@ mod tests {
         let told = |log: &str| told(&values, log, dir.path());
         assert_eq!(told("INFO all is well, simulated-pin is not it"), None);
         assert!(told(&format!("login with {PIN}")).is_some());
+        assert!(told(&format!("login with {:?}", SO_PIN.as_bytes())).is_some());
+        assert!(told("login with 73696D756C617465642D77726F6E672D70696E").is_some());
         assert!(told("a key 6465666768696a6b6c6d6e6f70717273").is_some());
         assert!(told(&format!("bytes: {value:?}")).is_some());
         let deeper = dir.path().join("state");

@@ -13,15 +13,12 @@ const STATUS: &str = "Exit status: 0 nothing went wrong; 1 something did, or --r
 #[derive(Parser)]
 #[command(name = "cargo xtask simulate", after_help = STATUS)]
 pub(crate) struct Cli {
-    /// How many histories. Unless told 1000; with --time as many as begin within it; with --mutants 20000 for each.
+    /// How many histories. Unless told 1000; with --time as many as begin within it; for each seeded bug 20000.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: Option<u64>,
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     pub(crate) from: u64,
-    /// Seeds that are left out, as 3,5,7: faults that are known and not mended yet.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) except: Vec<u64>,
     /// What is played.
     #[arg(long, value_name = "NAME", default_value = "everything")]
     pub(crate) scenario: Scenario,
@@ -41,7 +38,7 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) require_coverage: bool,
     /// Plays this seed alone, twice, and shows what happened.
-    #[arg(long, conflicts_with_all = ["seeds", "from", "except", "time", "jobs", "go_on", "coverage", "require_coverage"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "time", "jobs", "go_on", "coverage", "require_coverage"])]
     pub(crate) seed: Option<u64>,
     /// Shows the whole history of --seed, not made shorter, or those of --replay that went wrong.
     #[arg(long, requires = "seed", conflicts_with = "keep")]
@@ -56,7 +53,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["seed", "keep", "meaning", "seeds", "from", "except", "scenario", "time", "jobs", "go_on", "coverage", "require_coverage"]
+        conflicts_with_all = ["seed", "keep", "meaning", "seeds", "from", "scenario", "time", "jobs", "go_on", "coverage", "require_coverage"]
     )]
     pub(crate) replay: Option<PathBuf>,
     #[cfg(feature = "mutants")]
@@ -69,6 +66,19 @@ impl Cli {
     pub(crate) fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.jobs.map_or_else(cores, usize::from)
+    }
+
+    /// The command that plays a seed of this run again, as this build plays it.
+    pub(crate) fn replays(&self, seed: u64) -> String {
+        let mut command = "cargo xtask simulate".to_owned();
+        #[cfg(feature = "mutants")]
+        if let Some(mutant) = self.seeded.mutant {
+            command = format!("cargo xtask mutants --mutant {mutant:?}");
+        }
+        if self.scenario != Scenario::Everything {
+            command += &format!(" --scenario {}", self.scenario.name());
+        }
+        format!("{command} --seed {seed}")
     }
 }
 

@@ -19,7 +19,6 @@ use simulations::panics;
 use simulations::plan::Plan;
 use simulations::pool::Pool;
 use simulations::run::{Run, Totals, differs, run};
-use simulations::scenario::Scenario;
 use simulations::shrink::shrink;
 
 use cli::Cli;
@@ -115,7 +114,6 @@ fn asked(cli: &Cli, seeds: u64) -> Result<Run, String> {
         scenario: cli.scenario,
         first: cli.from,
         seeds,
-        except: cli.except.clone(),
         time: cli.time,
         threads: cli.threads(),
         go_on: cli.go_on,
@@ -172,7 +170,7 @@ fn many(cli: &Cli) -> ExitCode {
     }
     for failure in &failures {
         println!("seed {}: {}: {}", failure.seed, failure.guarantee, failure.how);
-        println!("    cargo xtask simulate{} --seed {}", in_scenario(what.scenario), failure.seed);
+        println!("    {}", cli.replays(failure.seed));
     }
     if !failures.is_empty() {
         return ExitCode::FAILURE;
@@ -186,10 +184,6 @@ fn many(cli: &Cli) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
-}
-
-fn in_scenario(scenario: Scenario) -> String {
-    if scenario == Scenario::Everything { String::new() } else { format!(" --scenario {}", scenario.name()) }
 }
 
 fn figures(totals: &Totals, took: Duration) {

@@ -32,7 +32,7 @@ pub(crate) struct Seeded {
     named: Option<String>,
     /// Plays with this seeded bug.
     #[arg(long, value_name = "NAME", value_parser = mutant)]
-    mutant: Option<Mutant>,
+    pub(crate) mutant: Option<Mutant>,
     /// Answers the run with --mutants that has started this one.
     #[arg(long, hide = true, requires = "mutant", conflicts_with = "seed")]
     answer: bool,
@@ -106,7 +106,6 @@ fn ask(cli: &Cli, mutant: Mutant) -> Result<Answer, String> {
     if let Some(time) = cli.time {
         child.args(["--time", &format!("{}s", time.as_secs())]);
     }
-    child.args(cli.except.iter().flat_map(|seed| ["--except".to_owned(), seed.to_string()]));
     heard(&child.stderr(Stdio::inherit()).output().map_err(|e| e.to_string())?)
 }
 

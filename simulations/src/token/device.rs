@@ -43,8 +43,8 @@ pub struct Inspected {
     pub id: Vec<u8>,
     /// All that it has, secret parts too.
     pub attributes: Template,
-    /// What makes it the key it is: a pair's modulus or bare public point, for both of its keys; SHA-256 of a secret
-    /// key's value, and of any other object's.
+    /// What makes it the key it is: of an RSA key the modulus, of a public key on a curve the bare point, of anything else
+    /// SHA-256 of its value.
     pub material: Vec<u8>,
 }
 
@@ -226,15 +226,20 @@ impl Device {
 
 fn inspected(number: u64, object: &Object) -> Inspected {
     let class = object.class();
-    let pair = matches!(class, ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY);
+    let key_type = object.key_type();
+    // The point of a private key on a curve would have to be computed, at each look.
+    let is_named = class == ck::CKO_PUBLIC_KEY || (class == ck::CKO_PRIVATE_KEY && key_type == ck::CKK_RSA);
     let value = || Hash::Sha256.digest(object.bytes(ck::CKA_VALUE));
     Inspected {
         number,
         class,
-        key_type: object.key_type(),
+        key_type,
         label: object.bytes(ck::CKA_LABEL).to_vec(),
         id: object.bytes(ck::CKA_ID).to_vec(),
         attributes: object.all(),
-        material: Key::of(object).filter(|_| pair).map_or_else(value, |key| key.identity()),
+        material: Some(object)
+            .filter(|_| is_named)
+            .and_then(Key::of)
+            .map_or_else(value, |key| key.identity()),
     }
 }
