@@ -7,7 +7,7 @@ use ha_token::{Attribute, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 use super::login::Visit;
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
 use crate::replica::find_all;
-use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
+use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, State};
 use crate::replica::proof::Outcome;
 
 /// What a member has of an object.
@@ -76,23 +76,23 @@ impl Group {
                 _ => same = alike,
             }
         }
-        // Copies of one key may have one name: of those that cannot be told apart each live object has its own.
-        let twins = match same.as_slice() {
-            [] => 0,
-            _ => ledger
-                .find(row.class, row.key_type, &row.ckaid, &row.label)?
-                .iter()
-                .filter(|other| {
-                    other.id != row.id
-                        && other.is_committed()
-                        && other.copies.iter().any(|c| c == name)
-                        && other.verifier() == row.verifier()
-                        && !self.has_handle(lease, other)
-                })
-                .count(),
-        };
-        if let Some(handle) = same.get(twins) {
-            return Ok(Copy::At(*handle));
+        // Copies of one key may have one name: of those that cannot be told apart each live object has its own. Searched
+        // before this is asked: what is found and is of an object that is being made was announced by then.
+        let (mut twins, mut on_their_way) = (0, 0);
+        if !same.is_empty() {
+            for other in ledger.find(row.class, row.key_type, &row.ckaid, &row.label)? {
+                let is_twin = other.id != row.id
+                    && other.verifier() == row.verifier()
+                    && !self.has_handle(lease, &other);
+                twins += usize::from(is_twin && other.is_committed() && is_on(&other, name));
+                on_their_way += usize::from(is_twin && other.state == State::Staged);
+            }
+        }
+        // What this member was never said to hold may all be another's that is being made.
+        let spare = if row.is_committed() && is_on(row, name) { twins } else { twins + on_their_way };
+        match same.get(spare) {
+            Some(handle) => return Ok(Copy::At(*handle)),
+            None => unclear |= same.len() > twins,
         }
         // A change that this member has yet to make may have been of the names: here it is called as before.
         if ledger.pending_of(row.id, name)?.iter().any(changes_names) {
@@ -195,6 +195,10 @@ impl Group {
         }
         Ok((same, unclear))
     }
+}
+
+fn is_on(row: &ObjectRow, member: &str) -> bool {
+    row.copies.iter().any(|c| c == member)
 }
 
 pub(super) fn changes_names(template: &Template) -> bool {
