@@ -299,17 +299,27 @@ impl VirtualSlot {
         let call = Call { function: Function::DeriveKey, need, skip: None };
         let mut tie = Tie::new(is_opaque(mechanism));
         let derived = self.run(&call, &mut |lease| {
-            let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
             let mut here = self.localised(lease, mechanism)?;
             let base = self.group.backing(lease, held.last().ok_or(Rv::KEY_HANDLE_INVALID)?)?;
-            let made =
-                tie.on(lease, || lease.token().derive_key(owner, &mut here, base, template, want_handle))?;
-            Ok((made, here))
+            self.own_objects(&session, &mut state, lease, |owner| {
+                let made =
+                    tie.on(lease, || lease.token().derive_key(owner, &mut here, base, template, want_handle))?;
+                let mut all: Vec<ObjectHandle> = made.into_iter().collect();
+                if let ha_token::Params::Struct(s) = &mut here.params {
+                    s.translate_outputs(&mut |h| {
+                        all.extend(Some(h).filter(|h| h.0 != 0));
+                        Ok(h)
+                    })?;
+                }
+                Ok((all, (made.is_some(), here)))
+            })
         });
-        let ((made, mut here), lease) = derived.map_err(|rv| tie.answer(call.function, rv))?;
+        let ((objects, (has_own, mut here)), _) = derived.map_err(|rv| tie.answer(call.function, rv))?;
+        let mut handles = objects.iter().map(|o| o.handle);
+        let made = if has_own { handles.next() } else { None };
         if let ha_token::Params::Struct(s) = &mut here.params {
             s.translate_outputs(&mut |h| {
-                if h.0 == 0 { Ok(h) } else { Ok(self.adopt_session_object(&session, &lease, h)?.handle) }
+                if h.0 == 0 { Ok(h) } else { handles.next().ok_or(Rv::GENERAL_ERROR) }
             })?;
         }
         if held.len() == 1 {
@@ -319,7 +329,7 @@ impl VirtualSlot {
         {
             out.take_outputs(*here);
         }
-        made.map(|h| Ok(self.adopt_session_object(&session, &lease, h)?.handle)).transpose()
+        Ok(made)
     }
 
     /// `C_GenerateKeyPair`. Both keys are token keys or both are session keys, or the public one alone is a session key.
@@ -351,14 +361,16 @@ impl VirtualSlot {
                 let sealed = life::as_sealed(private);
                 let call = Call { function: Function::GenerateKeyPair, need, skip: None };
                 let mut tie = Tie::new(is_opaque(mechanism));
+                let private = sealed.as_ref().unwrap_or(private);
                 let made = self.run(&call, &mut |lease| {
-                    let owner = self.owner(&mut state, &lease.member, lease.link.generation)?;
-                    let private = sealed.as_ref().unwrap_or(private);
-                    tie.on(lease, || lease.token().generate_key_pair(owner, mechanism, public, private))
+                    self.own_objects(&session, &mut state, lease, |owner| {
+                        let (token, public) = (lease.token(), &public);
+                        let make = || token.generate_key_pair(owner, mechanism, public, private);
+                        tie.on(lease, make).map(|(a, b)| (vec![a, b], ()))
+                    })
                 });
-                let ((a, b), lease) = made.map_err(|rv| tie.answer(call.function, rv))?;
-                let a = self.adopt_session_object(&session, &lease, a)?;
-                let b = self.adopt_session_object(&session, &lease, b)?;
+                let ((pair, ()), _) = made.map_err(|rv| tie.answer(call.function, rv))?;
+                let [a, b] = &*pair else { return Err(Rv::GENERAL_ERROR) };
                 if sealed.is_some() {
                     b.seal();
                 }

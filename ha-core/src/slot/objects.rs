@@ -11,7 +11,7 @@ use super::VirtualSlot;
 use super::run::Call;
 use super::session::SessionState;
 use super::table::Session;
-use crate::group::{Lease, Need, Object, Origin, Place, Trust, Who};
+use crate::group::{Lease, Need, Object, Origin, Place, Traits, Trust, Who};
 use crate::policy::failure::Class;
 use crate::replica::{is_secret, life};
 
@@ -72,33 +72,44 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&Lease, SessionHandle) -> Result<ObjectHandle>,
     ) -> Result<Arc<Object>> {
-        // Looked at where it was made: a member that dies in between takes the object with it, and it is made elsewhere.
-        let (object, _) = self.run(call, &mut |lease| {
-            let owner = self.owner(state, &lease.member, lease.link.generation)?;
-            let handle = f(lease, owner)?;
-            self.adopt_session_object(session, lease, handle)
+        let ((objects, ()), _) = self.run(call, &mut |lease| {
+            self.own_objects(session, state, lease, |owner| Ok((vec![f(lease, owner)?], ())))
         })?;
-        Ok(object)
+        objects.into_iter().next().ok_or(Rv::GENERAL_ERROR)
     }
 
-    /// Gives a session object that a member has just made its virtual handle.
-    pub(super) fn adopt_session_object(
+    /// Runs what makes session objects on a member, in the backing session there that owns those of this session and lives
+    /// as long: each is given its virtual handle. They are looked at where they were made: a member that dies in between
+    /// takes them with it, and they are made elsewhere.
+    pub(super) fn own_objects<T>(
         &self,
         session: &Session<'_>,
+        state: &mut SessionState,
         lease: &Lease,
-        handle: ObjectHandle,
-    ) -> Result<Arc<Object>> {
-        let (traits, _, private) = self.group.read_traits(lease.on(), handle)?;
-        let place = Place {
-            member: lease.member.index,
-            generation: lease.link.generation,
-            handle,
-            trust: Trust::Proven,
+        make: impl FnOnce(SessionHandle) -> Result<(Vec<ObjectHandle>, T)>,
+    ) -> Result<(Vec<Arc<Object>>, T)> {
+        let owner = self.owner(state, &lease.member, lease.link.generation)?;
+        let (handles, more) = make(owner).inspect_err(|rv| {
+            // The member has lost it, and what it owned: the next try has another one.
+            if matches!(*rv, Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) {
+                state.lose_owner(&lease.member);
+            }
+        })?;
+        let traits = handles.iter().map(|h| self.group.read_traits(lease.on(), *h)).collect::<Result<Vec<_>>>();
+        let traits = traits.inspect_err(|_| handles.iter().for_each(|h| lease.on().discard(*h)))?;
+        let adopt = |(handle, (traits, _, private)): (&ObjectHandle, (Traits, _, _))| {
+            let place = Place {
+                member: lease.member.index,
+                generation: lease.link.generation,
+                handle: *handle,
+                trust: Trust::Proven,
+            };
+            let object = self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
+            lease.link.bind(*handle, object.handle.0);
+            self.group.host_more(&lease.member);
+            object
         };
-        let object = self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
-        lease.link.bind(handle, object.handle.0);
-        self.group.host_more(&lease.member);
-        Ok(object)
+        Ok((handles.iter().zip(traits).map(adopt).collect(), more))
     }
 
     /// `C_CopyObject`.

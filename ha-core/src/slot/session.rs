@@ -142,6 +142,14 @@ impl SessionState {
         self.remove(at);
     }
 
+    /// A member has lost the backing session that owned this session's objects there.
+    pub(super) fn lose_owner(&mut self, member: &Member) {
+        for owner in self.owners.extract_if(.., |o| o.member.index == member.index) {
+            let mut owner = owner;
+            owner.set_busy(true); // not lent again
+        }
+    }
+
     /// Takes an operation out that its member still has, with its backing session.
     pub(super) fn cancel(&mut self, kind: OpKind) {
         if self.has_late(kind) {
