@@ -222,7 +222,7 @@ impl Group {
         let before: Vec<_> = connections().collect();
         match change() {
             Err(Rv::DEVICE_ERROR)
-                if self.wait_for_return(1)
+                if self.wait_for_return(1, 0)
                     && !connections().any(|now| before.contains(&now))
                     && self.may_retry(true) =>
             {

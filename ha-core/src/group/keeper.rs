@@ -162,8 +162,10 @@ impl Group {
 
     /// Waits for members that were found dead a moment ago and are connected anew at once: they may have been restarted
     /// while nobody used them. Ends when so many are up, when no more can be for now, and [`RETURN_PATIENCE`] after they were;
-    /// answers whether so many are up.
-    pub(crate) fn wait_for_return(&self, enough: usize) -> bool {
+    /// answers whether so many are up. Those of `but`, a bit for each, do not count.
+    pub(crate) fn wait_for_return(&self, enough: usize, but: u32) -> bool {
+        let counts = |member: &&Arc<Member>| but >> member.index & 1 == 0;
+        let are_enough = || self.up().filter(counts).count() >= enough;
         if self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto {
             return false;
         }
@@ -171,7 +173,7 @@ impl Group {
         let until = self.world.now() + patience;
         let pause = self.world.event();
         loop {
-            if self.up().count() >= enough {
+            if are_enough() {
                 return true;
             }
             let now = self.world.now();
@@ -180,9 +182,9 @@ impl Group {
                 // Read only now: it may have gone down since the clock was read for this round.
                 health.may_return(self.world.now(), patience)
             };
-            if now >= until || self.is_stopping() || !self.members.iter().any(soon) {
+            if now >= until || self.is_stopping() || !self.members.iter().filter(counts).any(soon) {
                 // One may have come up since it was counted.
-                return self.up().count() >= enough;
+                return are_enough();
             }
             pause.wait(Some(Duration::from_millis(1)));
         }

@@ -21,7 +21,7 @@ impl Group {
         if writers.len() < self.config.min_copies {
             // What is held would keep others waiting.
             writers.clear();
-            self.wait_for_return(self.config.min_copies);
+            self.wait_for_return(self.config.min_copies, 0);
             writers = self.those_up(function);
         }
         if writers.len() < self.config.min_copies {

@@ -44,10 +44,33 @@ impl Broken {
 }
 
 /// The tries of one call.
-struct Tries {
+struct Tries<'g> {
     made: usize,
     /// The budget for more is used up.
     spent: bool,
+    /// A member was found dead.
+    found_dead: bool,
+    /// The members that answered and are alive, a bit for each: they are not asked again.
+    answered: u32,
+    /// The first answer that may be the application's fault and not its member's.
+    ambiguous: Option<(&'g Arc<Member>, Rv)>,
+    /// The last one of a member that has not what is wanted.
+    other: Option<Rv>,
+}
+
+impl Tries<'_> {
+    /// The answer where no member gave one that is sure.
+    fn unsure(&self) -> Rv {
+        self.ambiguous.map(|(_, rv)| rv).or(self.other).unwrap_or(Rv::DEVICE_ERROR)
+    }
+}
+
+/// How a round of tries ended without success.
+enum Failed {
+    /// The answer is the caller's.
+    Sure(Rv),
+    /// No member has said what the caller is to be told.
+    Unsure,
 }
 
 /// How a try on one member ended without success.
@@ -96,42 +119,49 @@ impl VirtualSlot {
         call: &Call<'_>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> Result<(T, Lease)> {
-        let mut tries = Tries { made: usize::from(call.skip.is_some()), spent: false };
-        let found_dead = |left: &Option<Left>| left.as_ref().is_some_and(|l| l.class == Class::Member);
-        match self.try_each(&mut tried, &mut left, call, &mut tries, f) {
-            // Nobody answered, and somebody did until now, or until another call found out.
-            Err(Rv::DEVICE_ERROR)
-                if !tries.spent
-                    && (found_dead(&left) || self.group.up().next().is_none())
-                    && self.group.wait_for_return(1) =>
-            {
-                self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f)
-            }
-            answer => answer,
+        let mut tries = Tries {
+            made: usize::from(call.skip.is_some()),
+            spent: false,
+            found_dead: left.as_ref().is_some_and(|l| l.class == Class::Member),
+            answered: 0,
+            ambiguous: None,
+            other: None,
+        };
+        let mut answer = self.try_each(&mut tried, &mut left, call, &mut tries, f);
+        // Nobody has said it for sure, and somebody could until now, or until another call found out.
+        if matches!(answer, Err(Failed::Unsure))
+            && !tries.spent
+            && (tries.found_dead || self.group.up().next().is_none())
+            && self.group.wait_for_return(1, tries.answered)
+        {
+            answer = self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f);
         }
+        answer.map_err(|failed| match failed {
+            Failed::Sure(rv) => rv,
+            Failed::Unsure => tries.unsure(),
+        })
     }
 
     /// One round.
-    fn try_each<T>(
-        &self,
+    fn try_each<'g, T>(
+        &'g self,
         tried: &mut Option<(Lease, Rv)>,
         left: &mut Option<Left>,
         call: &Call<'_>,
-        tries: &mut Tries,
+        tries: &mut Tries<'g>,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
-    ) -> Result<(T, Lease)> {
+    ) -> std::result::Result<(T, Lease), Failed> {
         let group = &*self.group;
+        let answered = tries.answered;
         let first = tried.as_ref().map(|(l, _)| l.member.index);
         let mut plan = None;
         let mut next = || match tried.take() {
             Some((lease, rv)) => Some((lease.member.index, Some((lease, rv)))),
             None => plan
                 .get_or_insert_with(|| group.plan(&call.need))
-                .find(|i| Some(*i) != call.skip && Some(*i) != first)
+                .find(|i| Some(*i) != call.skip && Some(*i) != first && answered >> i & 1 == 0)
                 .map(|i| (i, None)),
         };
-        let mut ambiguous: Option<(&Arc<Member>, Rv)> = None;
-        let mut other: Option<Rv> = None;
         while let Some((index, tried)) = next() {
             let Some(member) = group.members.get(index) else { continue };
             if tries.made > 0 && !group.may_retry(tries.made == 1) {
@@ -148,6 +178,10 @@ impl VirtualSlot {
             match &answer {
                 Err(Ended::Next(class, rv)) => {
                     *left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
+                    match class {
+                        Class::Member => tries.found_dead = true,
+                        _ => tries.answered |= 1 << index,
+                    }
                 }
                 // Also an error of the application's is an answer, which it would have had from the first member.
                 Ok(_) | Err(Ended::Answer(_)) => {
@@ -159,34 +193,30 @@ impl VirtualSlot {
             }
             match answer {
                 Ok(success) => {
-                    if let Some((first, rv)) = ambiguous {
+                    if let Some((first, rv)) = tries.ambiguous {
                         group.blame(first, call.function, rv);
                     }
                     group.succeeded();
                     return Ok(success);
                 }
                 Err(Ended::Answer(rv)) => {
-                    if let Some((first, before)) = ambiguous
+                    if let Some((first, before)) = tries.ambiguous
                         && before != rv
                     {
                         group.blame(first, call.function, before);
                     }
-                    return Err(rv);
+                    return Err(Failed::Sure(rv));
                 }
-                Err(Ended::Next(Class::Ambiguous, rv)) => match ambiguous {
-                    Some((_, before)) if before == rv => return Err(rv),
+                Err(Ended::Next(Class::Ambiguous, rv)) => match tries.ambiguous {
+                    Some((_, before)) if before == rv => return Err(Failed::Sure(rv)),
                     Some(_) => {}
-                    None => ambiguous = Some((member, rv)),
+                    None => tries.ambiguous = Some((member, rv)),
                 },
-                Err(Ended::Next(Class::Object | Class::Capacity, rv)) => other = Some(rv),
+                Err(Ended::Next(Class::Object | Class::Capacity, rv)) => tries.other = Some(rv),
                 Err(Ended::Next(_, _)) => {}
             }
         }
-        Err(match (ambiguous, other) {
-            (Some((_, rv)), _) => rv,
-            (None, Some(rv)) => rv,
-            (None, None) => Rv::DEVICE_ERROR,
-        })
+        Err(Failed::Unsure)
     }
 
     /// Makes the call on one member only.
