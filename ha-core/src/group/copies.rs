@@ -60,6 +60,9 @@ impl Group {
         }
         let visit = self.visit(&lease.link);
         let name = lease.member.name();
+        // A change that this member has yet to make may be of the names: here it is called as before. Asked before it is
+        // searched: who makes it meanwhile takes it off the list.
+        let is_called_otherwise = ledger.pending_of(row.id, name)?.iter().any(changes_names);
         let called_so = self.with_traits(lease, &row_traits(row))?;
         let (mut same, mut unclear) = self.prove_each(lease, row, &called_so)?;
         if same.len() > 1 {
@@ -94,8 +97,7 @@ impl Group {
             Some(handle) => return Ok(Copy::At(*handle)),
             None => unclear |= same.len() > twins,
         }
-        // A change that this member has yet to make may have been of the names: here it is called as before.
-        if ledger.pending_of(row.id, name)?.iter().any(changes_names) {
+        if is_called_otherwise {
             let class =
                 vec![Attribute::ulong(ck::CKA_CLASS, row.class), Attribute::bool(ck::CKA_TOKEN, true)];
             let mut candidates = Vec::new();
@@ -110,7 +112,15 @@ impl Group {
             }
             unclear |= others;
         }
-        Ok(if unclear || !self.saw_all(lease, row, visit)? { Copy::Unclear } else { Copy::Absent })
+        if !unclear && self.saw_all(lease, row, visit)? {
+            // What has another name by now was looked for under the wrong one; what is destroyed is not renamed any more.
+            let is_as_it_was = |now: ObjectRow| now.is_unchanged_since(row);
+            if !row.is_committed() || ledger.object(row.id)?.is_none_or(is_as_it_was) {
+                return Ok(Copy::Absent);
+            }
+            self.falls_behind(&lease.member);
+        }
+        Ok(Copy::Unclear)
     }
 
     /// Whether what was not found on a member is not there: a session without the user's login sees no private object, and a

@@ -128,12 +128,16 @@ impl VirtualSlot {
             other: None,
         };
         let mut answer = self.try_each(&mut tried, &mut left, call, &mut tries, f);
-        // Nobody has said it for sure, and somebody could until now, or until another call found out.
-        if matches!(answer, Err(Failed::Unsure))
-            && !tries.spent
-            && (tries.found_dead || self.group.up().next().is_none())
-            && self.group.wait_for_return(1, tries.answered)
-        {
+        // Nobody has said it for sure, and somebody could until now, or until another call found out. Each may come back,
+        // and fail again.
+        for _ in &self.group.members {
+            if !matches!(answer, Err(Failed::Unsure))
+                || tries.spent
+                || !(tries.found_dead || self.group.up().next().is_none())
+                || !self.group.wait_for_return(1, tries.answered)
+            {
+                break;
+            }
             answer = self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f);
         }
         answer.map_err(|failed| match failed {
