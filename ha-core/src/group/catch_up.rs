@@ -362,26 +362,37 @@ impl Group {
         let found = if wrong!(GivenTwice) { Copy::Absent } else { self.find_copy(ledger, lease, row)? };
         Ok(match found {
             Copy::At(handle) => Ok(Given { handle, made: false }),
-            Copy::Absent => self.make_copy(lease, row).map(|handle| Given { handle, made: true }),
+            Copy::Absent => {
+                let undecided = ledger.is_changing(row.id)?;
+                self.make_copy(lease, row, undecided).map(|handle| Given { handle, made: true })
+            }
             Copy::Unclear => Err(UNCLEAR),
         })
     }
 
-    fn make_copy(&self, lease: &Lease, row: &ObjectRow) -> Result<ha_token::ObjectHandle> {
-        let secret = crate::replica::is_secret(row.class);
-        let handle = match &row.blob {
+    /// Makes a copy as the ledger has the object. What is `undecided` may be a change that every member refuses: it is
+    /// tried on a session object, since SoftHSM keeps half of a token object that it refuses.
+    fn make_copy(&self, lease: &Lease, row: &ObjectRow, undecided: bool) -> Result<ha_token::ObjectHandle> {
+        let mut template = life::of_copy(&row.template);
+        match &row.blob {
             Some(_) if lease.link.group_keys().is_none() => return Err(Rv::KEY_NOT_WRAPPABLE),
-            Some(blob) => self.unwrap_blob(lease, blob, &life::of_copy(&row.template))?,
-            None if secret => return Err(Rv::KEY_NOT_WRAPPABLE),
-            None => {
-                let mut template = life::of_copy(&row.template);
-                // The value of a private object is on the members and nowhere else.
-                if row.class == ck::CKO_DATA && template.get(ck::CKA_VALUE).is_none() {
-                    template.extend(self.value_elsewhere(lease, row)?);
-                }
-                lease.token().create_object(lease.session, &template)?
+            Some(_) => {}
+            None if crate::replica::is_secret(row.class) => return Err(Rv::KEY_NOT_WRAPPABLE),
+            // The value of a private object is on the members and nowhere else.
+            None if row.class == ck::CKO_DATA && template.get(ck::CKA_VALUE).is_none() => {
+                template.extend(self.value_elsewhere(lease, row)?);
             }
+            None => {}
+        }
+        let make = |template: &ha_token::Template| match &row.blob {
+            Some(blob) => self.unwrap_blob(lease, blob, template),
+            None => lease.token().create_object(lease.session, template),
         };
+        if undecided {
+            let trial = make(&life::public_as_made(&template))?;
+            lease.on().discard(trial);
+        }
+        let handle = make(&template)?;
         let outcome = match row.verifier() {
             None => Ok(Outcome::Unproven("the ledger holds no verifier".into())),
             Some(verifier) => self.prove(lease, handle, row.class, &verifier),

@@ -298,8 +298,9 @@ impl Group {
                 let undo: Vec<&str> = uncertain.iter().map(|m| m.name()).collect();
                 object.set_traits(before);
                 let undone = ledger.change_rollback(&row, &pending, &undo, &back);
-                // What they are to make is written down by now.
-                uncertain.iter().for_each(|member| self.falls_behind(member));
+                // What they are to make is written down by now; also by who was given a copy meanwhile.
+                let given = self.members.iter().filter(|m| !holders.iter().any(|h| h.index == m.index));
+                uncertain.into_iter().chain(given).for_each(|member| self.falls_behind(member));
                 match undone {
                     // Somebody else has changed it since, and with it what this would undo.
                     Ok(()) | Err(LedgerError::Conflict) => Err(rv),

@@ -290,7 +290,7 @@ impl Ledger {
     }
 
     /// No member is known to have made the change: the object is as it was, and those in `undo`, which may have made it,
-    /// are to set what it was before.
+    /// and those that were given a copy since, which has it, are to set what it was before.
     ///
     /// # Errors
     /// As [`Ledger::change_begin`].
@@ -311,7 +311,12 @@ impl Ledger {
         };
         found_as(&transaction, before.id, before.version + 1, &found)?;
         made(&transaction, numbers)?;
-        for member in undo {
+        let holders = transaction
+            .prepare_cached("SELECT member FROM copy WHERE object = ?1")?
+            .query_map([before.id.0], |r| r.get::<_, String>(0))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let given = holders.iter().filter(|h| !before.copies.contains(h)).map(String::as_str);
+        for member in undo.iter().copied().chain(given) {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![member, before.id.0, codec::encode(back)])?;
         }
@@ -351,6 +356,15 @@ impl Ledger {
         )?;
         let rows = statement.query_map(params![id.0, member], |r| r.get::<_, Vec<u8>>(0))?;
         rows.map(|r| Ok(codec::decode(&r?).unwrap_or_default())).collect()
+    }
+
+    /// Whether some member has yet to make a change of an object.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn is_changing(&self, id: ObjectId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)";
+        Ok(self.connection().query_row(sql, [id.0], |r| r.get(0))?)
     }
 
     /// Pending changes were made.

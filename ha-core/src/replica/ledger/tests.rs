@@ -159,6 +159,15 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     let row = ledger.object(id).unwrap().unwrap();
     assert_eq!((row.label.as_slice(), &row.template), (b"new".as_slice(), &before.template));
     assert!(matches!(ledger.add_copy(&before, "c"), Err(LedgerError::Conflict)), "it was changed since");
+    let numbers = ledger.change_begin(&row, &["b"], &change, &found).unwrap();
+    ledger.add_copy(&ledger.object(id).unwrap().unwrap(), "c").unwrap();
+    assert!(ledger.is_changing(id).unwrap());
+    ledger.change_rollback(&row, &numbers, &[], &back).unwrap();
+    let undo = ledger.pending_for("c").unwrap();
+    assert_eq!((undo.len(), &undo[0].template), (1, &back), "it was given a copy that has the change");
+    ledger.done(&[undo[0].number]).unwrap();
+    assert!(!ledger.is_changing(id).unwrap());
+    let row = ledger.object(id).unwrap().unwrap();
     ledger.destroy_begin(id, &[]).unwrap();
     assert!(matches!(ledger.add_copy(&row, "c"), Err(LedgerError::Conflict)), "it is dead");
     assert!(matches!(ledger.change_begin(&row, &["b"], &change, &found), Err(LedgerError::Conflict)));
