@@ -21,6 +21,19 @@ pub(super) enum Copy {
     Unclear,
 }
 
+/// What a search that found nothing says.
+enum Nothing {
+    /// It is not there.
+    IsThere,
+    /// Nothing: the token's login or its handles were lost, and made again by now.
+    WasSeen,
+    /// Nothing: the user is not logged in.
+    CanBeSeen,
+}
+
+/// How often a member is searched again in one call, because it had lost its login.
+const SEARCHES: u32 = 3;
+
 /// Why a copy could not be looked for.
 pub(super) enum Trouble {
     /// The member's answer.
@@ -58,6 +71,21 @@ impl Group {
         {
             return Ok(Copy::At(place.handle));
         }
+        for _ in 0..SEARCHES {
+            if let Some(copy) = self.look_for_copy(ledger, lease, row)? {
+                return Ok(copy);
+            }
+        }
+        Ok(Copy::Unclear)
+    }
+
+    /// One search; `None` if it is to be made again.
+    fn look_for_copy(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        row: &ObjectRow,
+    ) -> std::result::Result<Option<Copy>, Trouble> {
         let visit = self.visit(&lease.link);
         let name = lease.member.name();
         // A change that this member has yet to make may be of the names: here it is called as before. Asked before it is
@@ -75,7 +103,7 @@ impl Group {
             }
             match alike.as_slice() {
                 [] => {}
-                [only] => return Ok(Copy::At(*only)),
+                [only] => return Ok(Some(Copy::At(*only))),
                 _ => same = alike,
             }
         }
@@ -94,7 +122,7 @@ impl Group {
         // What this member was never said to hold may all be another's that is being made.
         let spare = if row.is_committed() && is_on(row, name) { twins } else { twins + on_their_way };
         match same.get(spare) {
-            Some(handle) => return Ok(Copy::At(*handle)),
+            Some(handle) => return Ok(Some(Copy::At(*handle))),
             None => unclear |= same.len() > twins,
         }
         if is_called_otherwise {
@@ -108,24 +136,30 @@ impl Group {
             }
             let (same, others) = self.prove_each(lease, row, &candidates)?;
             if let Some(handle) = same.first() {
-                return Ok(Copy::At(*handle));
+                return Ok(Some(Copy::At(*handle)));
             }
             unclear |= others;
         }
-        if !unclear && self.saw_all(lease, row, visit)? {
-            // What has another name by now was looked for under the wrong one; what is destroyed is not renamed any more.
-            let is_as_it_was = |now: ObjectRow| now.is_unchanged_since(row);
-            if !row.is_committed() || ledger.object(row.id)?.is_none_or(is_as_it_was) {
-                return Ok(Copy::Absent);
-            }
-            self.falls_behind(&lease.member);
+        if unclear {
+            return Ok(Some(Copy::Unclear));
         }
-        Ok(Copy::Unclear)
+        match self.nothing_found(lease, row, visit)? {
+            Nothing::WasSeen => return Ok(None),
+            Nothing::CanBeSeen => return Ok(Some(Copy::Unclear)),
+            Nothing::IsThere => {}
+        }
+        // What has another name by now was looked for under the wrong one; what is destroyed is not renamed any more.
+        let is_as_it_was = |now: ObjectRow| now.is_unchanged_since(row);
+        if !row.is_committed() || ledger.object(row.id)?.is_none_or(is_as_it_was) {
+            return Ok(Some(Copy::Absent));
+        }
+        self.falls_behind(&lease.member);
+        Ok(Some(Copy::Unclear))
     }
 
-    /// Whether what was not found on a member is not there: a session without the user's login sees no private object, and a
+    /// What it says that nothing was found on a member: a session without the user's login sees no private object, and a
     /// lost SoftHSM token shows none at all; both say that all is well. `visit` is the user's login when the search began.
-    fn saw_all(&self, lease: &Lease, row: &ObjectRow, visit: Option<Visit>) -> Result<bool> {
+    fn nothing_found(&self, lease: &Lease, row: &ObjectRow, visit: Option<Visit>) -> Result<Nothing> {
         if row.private {
             let info = lease.token().session_info(lease.session)?;
             let logged_in = matches!(info.state, ck::CKS_RW_USER_FUNCTIONS | ck::CKS_RO_USER_FUNCTIONS);
@@ -134,15 +168,17 @@ impl Group {
                 lease.link.doubt_login();
                 return Err(Rv::USER_NOT_LOGGED_IN);
             }
-            if !logged_in || visit.is_none() || self.visit(&lease.link) != visit {
-                return Ok(false);
+            let now = self.visit(&lease.link);
+            if !logged_in || now.is_none() {
+                return Ok(Nothing::CanBeSeen);
+            }
+            if now != visit {
+                return Ok(Nothing::WasSeen);
             }
         }
-        if self.looks_alive(&lease.member, &lease.link)? {
-            // It had lost its handles by now, and with them its login perhaps, which somebody else has made again.
-            return Err(Rv::USER_NOT_LOGGED_IN);
-        }
-        Ok(true)
+        // It had lost its handles by now, and with them its login perhaps, which somebody else has made again.
+        let forgetful = self.looks_alive(&lease.member, &lease.link)?;
+        Ok(if forgetful { Nothing::WasSeen } else { Nothing::IsThere })
     }
 
     /// Whether another object's copy here is known: it is then no candidate anyway.
