@@ -317,11 +317,7 @@ impl VirtualSlot {
                 Class::Login if group.login.who() == Who::Nobody => return Err(Ended::Answer(rv)),
                 Class::Session => {}
                 Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
-                Class::Object if !std::mem::replace(&mut object, true) => {
-                    for o in call.need.objects() {
-                        o.forget_stale(&lease);
-                    }
-                }
+                Class::Object if !std::mem::replace(&mut object, true) => forget_stale(call, &lease),
                 Class::Login => {
                     group.blame(member, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
@@ -337,6 +333,8 @@ impl VirtualSlot {
                         if std::mem::replace(&mut unseen, true) {
                             return Err(Ended::Next(Class::Member, rv));
                         }
+                        // Another thread may have found them before they were lost once more.
+                        forget_stale(call, &lease);
                     }
                     _ => return Err(Ended::Next(class, rv)),
                 },
@@ -364,4 +362,9 @@ impl VirtualSlot {
         }
         Ok(object)
     }
+}
+
+/// The handles of a call's objects are looked up again.
+fn forget_stale(call: &Call<'_>, lease: &Lease) {
+    call.need.objects().for_each(|object| object.forget_stale(lease));
 }
