@@ -330,8 +330,13 @@ impl Group {
 
     /// The user's login on a connection, if it is made there.
     pub(crate) fn visit(&self, link: &Link) -> Option<Visit> {
-        let visit = Visit { login: link.logins(), epoch: self.login.epoch() };
+        let visit = Visit { login: link.logins(), losses: link.losses(), epoch: self.login.epoch() };
         (self.login.who() == Who::User && link.has_followed(visit.epoch)).then_some(visit)
+    }
+
+    /// The user's login on each connection of a member that is up.
+    pub(super) fn visits(&self) -> Vec<(u64, Option<Visit>)> {
+        self.up().filter_map(|m| m.link()).map(|link| (link.generation, self.visit(&link))).collect()
     }
 
     /// As [`follow_login`](Self::follow_login), without bringing the member up to date.

@@ -168,17 +168,16 @@ impl Group {
                 lease.link.doubt_login();
                 return Err(Rv::USER_NOT_LOGGED_IN);
             }
-            let now = self.visit(&lease.link);
-            if !logged_in || now.is_none() {
+            if !logged_in {
                 return Ok(Nothing::CanBeSeen);
             }
-            if now != visit {
-                return Ok(Nothing::WasSeen);
-            }
         }
-        // It had lost its handles by now, and with them its login perhaps, which somebody else has made again.
-        let forgetful = self.looks_alive(&lease.member, &lease.link)?;
-        Ok(if forgetful { Nothing::WasSeen } else { Nothing::IsThere })
+        self.looks_alive(&lease.member, &lease.link)?;
+        Ok(match self.visit(&lease.link) {
+            now if now != visit => Nothing::WasSeen,
+            None if row.private => Nothing::CanBeSeen,
+            _ => Nothing::IsThere,
+        })
     }
 
     /// Whether another object's copy here is known: it is then no candidate anyway.

@@ -25,17 +25,6 @@ const LACKING_INTERVALS: u32 = 10;
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a member is found to have lost that answered an error that a token may answer which lost itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Suspected {
-    /// Nothing: the answer is one about what was asked.
-    Nothing,
-    /// Its handles, and its login perhaps, which it has again: what it said before says nothing.
-    Forgetful,
-    /// Its token.
-    Lost,
-}
-
 impl Group {
     /// Connects every member, on its keeper's thread, and waits for their first answers. With `threads` false the
     /// members are connected on this thread, once, and no keeper is started.
@@ -198,10 +187,10 @@ impl Group {
                 // All that it has lost is its login: what it holds is seen with that.
                 Err(Rv::USER_NOT_LOGGED_IN) => {
                     self.follow(member, &link)?;
-                    self.looks_alive(member, &link)?
+                    self.looks_alive(member, &link)?;
                 }
                 answer => answer?,
-            };
+            }
             member.set_round_trip(self.world.now().saturating_sub(started));
             Ok(link)
         });
@@ -220,15 +209,16 @@ impl Group {
     }
 
     /// Whether the token answers and holds what it must hold: a lost SoftHSM token looks healthy otherwise. One that has
-    /// lost its handles while nobody used it is alive: the group keys are found again. Answers whether it had.
+    /// lost its handles while nobody used it is alive: the group keys are found again, and what was seen before is of
+    /// another [`visit`](Group::visit).
     ///
     /// # Errors
     /// The member's answer; `CKR_USER_NOT_LOGGED_IN` when it has lost its login, which is made again when it is next used;
     /// `CKR_DEVICE_REMOVED` when an object that must be there is not.
-    pub(crate) fn looks_alive(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<bool, Rv> {
+    pub(crate) fn looks_alive(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<(), Rv> {
         link.probe(&*self.world)?;
         if wrong!(LostTokenBelieved) {
-            return Ok(false);
+            return Ok(());
         }
         if let Some(keys) = link.group_keys()
             && self.login.who() == super::Who::User
@@ -236,10 +226,10 @@ impl Group {
             let class = [ck::CKA_CLASS];
             let there = link.on_anchor(|anchor| link.token.get_attributes(anchor, keys.extractable, &class));
             if there.is_err() {
-                return self.finds_itself(member, link).map(|()| true);
+                return self.finds_itself(member, link);
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     /// A token does not know the group keys by their handles: it has lost its login, or its handles, or itself.
@@ -259,6 +249,7 @@ impl Group {
         match group_key::find(lease.on(), &ledger.identity().group)? {
             Some(keys) if self.recognise_group_keys(&lease, &keys)? => {
                 link.set_group_keys(Some(keys));
+                link.has_new_handles();
                 Ok(())
             }
             _ => Err(Rv::DEVICE_REMOVED),
@@ -268,24 +259,14 @@ impl Group {
     /// Whether a member that answered with an error of this class has lost its token, as SoftHSM may: it answers so, and
     /// looks healthy otherwise. It is then blamed.
     pub(crate) fn is_lost(&self, member: &Arc<Member>, link: &Arc<Link>, class: Class) -> bool {
-        self.suspected(member, link, class) == Suspected::Lost
-    }
-
-    /// What a member has lost that answered with an error of this class. If it is its token, it is blamed.
-    pub(crate) fn suspected(&self, member: &Arc<Member>, link: &Arc<Link>, class: Class) -> Suspected {
-        match class {
-            Class::Object | Class::Ambiguous => match self.looks_alive(member, link) {
-                Ok(false) => Suspected::Nothing,
-                Ok(true) => Suspected::Forgetful,
-                Err(rv) => {
-                    self.blame(member, Function::GetTokenInfo, rv);
-                    Suspected::Lost
-                }
-            },
-            Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => {
-                Suspected::Nothing
-            }
+        let dead = match class {
+            Class::Object | Class::Ambiguous => self.looks_alive(member, link).err(),
+            Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => None,
+        };
+        if let Some(dead) = dead {
+            self.blame(member, Function::GetTokenInfo, dead);
         }
+        dead.is_some()
     }
 
     fn note(&self, member: &Member, function: Function, rv: Rv) {

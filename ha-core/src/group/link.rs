@@ -47,6 +47,8 @@ pub struct Link {
     login_turn: Mutex<()>,
     /// How often its login was made or undone.
     logins: AtomicU64,
+    /// How often it was found to have lost its handles.
+    losses: AtomicU64,
     /// What it was last brought up to date with: the login's epoch, and what its member was owed then, which is written
     /// first. No epoch before that.
     caught_up_in: AtomicU64,
@@ -93,6 +95,7 @@ impl Link {
             login_epoch: AtomicU64::new(0),
             login_turn: Mutex::new(()),
             logins: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
             caught_up_in: AtomicU64::new(u64::MAX),
             caught_up_with: AtomicU64::new(0),
             identifying: Mutex::default(),
@@ -206,6 +209,16 @@ impl Link {
     /// How often its login was made or undone.
     pub(super) fn logins(&self) -> u64 {
         self.logins.load(Ordering::Acquire)
+    }
+
+    /// How often it was found to have lost its handles.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// The token has lost its handles; it has them again, others.
+    pub(super) fn has_new_handles(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Marks the login as out of date, to be made again.

@@ -22,13 +22,16 @@ pub enum Who {
     So,
 }
 
-/// One connection's login as the user. What was seen while it is the same was all seen by the user.
+/// One connection's login as the user. What was seen while it is the same was all seen by the user, under the handles
+/// that objects have now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Visit {
     /// The group's login.
     pub(super) epoch: u64,
     /// Of those that were made on the connection.
     pub(super) login: u64,
+    /// How often the token was found to have lost its handles before.
+    pub(super) losses: u64,
 }
 
 /// The virtual token's login state. Reading it takes no lock.

@@ -43,10 +43,10 @@ use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulo
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub(crate) use identify::DIFFER;
-pub(crate) use keeper::Suspected;
 pub(crate) use key_use::Standing;
 pub use lease::Lease;
 pub use link::Link;
+pub(crate) use login::Visit;
 pub use login::{Login, Who};
 pub use member::{Fault, Member};
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};

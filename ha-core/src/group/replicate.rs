@@ -39,7 +39,7 @@ impl Group {
         let mut sources = Vec::new();
         let mut tries = 0;
         loop {
-            let (before, tried) = (self.up().count(), sources.len());
+            let (before, tried, visits) = (self.up().count(), sources.len(), self.visits());
             tries += 1;
             match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
@@ -47,12 +47,14 @@ impl Group {
                     for member in self.up() {
                         let Some(link) = member.link() else { continue };
                         match self.looks_alive(member, &link) {
-                            Ok(found_again) => mended |= found_again,
+                            Ok(()) => {}
                             // It is logged in to once more.
                             Err(Rv::USER_NOT_LOGGED_IN) => mended = true,
                             Err(dead) => self.blame(member, Function::GetTokenInfo, dead),
                         }
                     }
+                    // A login or handles that were lost are there again, whoever found that out.
+                    mended |= self.visits() != visits;
                     let now = self.up().count();
                     let elsewhere = sources.len() > tried && self.up().any(|m| !sources.contains(&m.index));
                     let in_vain = now >= before && !elsewhere && !mended;

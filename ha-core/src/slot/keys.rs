@@ -302,8 +302,8 @@ impl VirtualSlot {
             let mut here = self.localised(lease, mechanism)?;
             let base = self.group.backing(lease, held.last().ok_or(Rv::KEY_HANDLE_INVALID)?)?;
             self.own_objects(&session, &mut state, lease, |owner| {
-                let made =
-                    tie.on(lease, || lease.token().derive_key(owner, &mut here, base, template, want_handle))?;
+                let made = tie
+                    .on(lease, || lease.token().derive_key(owner, &mut here, base, template, want_handle))?;
                 let mut all: Vec<ObjectHandle> = made.into_iter().collect();
                 if let ha_token::Params::Struct(s) = &mut here.params {
                     s.translate_outputs(&mut |h| {

@@ -95,7 +95,8 @@ impl VirtualSlot {
                 state.lose_owner(&lease.member);
             }
         })?;
-        let traits = handles.iter().map(|h| self.group.read_traits(lease.on(), *h)).collect::<Result<Vec<_>>>();
+        let traits =
+            handles.iter().map(|h| self.group.read_traits(lease.on(), *h)).collect::<Result<Vec<_>>>();
         let traits = traits.inspect_err(|_| handles.iter().for_each(|h| lease.on().discard(*h)))?;
         let adopt = |(handle, (traits, _, private)): (&ObjectHandle, (Traits, _, _))| {
             let place = Place {
@@ -104,7 +105,8 @@ impl VirtualSlot {
                 handle: *handle,
                 trust: Trust::Proven,
             };
-            let object = self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
+            let object =
+                self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
             lease.link.bind(*handle, object.handle.0);
             self.group.host_more(&lease.member);
             object

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
-use crate::group::{Lease, Member, Need, Object, Suspected, Who, watch};
+use crate::group::{Lease, Member, Need, Object, Who, watch};
 use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
@@ -322,22 +322,21 @@ impl VirtualSlot {
                     group.blame(member, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
                 }
-                Class::Object | Class::Ambiguous => match group.suspected(member, &lease.link, class) {
-                    Suspected::Lost => return Err(Ended::Next(Class::Member, rv)),
-                    // Without the login that was made again meanwhile no private object was to be seen.
-                    found
-                        if class == Class::Object
-                            && (found == Suspected::Forgetful
-                                || visit.is_some_and(|v| v != group.visit(&lease.link))) =>
-                    {
-                        if std::mem::replace(&mut unseen, true) {
-                            return Err(Ended::Next(Class::Member, rv));
-                        }
-                        // Another thread may have found them before they were lost once more.
-                        forget_stale(call, &lease);
+                Class::Object | Class::Ambiguous => {
+                    if group.is_lost(member, &lease.link, class) {
+                        return Err(Ended::Next(Class::Member, rv));
                     }
-                    _ => return Err(Ended::Next(class, rv)),
-                },
+                    // Without the login that was made again meanwhile no private object was to be seen; and another thread
+                    // may have found it before the handles were lost once more.
+                    let is_sure = visit.is_none_or(|v| v == group.visit(&lease.link));
+                    if class == Class::Ambiguous || is_sure {
+                        return Err(Ended::Next(class, rv));
+                    }
+                    if std::mem::replace(&mut unseen, true) {
+                        return Err(Ended::Next(Class::Member, rv));
+                    }
+                    forget_stale(call, &lease);
+                }
                 Class::Capacity | Class::Member => return Err(Ended::Next(class, rv)),
             }
         }

@@ -6,7 +6,7 @@ use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template, ck};
 
 use super::VirtualSlot;
 use super::run::Call;
-use crate::group::{DIFFER, Lease, Need, Object, Origin, Who};
+use crate::group::{DIFFER, Lease, Need, Object, Origin, Visit, Who};
 use crate::mutants::wrong;
 
 /// How often a search is begun again because of what others do meanwhile.
@@ -41,14 +41,15 @@ impl VirtualSlot {
         let mut behind = false;
         let (mut found, lease) = self.run(&call, &mut |lease| {
             behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
-            let found = self.find_on(lease, template)?;
+            let (found, visit) = self.find_on(lease, template)?;
             if wrong!(EmptySearchBelieved) {
                 return Ok(found);
             }
             if !found.iter().any(|o| !matches!(o.origin, Origin::Session(_))) {
                 // A lost token finds no token object and says all is well.
                 // One that had lost its handles may have been logged out when it was asked.
-                if group.looks_alive(&lease.member, &lease.link)? {
+                group.looks_alive(&lease.member, &lease.link)?;
+                if group.visit(&lease.link) != visit {
                     return Err(Rv::USER_NOT_LOGGED_IN);
                 }
             }
@@ -59,7 +60,7 @@ impl VirtualSlot {
         for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
             // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
-            found.extend(more.unwrap_or_default());
+            found.extend(more.map(|(found, _)| found).unwrap_or_default());
         }
         if !told.is_empty() {
             let types: Vec<_> = told.iter().map(|a| a.kind).collect();
@@ -85,8 +86,8 @@ impl VirtualSlot {
     }
 
     /// The search on one member, within one login there. It is made again when something found is gone a moment later: it
-    /// was destroyed, or the token has lost its login or its sessions, and with them its handles.
-    fn find_on(&self, lease: &Lease, template: &Template) -> Result<Vec<Arc<Object>>> {
+    /// was destroyed, or the token has lost its login or its sessions, and with them its handles. Answers the login, too.
+    fn find_on(&self, lease: &Lease, template: &Template) -> Result<(Vec<Arc<Object>>, Option<Visit>)> {
         let group = &*self.group;
         for _ in 0..SEARCHES {
             let visit = group.visit(&lease.link);
@@ -103,7 +104,7 @@ impl VirtualSlot {
                 return Err(Rv::USER_NOT_LOGGED_IN);
             }
             if group.visit(&lease.link) == visit {
-                return Ok(objects);
+                return Ok((objects, visit));
             }
         }
         Err(Rv::OBJECT_HANDLE_INVALID)
