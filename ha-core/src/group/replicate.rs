@@ -59,8 +59,15 @@ impl Group {
                     let elsewhere = sources.len() > tried && self.up().any(|m| !sources.contains(&m.index));
                     let in_vain = now >= before && !elsewhere && !mended;
                     let too_often = tries > self.members.len();
-                    if in_vain || too_often || now < self.config.min_copies || !self.may_retry(tries == 1) {
-                        return Err(rv);
+                    if in_vain
+                        || too_often
+                        // Those that were found dead may have been restarted while nobody used them.
+                        || !self.wait_for_return(self.config.min_copies, 0)
+                        || !self.may_retry(tries == 1)
+                    {
+                        // The wrapping keys are the group's own.
+                        let ours = rv == Rv::WRAPPING_KEY_HANDLE_INVALID;
+                        return Err(if ours { Rv::DEVICE_ERROR } else { rv });
                     }
                     if !elsewhere {
                         sources.clear();
