@@ -100,6 +100,10 @@ impl Group {
                     tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
                 }
                 self.take_stock(&lease)?;
+                // What it said that it cannot do may have been a fault of the moment.
+                if !done.left.is_empty() {
+                    link.set_ability(None);
+                }
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
                 member.may_take.store(done.left.len() > done.uncopyable, Ordering::Release);
                 // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.

@@ -175,6 +175,7 @@ impl Group {
                     self.blame(member, function, rv);
                     return Err(Rv::DEVICE_ERROR);
                 }
+                Class::Member => return Err(Rv::DEVICE_ERROR),
                 class if self.is_lost(member, &lease.link, class) => return Err(Rv::DEVICE_ERROR),
                 _ => return Err(rv),
             }

@@ -316,9 +316,9 @@ impl Link {
         self.ability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Remembers what can be wrapped here.
-    pub fn set_ability(&self, ability: &Arc<WrapAbility>) {
-        *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(ability));
+    /// Remembers what can be wrapped here; `None`: it is tried again.
+    pub fn set_ability(&self, ability: Option<Arc<WrapAbility>>) {
+        *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = ability;
     }
 
     /// What the token says of itself now.

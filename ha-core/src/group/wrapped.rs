@@ -228,7 +228,7 @@ impl Group {
             None => {
                 let ability = Arc::new(wrapping::WrapAbility::probe(lease.on())?);
                 if ability.is_certain() {
-                    lease.link.set_ability(&ability);
+                    lease.link.set_ability(Some(Arc::clone(&ability)));
                 }
                 Ok(ability)
             }

@@ -48,8 +48,6 @@ struct Tries<'g> {
     made: usize,
     /// The budget for more is used up.
     spent: bool,
-    /// A member was found dead.
-    found_dead: bool,
     /// The members that answered and are alive, a bit for each: they are not asked again.
     answered: u32,
     /// The first answer that may be the application's fault and not its member's.
@@ -122,18 +120,16 @@ impl VirtualSlot {
         let mut tries = Tries {
             made: usize::from(call.skip.is_some()),
             spent: false,
-            found_dead: left.as_ref().is_some_and(|l| l.class == Class::Member),
             answered: 0,
             ambiguous: None,
             other: None,
         };
         let mut answer = self.try_each(&mut tried, &mut left, call, &mut tries, f);
-        // Nobody has said it for sure, and somebody could until now, or until another call found out. Each may come back,
-        // and fail again.
+        // Nobody has said it for sure, and somebody could a moment ago, until this call found out or another one. Each may
+        // come back, and fail again.
         for _ in &self.group.members {
             if !matches!(answer, Err(Failed::Unsure))
                 || tries.spent
-                || !(tries.found_dead || self.group.up().next().is_none())
                 || !self.group.wait_for_return(1, tries.answered)
             {
                 break;
@@ -182,9 +178,8 @@ impl VirtualSlot {
             match &answer {
                 Err(Ended::Next(class, rv)) => {
                     *left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
-                    match class {
-                        Class::Member => tries.found_dead = true,
-                        _ => tries.answered |= 1 << index,
+                    if *class != Class::Member {
+                        tries.answered |= 1 << index;
                     }
                 }
                 // Also an error of the application's is an answer, which it would have had from the first member.
