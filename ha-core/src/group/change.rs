@@ -216,18 +216,16 @@ impl Group {
         self.where_somebody_is(&mut || self.set_within(object, template, TRIES))
     }
 
-    /// Makes a change once more where every member was found dead by it, or a moment ago, and one is back on a new
+    /// Makes a change once more where no member made it, and one that was found dead by it, or a moment ago, is back on a new
     /// connection.
     fn where_somebody_is(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let connections = || self.up().filter_map(|m| Some((m.index, m.link()?.generation)));
         let before: Vec<_> = connections().collect();
-        match change() {
-            Err(Rv::DEVICE_ERROR)
-                if self.wait_for_return(1, 0)
-                    && !connections().any(|now| before.contains(&now))
-                    && self.may_retry(true) =>
-            {
-                change()
+        let answer = change();
+        match answer {
+            Err(rv) if classify(Function::DestroyObject, rv) != Class::Caller => {
+                let asked = connections().filter(|now| before.contains(now)).fold(0, |all, (i, _)| all | 1 << i);
+                if self.wait_for_return(1, asked) && self.may_retry(true) { change() } else { answer }
             }
             answer => answer,
         }

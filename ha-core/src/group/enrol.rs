@@ -28,10 +28,21 @@ impl Group {
         let group = self.ledger()?.identity().group;
         // Two processes that find no keys at once would each make their own.
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
-        for writer in &*writers {
-            self.recall_group_keys(writer)?;
-        }
+        let mut failed = None;
+        writers.retain(|writer| match self.recall_group_keys(writer) {
+            Ok(()) => true,
+            Err(rv) => {
+                let class = self.failed(&writer.member, &writer.link, Function::FindObjects, rv);
+                tracing::warn!(group = %self.config.label, member = writer.member.name(), rv = %rv, ?class, "the group keys could not be looked for on the member: it is left out");
+                failed = Some(rv);
+                false
+            }
+        });
         if writers.iter().all(|w| w.link.group_keys().is_none()) {
+            // One that could not be asked may have them.
+            if let Some(rv) = failed {
+                return Err(rv);
+            }
             self.may_make_group_keys()?;
             let first = writers.first().ok_or(Rv::DEVICE_ERROR)?;
             tracing::warn!(group = %self.config.label,

@@ -38,12 +38,13 @@ impl Group {
     fn until_whole<T>(&self, mut once: impl FnMut(&mut Vec<usize>) -> Result<T>) -> Result<T> {
         let mut sources = Vec::new();
         let mut tries = 0;
+        // A member that failed is in order by now: it may be asked again once every other one was.
+        let mut mended = false;
         loop {
             let (before, tried, visits) = (self.up().count(), sources.len(), self.visits());
             tries += 1;
             match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
-                    let mut mended = false;
                     for member in self.up() {
                         let Some(link) = member.link() else { continue };
                         match self.looks_alive(member, &link) {
@@ -71,6 +72,7 @@ impl Group {
                     }
                     if !elsewhere {
                         sources.clear();
+                        mended = false;
                     }
                 }
                 answer => return answer,
