@@ -41,7 +41,7 @@ impl Lease {
 
     /// For the procedures of `replica`.
     pub fn on(&self) -> crate::replica::On<'_> {
-        crate::replica::On { token: &*self.link.token, session: self.session }
+        self.link.on(self.session)
     }
 
     /// Marks whether something is going on in the session: if so it is closed, not lent again.

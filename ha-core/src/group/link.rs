@@ -12,6 +12,7 @@ use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, To
 use crate::mutants::wrong;
 use crate::pin::Pin;
 use crate::policy::pin::{self, Answer};
+use crate::replica::On;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
 use crate::seam::World;
@@ -106,12 +107,14 @@ impl Link {
         })
     }
 
+    /// A session of this connection, for the procedures of `replica`.
+    pub(super) fn on(&self, session: SessionHandle) -> On<'_> {
+        On { token: &*self.token, session, mechanisms: &self.mechanisms }
+    }
+
     /// Whether the token has the mechanism, for the operation that `flag` names (0: for any).
     pub fn supports(&self, mechanism: Ulong, flag: Ulong) -> bool {
-        match self.mechanisms.binary_search_by_key(&mechanism, |m| m.0) {
-            Ok(i) => self.mechanisms.get(i).is_some_and(|m| m.1.flags & flag == flag),
-            Err(_) => false,
-        }
+        self.on(SessionHandle(0)).supports(mechanism, flag)
     }
 
     /// A backing session: an idle one, or a new one. Read-write always; read-only is the virtual slot's business.

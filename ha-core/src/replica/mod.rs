@@ -11,7 +11,7 @@ pub mod verifier;
 pub mod wrapping;
 
 use ha_token::{
-    Attribute, AttributeType, Fetched, ObjectHandle, Result, Rv, SessionHandle, Template, Token, Ulong, ck,
+    Attribute, AttributeType, Fetched, MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Template, Token, Ulong, ck,
 };
 
 /// What a public key's value stands in.
@@ -33,9 +33,19 @@ pub struct On<'a> {
     pub token: &'a dyn Token,
     /// The session, logged in if the work needs it.
     pub session: SessionHandle,
+    /// The token's mechanisms, as it told them when it was connected, sorted by type.
+    pub mechanisms: &'a [(Ulong, MechanismInfo)],
 }
 
 impl On<'_> {
+    /// Whether the token has the mechanism, for the operations that `flags` name (0: for any).
+    pub fn supports(&self, mechanism: Ulong, flags: Ulong) -> bool {
+        match self.mechanisms.binary_search_by_key(&mechanism, |m| m.0) {
+            Ok(i) => self.mechanisms.get(i).is_some_and(|m| m.1.flags & flags == flags),
+            Err(_) => false,
+        }
+    }
+
     /// Attributes as a template: those that can be read.
     ///
     /// # Errors

@@ -43,11 +43,11 @@ impl WrapAbility {
             return Ok(WrapAbility { formats, doubtful });
         };
         for mechanism in CANDIDATES {
-            let both = ck::CKF_WRAP | ck::CKF_UNWRAP;
-            let has = able(on.token.mechanism_info(mechanism), &mut doubtful)
-                .map(|i| i.is_some_and(|i| i.flags & both == both));
-            let tried = has.and_then(|has| {
-                if !(has && round_trip(on, wrapping, mechanism, &[0x5a; 24], &mut doubtful)?) {
+            if !on.supports(mechanism, ck::CKF_WRAP | ck::CKF_UNWRAP) {
+                continue;
+            }
+            let tried = round_trip(on, wrapping, mechanism, &[0x5a; 24], &mut doubtful).and_then(|able| {
+                if !able {
                     return Ok(None);
                 }
                 // That it takes no such length some tokens say in general words.

@@ -87,8 +87,9 @@ fn an_equal_mac_alone_does_not_prove_a_copy_of_unknown_length() {
     let answer = mac(&*bare.token, bare.s, made, &nonce);
     let silent = bare.unwrapped(&padded(&value, 40), &vec![Attribute::bool(ck::CKA_SIGN, true)]);
     assert_eq!(mac(&*bare.token, bare.s, silent, &nonce), answer, "an HMAC does not tell them apart");
+    let hmac = bare.token.mechanism_info(ck::CKM_SHA256_HMAC).unwrap();
     let challenge = Challenge {
-        on: On { token: &*bare.token, session: bare.s },
+        on: On { token: &*bare.token, session: bare.s, mechanisms: &[(ck::CKM_SHA256_HMAC, hmac)] },
         nonce: [4; 32],
         pin: None,
         group_key: None,

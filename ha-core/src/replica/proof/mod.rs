@@ -174,7 +174,7 @@ impl<'a> Subject<'a> {
     /// A verifier from the key's own wrapping.
     fn rewrapped(&self) -> Result<Option<Verifier>> {
         for mechanism in wrapping::CANDIDATES {
-            if self.on().token.mechanism_info(mechanism).is_ok()
+            if self.on().supports(mechanism, 0)
                 && let Some(digest) = self.wrapped(mechanism)?
             {
                 return Ok(Some(Verifier::Wrapped { mechanism, digest }));

@@ -128,7 +128,7 @@ fn from_agreement(key: &Subject<'_>) -> Result<Option<Verifier>> {
         ),
         _ => return Ok(None),
     };
-    if [generate, mechanism].iter().any(|m| on.token.mechanism_info(*m).is_err()) {
+    if ![generate, mechanism].iter().all(|m| on.supports(*m, 0)) {
         return Ok(None);
     }
     let mut public = vec![Attribute::bool(ck::CKA_TOKEN, false), Attribute::bool(ck::CKA_PRIVATE, false)];

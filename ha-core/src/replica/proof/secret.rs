@@ -100,7 +100,7 @@ pub(super) fn prove(
 }
 
 fn digest(key: &Subject<'_>) -> Option<SecretMethod> {
-    key.on().token.mechanism_info(ck::CKM_SHA256).is_ok().then_some(SecretMethod::Digest(ck::CKM_SHA256))
+    key.on().supports(ck::CKM_SHA256, 0).then_some(SecretMethod::Digest(ck::CKM_SHA256))
 }
 
 /// The ways in which a key of this type may be challenged here by its uses, best first. A mechanism that does not fit the
@@ -123,7 +123,7 @@ fn methods(key: &Subject<'_>) -> Vec<SecretMethod> {
         Some(ck::CKK_GENERIC_SECRET | ck::CKK_SHA256_HMAC) => vec![SecretMethod::Mac(ck::CKM_SHA256_HMAC)],
         _ => Vec::new(),
     };
-    methods.retain(|m| key.on().token.mechanism_info(m.mechanism()).is_ok());
+    methods.retain(|m| key.on().supports(m.mechanism(), 0));
     methods
 }
 
