@@ -65,11 +65,8 @@ impl Group {
         lease: &Lease,
         row: &ObjectRow,
     ) -> std::result::Result<Copy, Trouble> {
-        if let Some(place) =
-            self.objects.by_id(row.id).and_then(|o| o.place(lease.member.index, lease.link.generation))
-            && place.trust == Trust::Proven
-        {
-            return Ok(Copy::At(place.handle));
+        if let Some(handle) = self.known_handle(lease, row) {
+            return Ok(Copy::At(handle));
         }
         for _ in 0..SEARCHES {
             if let Some(copy) = self.look_for_copy(ledger, lease, row)? {
@@ -112,11 +109,15 @@ impl Group {
         let (mut twins, mut on_their_way) = (0, 0);
         if !same.is_empty() {
             for other in ledger.find(row.class, row.key_type, &row.ckaid, &row.label)? {
-                let is_twin = other.id != row.id
-                    && other.verifier() == row.verifier()
-                    && !self.has_handle(lease, &other);
-                twins += usize::from(is_twin && other.is_committed() && is_on(&other, name));
-                on_their_way += usize::from(is_twin && other.state == State::Staged);
+                if other.id == row.id || other.verifier() != row.verifier() {
+                    continue;
+                }
+                match self.known_handle(lease, &other) {
+                    // It became known since the search.
+                    Some(handle) => same.retain(|h| *h != handle),
+                    None if other.is_committed() && is_on(&other, name) => twins += 1,
+                    None => on_their_way += usize::from(other.state == State::Staged),
+                }
             }
         }
         // What this member was never said to hold may all be another's that is being made.
@@ -180,12 +181,10 @@ impl Group {
         })
     }
 
-    /// Whether another object's copy here is known: it is then no candidate anyway.
-    fn has_handle(&self, lease: &Lease, row: &ObjectRow) -> bool {
-        self.objects
-            .by_id(row.id)
-            .and_then(|o| o.place(lease.member.index, lease.link.generation))
-            .is_some_and(|p| p.trust == Trust::Proven)
+    /// Where an object's copy is here, if that is known.
+    fn known_handle(&self, lease: &Lease, row: &ObjectRow) -> Option<ObjectHandle> {
+        let place = self.objects.by_id(row.id)?.place(lease.member.index, lease.link.generation)?;
+        (place.trust == Trust::Proven).then_some(place.handle)
     }
 
     /// Whether a member's object is called like another live object of the group, or known to be one.
