@@ -237,6 +237,10 @@ impl Group {
             }
         };
         let name = lease.member.name();
+        // Of what is being made or changed it is not known yet what this member is to have. Who died at it does not decide.
+        if !dry && ledger.has_unfinished()? {
+            self.settle();
+        }
         for row in ledger.tombstones_for(name)? {
             if wrong!(TombstonesSkipped) {
                 ledger.acknowledge(row.id, name)?;
@@ -263,6 +267,11 @@ impl Group {
         }
         for pending in ledger.pending_for(name)? {
             let Some(row) = ledger.object(pending.object)? else { continue };
+            // What was announced since may be taken back.
+            if ledger.is_undecided(row.id)? {
+                lease.member.owed.fetch_add(1, Ordering::AcqRel);
+                continue;
+            }
             if wrong!(PendingSkipped) {
                 ledger.done(&[pending.number])?;
                 continue;
@@ -274,10 +283,15 @@ impl Group {
             let what = format!("{} is to be changed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
-                    let answer = self.change_now(ledger, lease, handle, &pending, row.clone())?;
+                    let answer = Self::change_now(lease, handle, &pending, &row);
                     self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), changed, what)? {
-                        ledger.done(&[pending.number])?;
+                        // What is changed now goes before; the next round sees to what is left of this one.
+                        if ledger.object(row.id)?.is_some_and(|now| now.is_unchanged_since(&row)) {
+                            ledger.done(&[pending.number])?;
+                        } else {
+                            lease.member.owed.fetch_add(1, Ordering::AcqRel);
+                        }
                     }
                 }
                 // It is given below, as it is by now.
@@ -334,26 +348,18 @@ impl Group {
     }
 
     /// Makes a change that a member has missed: to what the attributes are by now, since a later change may have been made
-    /// here already, or be made meanwhile.
+    /// here already.
     fn change_now(
-        &self,
-        ledger: &Ledger,
         lease: &Lease,
         handle: ha_token::ObjectHandle,
         pending: &Pending,
-        mut row: ObjectRow,
-    ) -> std::result::Result<Result<()>, LedgerError> {
-        loop {
-            let by_now = |missed: &ha_token::Attribute| {
-                row.template.iter().find(|a| a.kind == missed.kind).unwrap_or(missed).clone()
-            };
-            let template: ha_token::Template = pending.template.iter().map(by_now).collect();
-            let answer = lease.token().set_attributes(lease.session, handle, &template);
-            match ledger.object(pending.object)? {
-                Some(after) if answer.is_ok() && !after.is_unchanged_since(&row) => row = after,
-                _ => return Ok(answer),
-            }
-        }
+        row: &ObjectRow,
+    ) -> Result<()> {
+        let by_now = |missed: &ha_token::Attribute| {
+            row.template.iter().find(|a| a.kind == missed.kind).unwrap_or(missed).clone()
+        };
+        let template: ha_token::Template = pending.template.iter().map(by_now).collect();
+        lease.token().set_attributes(lease.session, handle, &template)
     }
 
     /// Gives a member an object that it lacks, proven.

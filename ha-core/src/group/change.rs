@@ -224,7 +224,8 @@ impl Group {
         let answer = change();
         match answer {
             Err(rv) if classify(Function::DestroyObject, rv) != Class::Caller => {
-                let asked = connections().filter(|now| before.contains(now)).fold(0, |all, (i, _)| all | 1 << i);
+                let asked =
+                    connections().filter(|now| before.contains(now)).fold(0, |all, (i, _)| all | 1 << i);
                 if self.wait_for_return(1, asked) && self.may_retry(true) { change() } else { answer }
             }
             answer => answer,
@@ -233,6 +234,7 @@ impl Group {
 
     fn set_within(&self, object: &Arc<Object>, template: &Template, tries: u32) -> Result<()> {
         let ledger = self.ledger()?;
+        let _at_work = self.at_work()?;
         let row = match object.origin {
             Origin::Ledger(id) => ledger.object(id).map_err(|e| self.ledger_failed(e))?,
             Origin::Foreign | Origin::Session(_) => None,
@@ -278,7 +280,7 @@ impl Group {
             Ok(made) => {
                 let done: Vec<i64> =
                     pending.iter().zip(&made).filter(|(_, m)| **m).map(|(n, _)| *n).collect();
-                if let Err(error) = ledger.done(&done) {
+                if let Err(error) = ledger.change_decided(&pending, &done) {
                     tracing::warn!(group = %self.config.label, %error, "a change was made, and the ledger could not note that it was: it is made again when the members are next brought up to date");
                 }
                 object.set_traits(traits);

@@ -72,7 +72,7 @@ impl Group {
     }
 
     /// Settles what processes have left that died while they made or destroyed something.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return };
         let members: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
         match ledger.settle(&members) {

@@ -11,7 +11,8 @@ pub mod verifier;
 pub mod wrapping;
 
 use ha_token::{
-    Attribute, AttributeType, Fetched, MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Template, Token, Ulong, ck,
+    Attribute, AttributeType, Fetched, MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Template,
+    Token, Ulong, ck,
 };
 
 /// What a public key's value stands in.

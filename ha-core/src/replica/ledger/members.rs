@@ -12,9 +12,11 @@ fn known_group_keys(connection: &rusqlite::Connection) -> Result<Option<Vec<u8>>
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
-/// Added after the first ledgers were made; who does not know the table does not miss it.
+/// Added after the first ledgers were made; who does not know the tables does not miss them. `undecided`: the pending
+/// changes that no member has made yet, and that may be taken back.
 pub(super) const ADDED: &str =
-    "CREATE TABLE IF NOT EXISTS mechanisms (member TEXT PRIMARY KEY, list BLOB NOT NULL) WITHOUT ROWID;";
+    "CREATE TABLE IF NOT EXISTS mechanisms (member TEXT PRIMARY KEY, list BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undecided (number INTEGER PRIMARY KEY);";
 
 impl Ledger {
     /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.

@@ -129,6 +129,15 @@ impl Ledger {
         Ok(transaction.commit()?)
     }
 
+    /// Whether something is being made, changed or destroyed, or was by who died at it.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn has_unfinished(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 1, 3)) OR EXISTS (SELECT 1 FROM undecided)";
+        Ok(self.connection().query_row(sql, [], |r| r.get(0))?)
+    }
+
     /// What is neither acknowledged nor destroyed is to be taken off these members, if it is on them.
     pub(super) fn give_up_unfinished(&self, members: &[&str]) -> Result<usize> {
         let mut connection = self.writable()?;
@@ -144,6 +153,8 @@ impl Ledger {
         let announced = transaction.execute("DELETE FROM object WHERE state = 0", [])?;
         let sql = "UPDATE object SET state = 4, version = version + 1 WHERE state IN (1, 3)";
         let settled = transaction.execute(sql, [])?;
+        // A change goes forward: some member may have made it.
+        transaction.execute("DELETE FROM undecided", [])?;
         transaction.commit()?;
         Ok(announced + settled)
     }
@@ -264,8 +275,8 @@ impl Ledger {
     }
 
     /// Announces a change of attributes, before the first of `members` makes it: from now on copies are made and found
-    /// as `after` says, and who does not make the change now is to make it later. Answers the numbers of the pending
-    /// changes, in the order of the members.
+    /// as `after` says. Once it is [decided](Self::change_decided) who has not made the change is to make it later. Answers
+    /// the numbers of the pending changes, in the order of the members.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when the object was changed or destroyed since `before` was read; else [`LedgerError`].
@@ -283,10 +294,36 @@ impl Ledger {
         for member in members {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![member, before.id.0, codec::encode(change)])?;
-            numbers.push(transaction.last_insert_rowid());
+            let number = transaction.last_insert_rowid();
+            transaction.execute("INSERT INTO undecided VALUES (?1)", [number])?;
+            numbers.push(number);
         }
         transaction.commit()?;
         Ok(numbers)
+    }
+
+    /// A member has made an announced change: it is not taken back any more. Of its `numbers` those are `done` whose members
+    /// have made it; the others are to make it.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn change_decided(&self, numbers: &[i64], done: &[i64]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        for number in numbers {
+            transaction.execute("DELETE FROM undecided WHERE number = ?1", [number])?;
+        }
+        made(&transaction, done)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Whether a change of an object is announced that may be taken back.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn is_undecided(&self, id: ObjectId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM pending JOIN undecided USING (number) WHERE object = ?1)";
+        Ok(self.connection().query_row(sql, [id.0], |r| r.get(0))?)
     }
 
     /// No member is known to have made the change: the object is as it was, and those in `undo`, which may have made it,
@@ -323,7 +360,7 @@ impl Ledger {
         Ok(transaction.commit()?)
     }
 
-    /// The changes that a member has yet to make, oldest first.
+    /// The changes that a member has yet to make, oldest first; none of what is undecided.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -331,7 +368,8 @@ impl Ledger {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT p.number, p.object, p.template FROM pending p JOIN object o ON o.id = p.object
-             WHERE p.member = ?1 AND o.state = 2 ORDER BY p.number",
+             WHERE p.member = ?1 AND o.state = 2 AND p.object NOT IN
+                 (SELECT object FROM pending JOIN undecided USING (number)) ORDER BY p.number",
         )?;
         let rows = statement.query_map([member], |r| {
             let id: Vec<u8> = r.get(1)?;
@@ -453,6 +491,7 @@ fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'
 fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
     for number in numbers {
         connection.execute("DELETE FROM pending WHERE number = ?1", [number])?;
+        connection.execute("DELETE FROM undecided WHERE number = ?1", [number])?;
     }
     Ok(())
 }

@@ -33,7 +33,9 @@ fn staged(label: &[u8]) -> Staged {
 fn pend(ledger: &Ledger, id: ObjectId, member: &str, change: &Template) -> Vec<i64> {
     let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
     let before = ledger.object(id).unwrap().unwrap();
-    ledger.change_begin(&before, &[member], change, &found).unwrap()
+    let numbers = ledger.change_begin(&before, &[member], change, &found).unwrap();
+    ledger.change_decided(&numbers, &[]).unwrap();
+    numbers
 }
 
 fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
@@ -160,13 +162,24 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     assert_eq!((row.label.as_slice(), &row.template), (b"new".as_slice(), &before.template));
     assert!(matches!(ledger.add_copy(&before, "c"), Err(LedgerError::Conflict)), "it was changed since");
     let numbers = ledger.change_begin(&row, &["b"], &change, &found).unwrap();
+    assert!(ledger.is_undecided(id).unwrap() && ledger.has_unfinished().unwrap());
+    assert!(ledger.pending_for("b").unwrap().is_empty(), "it may be taken back");
+    assert_eq!(ledger.pending_of(id, "b").unwrap().len(), 1);
     ledger.add_copy(&ledger.object(id).unwrap().unwrap(), "c").unwrap();
     assert!(ledger.is_changing(id).unwrap());
     ledger.change_rollback(&row, &numbers, &[], &back).unwrap();
+    assert!(!ledger.is_undecided(id).unwrap() && !ledger.has_unfinished().unwrap());
     let undo = ledger.pending_for("c").unwrap();
     assert_eq!((undo.len(), &undo[0].template), (1, &back), "it was given a copy that has the change");
     ledger.done(&[undo[0].number]).unwrap();
     assert!(!ledger.is_changing(id).unwrap());
+    let row = ledger.object(id).unwrap().unwrap();
+    // Who died while it was made: it goes forward.
+    let numbers = ledger.change_begin(&row, &["a", "b"], &change, &found).unwrap();
+    assert_eq!(ledger.settle(&["a", "b"]).unwrap(), 0);
+    assert_eq!(ledger.pending_for("a").unwrap().len(), 1);
+    ledger.change_decided(&numbers, &numbers).unwrap();
+    assert!(ledger.pending_for("b").unwrap().is_empty());
     let row = ledger.object(id).unwrap().unwrap();
     ledger.destroy_begin(id, &[]).unwrap();
     assert!(matches!(ledger.add_copy(&row, "c"), Err(LedgerError::Conflict)), "it is dead");
