@@ -1,4 +1,5 @@
-//! `cargo xtask demo` and `cargo xtask test`: each does its own set-up and then runs.
+//! The project's own commands: the demo, every test, the published tests of others, and the simulation with its seeded bugs.
+//! Each does its own set-up.
 
 mod demo;
 mod load;
@@ -111,8 +112,7 @@ fn test(arguments: &[String]) -> Result<()> {
     simulations.extend(arguments.iter().map(String::as_str));
     cargo(&simulations)?;
     // The same core that simulations play, where no thread takes turns.
-    let mut core =
-        vec!["test", "--profile", "simulation", "--package", "ha-core", "--features", "simulation", "--lib"];
+    let mut core = vec!["test", "--package", "ha-core", "--features", "simulation", "--lib"];
     core.extend(arguments.iter().map(String::as_str));
     cargo(&core)?;
     // Seeded bugs are in a build of their own, which has tests of its own.
@@ -122,7 +122,7 @@ fn test(arguments: &[String]) -> Result<()> {
     seeded.extend(arguments.iter().map(String::as_str));
     cargo(&seeded)?;
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../simulations/kept.jsonl");
-    for arguments in [["--replay", kept], ["--seeds", "1500"]] {
+    for arguments in [&["--replay", kept][..], &["--seeds", "20000", "--time", "3m"]] {
         cargo(&simulation(&[], &arguments.iter().map(ToString::to_string).collect::<Vec<_>>()))?;
     }
     Ok(())

@@ -38,7 +38,7 @@ pub struct Link {
     pool: ArrayQueue<SessionHandle>,
     /// The group is being stopped: no session is closed any more by who gives it back.
     ending: AtomicBool,
-    /// Sessions that would have been closed since.
+    /// Sessions that are to be closed: those that came back since, and those whose closing failed.
     left: SegQueue<SessionHandle>,
     /// Sessions that rest with their borrowers, and how many of those there may be.
     kept: AtomicUsize,
@@ -156,7 +156,7 @@ impl Link {
     pub(super) fn undo(&self, logged_in: bool) {
         self.ending.store(false, Ordering::Release);
         while let Some(session) = self.left.pop().or_else(|| self.pool.pop()) {
-            self.close_session(session);
+            _ = self.close(session);
         }
         if logged_in && let Err(rv) = self.token.logout(self.anchor()) {
             tracing::debug!(%rv, "a member could not be logged out");
@@ -173,8 +173,25 @@ impl Link {
         if wrong!(SessionsLeak) {
             return;
         }
-        if let Err(rv) = self.token.close_session(session) {
-            tracing::debug!(%rv, "a backing session could not be closed");
+        if !self.close(session) {
+            if self.left.len() < POOL {
+                self.left.push(session);
+            }
+        } else if let Some(other) = self.left.pop()
+            && !self.close(other)
+        {
+            self.left.push(other);
+        }
+    }
+
+    /// Whether the session is closed now.
+    fn close(&self, session: SessionHandle) -> bool {
+        match self.token.close_session(session) {
+            Ok(()) => true,
+            Err(rv) => {
+                tracing::debug!(%rv, "a backing session could not be closed");
+                matches!(rv, Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED)
+            }
         }
     }
 
