@@ -267,7 +267,7 @@ impl Group {
         }
         for pending in ledger.pending_for(name)? {
             let Some(row) = ledger.object(pending.object)? else { continue };
-            // What was announced since may be taken back.
+            // What may be taken back is nobody's to make but who announced it.
             if ledger.is_undecided(row.id)? {
                 lease.member.owed.fetch_add(1, Ordering::AcqRel);
                 continue;

@@ -360,7 +360,7 @@ impl Ledger {
         Ok(transaction.commit()?)
     }
 
-    /// The changes that a member has yet to make, oldest first; none of what is undecided.
+    /// The changes that a member has yet to make, oldest first; also those that may be taken back.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -368,8 +368,7 @@ impl Ledger {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT p.number, p.object, p.template FROM pending p JOIN object o ON o.id = p.object
-             WHERE p.member = ?1 AND o.state = 2 AND p.object NOT IN
-                 (SELECT object FROM pending JOIN undecided USING (number)) ORDER BY p.number",
+             WHERE p.member = ?1 AND o.state = 2 ORDER BY p.number",
         )?;
         let rows = statement.query_map([member], |r| {
             let id: Vec<u8> = r.get(1)?;

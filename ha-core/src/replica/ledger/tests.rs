@@ -163,8 +163,7 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     assert!(matches!(ledger.add_copy(&before, "c"), Err(LedgerError::Conflict)), "it was changed since");
     let numbers = ledger.change_begin(&row, &["b"], &change, &found).unwrap();
     assert!(ledger.is_undecided(id).unwrap() && ledger.has_unfinished().unwrap());
-    assert!(ledger.pending_for("b").unwrap().is_empty(), "it may be taken back");
-    assert_eq!(ledger.pending_of(id, "b").unwrap().len(), 1);
+    assert_eq!((ledger.pending_for("b").unwrap().len(), ledger.pending_of(id, "b").unwrap().len()), (1, 1));
     ledger.add_copy(&ledger.object(id).unwrap().unwrap(), "c").unwrap();
     assert!(ledger.is_changing(id).unwrap());
     ledger.change_rollback(&row, &numbers, &[], &back).unwrap();
@@ -177,7 +176,7 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     // Who died while it was made: it goes forward.
     let numbers = ledger.change_begin(&row, &["a", "b"], &change, &found).unwrap();
     assert_eq!(ledger.settle(&["a", "b"]).unwrap(), 0);
-    assert_eq!(ledger.pending_for("a").unwrap().len(), 1);
+    assert!(ledger.pending_for("a").unwrap().len() == 1 && !ledger.is_undecided(id).unwrap());
     ledger.change_decided(&numbers, &numbers).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
     let row = ledger.object(id).unwrap().unwrap();
