@@ -336,10 +336,19 @@ fn happen(stage: &Stage, trouble: &Trouble) {
         Fault::Handles => device.drop_handles(),
         Fault::Full => device.set_full(true),
         Fault::ReadOnly => device.set_read_only(true),
+        Fault::Other => {
+            line.set(Faults { dead: true, ..Faults::default() });
+            device.become_other("another-token");
+            line.set(Faults::default());
+        }
     }
     stage.trouble_begun();
     scheduler.sleep(trouble.lasts);
     stage.say(format_args!("member {}: {:?} is over", trouble.member, trouble.fault));
+    if trouble.fault == Fault::Other {
+        line.set(Faults { dead: true, ..Faults::default() });
+        device.become_itself();
+    }
     line.set(Faults::default());
     device.find_token();
     device.set_full(false);

@@ -93,6 +93,8 @@ pub enum Fault {
     Full,
     /// It cannot be written.
     ReadOnly,
+    /// It dies and comes back as another token, until it is itself again.
+    Other,
 }
 
 /// A fault, and when.
@@ -211,7 +213,7 @@ impl Plan {
             })
             .collect();
         let troubles = scenario.troubles(if r.chance(60) { 0 } else { 1 + r.below(8) });
-        let on: Vec<bool> = (0..9).map(|_| scenario.chooses(r.chance(500))).collect();
+        let on: Vec<bool> = (0..10).map(|_| scenario.chooses(r.chance(500))).collect();
         let troubles = match storm {
             true => Self::storm(members),
             false => std::iter::repeat_with(|| Self::trouble(r, members, gentle, &on))
@@ -260,7 +262,7 @@ impl Plan {
     }
 
     fn trouble(r: &mut Random, members: usize, gentle: bool, on: &[bool]) -> Trouble {
-        let which = (0..20).map(|_| r.below(9) as usize).find(|i| on.get(*i) == Some(&true)).unwrap_or(0);
+        let which = (0..20).map(|_| r.below(10) as usize).find(|i| on.get(*i) == Some(&true)).unwrap_or(0);
         let fault = match which {
             1 | 2 => {
                 let count = 1 + r.below(4);
@@ -281,6 +283,7 @@ impl Plan {
             7 => Fault::Handles,
             8 if r.chance(500) => Fault::Full,
             8 => Fault::ReadOnly,
+            9 => Fault::Other,
             _ => Fault::Die,
         };
         let longest = *r.pick(&[5, 100, 3000]);

@@ -37,7 +37,7 @@ impl Scenario {
             Scenario::Deaths => matches!(fault, Fault::Die),
             Scenario::Errors => matches!(fault, Fault::Err { .. } | Fault::Slow(_)),
             Scenario::LostState => {
-                matches!(fault, Fault::Lost | Fault::Sessions | Fault::Logins | Fault::Handles)
+                matches!(fault, Fault::Lost | Fault::Sessions | Fault::Logins | Fault::Handles | Fault::Other)
             }
             Scenario::NoRoom => matches!(fault, Fault::Full | Fault::ReadOnly),
         }
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(kinds(Scenario::Calm), set(&[]));
         assert_eq!(kinds(Scenario::Deaths), set(&["Die"]));
         assert_eq!(kinds(Scenario::Errors), set(&["Err", "Slow"]));
-        assert_eq!(kinds(Scenario::LostState), set(&["Lost", "Sessions", "Logins", "Handles"]));
+        assert_eq!(kinds(Scenario::LostState), set(&["Lost", "Sessions", "Logins", "Handles", "Other"]));
         assert_eq!(kinds(Scenario::NoRoom), set(&["Full", "ReadOnly"]));
         let all = kinds(Scenario::Everything);
         assert_eq!(all, kinds(Scenario::Restarts));

@@ -155,10 +155,11 @@ fn what_can_be_done_to_a_token_is_done() {
     assert_eq!(open.aes(&[on_token()]), Err(Rv::USER_NOT_LOGGED_IN));
     device.drop_sessions();
     assert_eq!(open.token.session_info(open.s), Err(Rv::SESSION_HANDLE_INVALID));
+    device.restore(&before);
     device.become_other("0002");
     assert_eq!(open.token.token_info().unwrap().serial, "0002");
-    assert!(device.inspect().is_empty());
-    device.restore(&before);
+    assert_eq!(device.inspect().len(), 1, "its own, wherever it is");
+    device.become_itself();
     assert_eq!((device.inspect().len(), open.token.token_info().unwrap().serial), (1, "0001".to_owned()));
     device.wipe();
     assert!(device.inspect().is_empty());

@@ -12,9 +12,9 @@ use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, To
 use crate::mutants::wrong;
 use crate::pin::Pin;
 use crate::policy::pin::{self, Answer};
-use crate::replica::On;
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
+use crate::replica::{On, mechanisms_of};
 use crate::seam::World;
 use crate::sync::{Mutex, RwLock};
 
@@ -73,11 +73,7 @@ impl Link {
     /// The member's answer.
     pub fn open(token: Arc<dyn Token>, generation: u64, world: &dyn World) -> Result<Self> {
         let info = settled_info(&*token, world)?;
-        let mut mechanisms = Vec::new();
-        for kind in token.mechanism_list()? {
-            mechanisms.push((kind, token.mechanism_info(kind)?));
-        }
-        mechanisms.sort_by_key(|m| m.0);
+        let mechanisms = mechanisms_of(&*token)?;
         let anchor = token.open_session(true)?;
         Ok(Link {
             token,

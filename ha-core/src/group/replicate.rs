@@ -6,7 +6,7 @@ use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, Template
 
 use super::change::changed;
 use super::put::{How, Item};
-use super::wrapped::Make;
+use super::wrapped::{Make, NotWrapped};
 use super::{Group, Lease, Need, Object, Origin};
 use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Intent, LedgerError, ObjectId};
@@ -99,11 +99,9 @@ impl Group {
             let item = self.item(id, source, key, class, asked, generated);
             let (mut item, key) = match item {
                 Ok(item) => (item, key),
-                Err(rv) => {
+                Err(why) => {
                     source.on().discard(key);
-                    if rv != Rv::KEY_NOT_WRAPPABLE {
-                        return Err(rv);
-                    }
+                    is_uncopyable(why, writers.iter().any(|w| is_left(w, sources)))?;
                     self.uncopyable(function, id, source, class, asked, generated, make)?
                 }
             };
@@ -167,25 +165,20 @@ impl Group {
         let (source, mut pair) =
             self.make_once(function, need, writers, sources, &mut |lease| make(lease, &as_made))?;
         let on = source.on();
-        let mut second = self.item(ids[1], source, pair.1, ck::CKO_PRIVATE_KEY, private, true);
-        if second.as_ref().err() == Some(&Rv::KEY_NOT_WRAPPABLE) {
-            on.discard(pair.0);
-            on.discard(pair.1);
-            second = self
-                .uncopyable(
-                    function,
-                    ids[1],
-                    source,
-                    ck::CKO_PRIVATE_KEY,
-                    private,
-                    true,
-                    &mut |lease, template| {
-                        pair = make(lease, template)?;
-                        Ok(pair.1)
-                    },
-                )
-                .map(|(item, _)| item);
-        }
+        let second = match self.item(ids[1], source, pair.1, ck::CKO_PRIVATE_KEY, private, true) {
+            Ok(item) => Ok(item),
+            Err(why) => is_uncopyable(why, writers.iter().any(|w| is_left(w, sources))).and_then(|()| {
+                on.discard(pair.0);
+                on.discard(pair.1);
+                let mut make_again = |lease: &Lease, template: &Template| {
+                    pair = make(lease, template)?;
+                    Ok(pair.1)
+                };
+                let (id, class) = (ids[1], ck::CKO_PRIVATE_KEY);
+                self.uncopyable(function, id, source, class, private, true, &mut make_again)
+                    .map(|(item, _)| item)
+            }),
+        };
         let finished = second.and_then(|mut second| {
             let kept = life::public_as_kept(on, pair.0, public)?;
             let known = proof::public_part(&kept);
@@ -349,5 +342,22 @@ impl Group {
         {
             tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
         }
+    }
+}
+
+/// Whether something can still be made on this member: it was not yet.
+fn is_left(writer: &Lease, sources: &[usize]) -> bool {
+    writer.member.is_up() && !sources.contains(&writer.member.index)
+}
+
+/// A key that was not wrapped cannot be copied, unless that is only its member's trouble.
+///
+/// # Errors
+/// The member's answer; also a vague one, where another member is `left` that can be asked.
+fn is_uncopyable(why: NotWrapped, left: bool) -> Result<()> {
+    match why {
+        NotWrapped::Answered(rv) => Err(rv),
+        NotWrapped::Cannot { vague: Some(rv) } if left => Err(rv),
+        NotWrapped::Cannot { .. } => Ok(()),
     }
 }

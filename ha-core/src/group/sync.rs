@@ -8,7 +8,7 @@ use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, Template
 use super::catch_up::describe;
 use super::identify::place;
 use super::put::{How, Item};
-use super::wrapped::Copied;
+use super::wrapped::{Copied, NotWrapped};
 use super::{CaughtUp, Group, Lease, Member, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
 use crate::replica::ledger::{Intent, LedgerError, ObjectId, ObjectRow};
@@ -210,10 +210,11 @@ impl Group {
                 let length = on.read(handle, &[ck::CKA_VALUE_LEN])?.get_ulong(ck::CKA_VALUE_LEN);
                 let copied = Copied { class, kept: &kept, length, verifier: Some(&verifier) };
                 let blob = match self.wrap(source, handle, true, &copied) {
-                    Err(Rv::KEY_NOT_WRAPPABLE) => {
+                    Ok(blob) => blob,
+                    Err(NotWrapped::Cannot { .. }) => {
                         return Ok(Some("no wrapping mechanism of this token carries the key whole".into()));
                     }
-                    answer => answer?,
+                    Err(NotWrapped::Answered(rv)) => return Err(rv),
                 };
                 (kept, How::Unwrap(blob))
             }

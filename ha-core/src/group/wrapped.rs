@@ -27,11 +27,28 @@ pub(super) struct Copied<'a> {
 /// How keys are made on one member: with a template of the session object that is wanted.
 pub(crate) type Make<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<ObjectHandle>;
 
+/// Why a key was not wrapped.
+pub(super) enum NotWrapped {
+    /// No wrapping mechanism of the member's copies it, by words that say so; or by others, which it may answer in trouble.
+    Cannot {
+        /// The last of those.
+        vague: Option<Rv>,
+    },
+    /// The member's answer.
+    Answered(Rv),
+}
+
+impl From<Rv> for NotWrapped {
+    fn from(rv: Rv) -> Self {
+        NotWrapped::Answered(rv)
+    }
+}
+
 impl Group {
     /// What one made key becomes.
     ///
     /// # Errors
-    /// `CKR_KEY_NOT_WRAPPABLE` when no wrapping mechanism copies it.
+    /// [`NotWrapped`].
     pub(super) fn item(
         &self,
         id: ObjectId,
@@ -40,7 +57,7 @@ impl Group {
         class: Ulong,
         asked: &Template,
         generated: bool,
-    ) -> Result<Item> {
+    ) -> std::result::Result<Item, NotWrapped> {
         let on = source.on();
         let class = on.read(key, &[ck::CKA_CLASS])?.get_ulong(ck::CKA_CLASS).unwrap_or(class);
         let traits = self.read_traits(on, key)?.0;
@@ -73,16 +90,17 @@ impl Group {
     /// Wraps a key under a group key by the first mechanism that carries it whole.
     ///
     /// # Errors
-    /// `CKR_KEY_NOT_WRAPPABLE` when none does; the member's answers.
+    /// [`NotWrapped`].
     pub(super) fn wrap(
         &self,
         source: &Lease,
         key: ObjectHandle,
         extractable: bool,
         copied: &Copied<'_>,
-    ) -> Result<Blob> {
+    ) -> std::result::Result<Blob, NotWrapped> {
         let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
         let ability = self.ability(source)?;
+        let mut vague = None;
         for format in ability.formats(copied.length.map(|l| l as usize)) {
             match wrapping::wrap(source.on(), keys.for_key(extractable), key, format.mechanism) {
                 Ok(bytes) => {
@@ -95,11 +113,14 @@ impl Group {
                         return Ok(blob);
                     }
                 }
-                Err(rv) if matches!(classify(Function::WrapKey, rv), Class::Caller | Class::Ambiguous) => {}
-                Err(rv) => return Err(rv),
+                Err(rv) => match classify(Function::WrapKey, rv) {
+                    Class::Caller => {}
+                    Class::Ambiguous => vague = Some(rv),
+                    _ => return Err(rv.into()),
+                },
             }
         }
-        Err(Rv::KEY_NOT_WRAPPABLE)
+        Err(NotWrapped::Cannot { vague })
     }
 
     /// The blob of a key that may not be extracted any more, under the group key that gives no extractable copies; `None`
@@ -123,9 +144,11 @@ impl Group {
         let mut answer = Rv::DEVICE_ERROR;
         for holder in holders {
             let holder = holder.borrow();
-            match self.backing(holder, key).and_then(|handle| self.wrap(holder, handle, false, &copied)) {
+            let handle = self.backing(holder, key).map_err(NotWrapped::from);
+            match handle.and_then(|handle| self.wrap(holder, handle, false, &copied)) {
                 Ok(blob) => return Ok(Some(blob)),
-                Err(rv) => answer = rv,
+                Err(NotWrapped::Cannot { .. }) => answer = Rv::KEY_NOT_WRAPPABLE,
+                Err(NotWrapped::Answered(rv)) => answer = rv,
             }
         }
         let why = "the key could not be wrapped anew, as one that may not be extracted";

@@ -38,6 +38,17 @@ pub struct On<'a> {
     pub mechanisms: &'a [(Ulong, MechanismInfo)],
 }
 
+/// A token's mechanisms, sorted by type: what [`On::mechanisms`] wants.
+///
+/// # Errors
+/// The member's answer.
+pub fn mechanisms_of(token: &dyn Token) -> Result<Vec<(Ulong, MechanismInfo)>> {
+    let kinds = token.mechanism_list()?.into_iter();
+    let mut all = kinds.map(|kind| Ok((kind, token.mechanism_info(kind)?))).collect::<Result<Vec<_>>>()?;
+    all.sort_by_key(|m| m.0);
+    Ok(all)
+}
+
 impl On<'_> {
     /// Whether the token has the mechanism, for the operations that `flags` name (0: for any).
     pub fn supports(&self, mechanism: Ulong, flags: Ulong) -> bool {

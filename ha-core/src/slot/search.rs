@@ -41,19 +41,20 @@ impl VirtualSlot {
         let mut behind = false;
         let (mut found, lease) = self.run(&call, &mut |lease| {
             behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
-            let (found, visit) = self.find_on(lease, template)?;
-            if wrong!(EmptySearchBelieved) {
-                return Ok(found);
-            }
-            if !found.iter().any(|o| !matches!(o.origin, Origin::Session(_))) {
-                // A lost token finds no token object and says all is well.
-                // One that had lost its handles may have been logged out when it was asked.
+            for _ in 0..SEARCHES {
+                let (found, visit) = self.find_on(lease, template)?;
+                let is_in_doubt = found.iter().all(|o| matches!(o.origin, Origin::Session(_)));
+                if !is_in_doubt || wrong!(EmptySearchBelieved) {
+                    return Ok(found);
+                }
+                // A lost token finds no token object and says all is well. One that had lost its handles may have been
+                // logged out when it was asked.
                 group.looks_alive(&lease.member, &lease.link)?;
-                if group.visit(&lease.link) != visit {
-                    return Err(Rv::USER_NOT_LOGGED_IN);
+                if group.visit(&lease.link) == visit {
+                    return Ok(found);
                 }
             }
-            Ok(found)
+            Err(Rv::USER_NOT_LOGGED_IN)
         })?;
         let first = lease.member.index;
         drop(lease);

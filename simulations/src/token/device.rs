@@ -104,6 +104,7 @@ impl Device {
         };
         let store = Store {
             durable,
+            own: None,
             present: true,
             full: false,
             read_only: false,
@@ -149,8 +150,18 @@ impl Device {
     /// From now on another token is behind the slot: empty, with this serial number, and the same label and PINs.
     pub fn become_other(&self, serial: &str) {
         self.with(|s| {
+            s.store.own = Some(s.store.durable.clone());
             s.store.durable.serial = serial.to_owned();
             s.store.durable.objects.clear();
+        });
+    }
+
+    /// It is itself again, as it was.
+    pub fn become_itself(&self) {
+        self.with(|s| {
+            if let Some(own) = s.store.own.take() {
+                s.store.durable = own;
+            }
         });
     }
 
@@ -195,10 +206,11 @@ impl Device {
         self.with(|s| s.store.read_only = read_only);
     }
 
-    /// Every object of the token, in the order in which they were made.
+    /// Every object of the token, in the order in which they were made; also while another one is in its place.
     pub fn inspect(&self) -> Vec<Inspected> {
         self.with(|s| {
-            s.store.durable.objects.iter().map(|(number, object)| inspected(*number, object)).collect()
+            let own = s.store.own.as_ref().unwrap_or(&s.store.durable);
+            own.objects.iter().map(|(number, object)| inspected(*number, object)).collect()
         })
     }
 

@@ -27,6 +27,8 @@ pub(super) struct State {
 /// What belongs to the device, whoever is connected.
 pub(super) struct Store {
     pub(super) durable: Durable,
+    /// The token's own, while another one is in its place.
+    pub(super) own: Option<Durable>,
     /// False while the token's files are away.
     pub(super) present: bool,
     /// Whether objects of the token cannot be created.

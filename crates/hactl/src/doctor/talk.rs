@@ -6,8 +6,8 @@ use std::sync::mpsc::Sender;
 
 use ha_core::config::MemberConfig;
 use ha_core::provider;
-use ha_core::replica::On;
 use ha_core::replica::wrapping::WrapAbility;
+use ha_core::replica::{On, mechanisms_of};
 use ha_member::{Instance, ModuleConfig};
 use ha_token::{Connector, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType, ck};
 use zeroize::Zeroizing;
@@ -204,7 +204,8 @@ impl Talk {
             }
             Err(rv) => return Err(rv),
         }
-        let ability = WrapAbility::probe(On { token, session })?;
+        let mechanisms = mechanisms_of(token)?;
+        let ability = WrapAbility::probe(On { token, session, mechanisms: &mechanisms })?;
         let formats: Vec<_> = ability
             .formats(None)
             .map(|f| WRAPS.iter().find(|w| w.0 == f.mechanism).map_or("other", |w| w.1))
