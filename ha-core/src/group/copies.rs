@@ -212,8 +212,7 @@ impl Group {
             .is_some_and(|o: Arc<Object>| {
                 // What nobody vouched for does not keep a key of the group's own from being found.
                 matches!(o.origin, Origin::Ledger(id) if id != row.id)
-                    && o.place(lease.member.index, lease.link.generation)
-                        .is_some_and(|p| p.trust == Trust::Proven)
+                    && lease.holds_proven(&o, handle)
             })
     }
 

@@ -300,8 +300,7 @@ impl Group {
                 self.objects.get(ObjectHandle(h)).is_ok_and(|o| {
                     // What nobody vouched for does not keep a key of the group's own from being found.
                     (object.origin == Origin::Foreign || matches!(o.origin, Origin::Ledger(_)))
-                        && o.place(lease.member.index, lease.link.generation)
-                            .is_some_and(|p| p.trust == Trust::Proven)
+                        && lease.holds_proven(&o, handle)
                 })
             }) {
                 continue;

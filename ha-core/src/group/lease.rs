@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use ha_token::{Result, SessionHandle, Token};
+use ha_token::{ObjectHandle, Result, SessionHandle, Token};
 
 use super::link::Link;
 use super::member::Member;
+use super::objects::{Object, Trust};
 
 /// A backing session, lent; given back when dropped.
 ///
@@ -42,6 +43,14 @@ impl Lease {
     /// For the procedures of `replica`.
     pub fn on(&self) -> crate::replica::On<'_> {
         self.link.on(self.session)
+    }
+
+    /// Whether this handle of the member's is the proven copy of an object: what it stands for may have been said by its
+    /// names alone, before another one was proven to be it.
+    pub(super) fn holds_proven(&self, object: &Object, handle: ObjectHandle) -> bool {
+        object
+            .place(self.member.index, self.link.generation)
+            .is_some_and(|p| p.trust == Trust::Proven && p.handle == handle)
     }
 
     /// Marks whether something is going on in the session: if so it is closed, not lent again.
