@@ -211,8 +211,7 @@ impl Group {
             .and_then(|v| self.objects.get(ObjectHandle(v)).ok())
             .is_some_and(|o: Arc<Object>| {
                 // What nobody vouched for does not keep a key of the group's own from being found.
-                matches!(o.origin, Origin::Ledger(id) if id != row.id)
-                    && lease.holds_proven(&o, handle)
+                matches!(o.origin, Origin::Ledger(id) if id != row.id) && lease.holds_proven(&o, handle)
             })
     }
 

@@ -9,6 +9,9 @@ use super::{Group, Lease, Link, Member, Who};
 use crate::policy::failure::{Class, classify};
 use crate::replica::group_key::{self, GroupKeys, NotMoved};
 
+/// How often a member is given the group keys once more that fails vaguely.
+const KEY_TRIES: u32 = 8;
+
 impl Group {
     /// Sees to it that every one of these members has the group keys. Members that cannot be given them are taken off the
     /// list; the caller looks whether enough are left.
@@ -80,6 +83,7 @@ impl Group {
             let (failed, function, rv) = match moved {
                 Ok(there) => {
                     writer.link.set_group_keys(Some(there));
+                    writer.member.key_tries.store(0, Ordering::Release);
                     if writer.member.lacks.load(Ordering::Acquire) {
                         self.falls_behind(&writer.member);
                     }
@@ -89,8 +93,13 @@ impl Group {
                 Err(NotMoved::Receiver(rv)) => (writer, Function::UnwrapKey, rv),
             };
             tracing::error!(group = %self.config.label, member = writer.member.name(), failed = failed.member.name(), rv = %rv, "the member could not be given the group keys");
-            self.failed(&failed.member, &failed.link, function, rv);
+            let class = self.failed(&failed.member, &failed.link, function, rv);
             if failed.member.index == writer.member.index {
+                // It may be a matter of the moment: without the keys it lacks what is wrapped under them.
+                let vague = class == Class::Ambiguous;
+                if vague && writer.member.key_tries.fetch_add(1, Ordering::AcqRel) < KEY_TRIES {
+                    self.falls_behind(&writer.member);
+                }
                 return false;
             }
         }

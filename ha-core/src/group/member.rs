@@ -61,6 +61,8 @@ pub struct Member {
     pub(super) may_take: AtomicBool,
     /// Tries in a row to bring it up to date that left something.
     pub(super) behind_tries: AtomicU32,
+    /// Tries in a row to give it the group keys that it failed in words that say nothing.
+    pub(super) key_tries: AtomicU32,
     /// Whether it refused to write what others wrote, in words that say nothing of the cause.
     pub(super) refuses_writes: AtomicBool,
     /// Wakes the member's keeper.
@@ -105,6 +107,7 @@ impl Member {
             lacks: AtomicBool::new(false),
             may_take: AtomicBool::new(false),
             behind_tries: AtomicU32::new(0),
+            key_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),
             last_fault: Mutex::new(None),
             connect_error: Mutex::new(None),
