@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Attribute, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
+use ha_token::{ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::login::Visit;
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
@@ -127,10 +127,10 @@ impl Group {
             None => unclear |= same.len() > twins,
         }
         if is_called_otherwise {
-            let class =
-                vec![Attribute::ulong(ck::CKA_CLASS, row.class), Attribute::bool(ck::CKA_TOKEN, true)];
+            // Of its kind only: a challenge says nothing of a key of another type.
+            let alike = super::matching::of_kind(row.class, row.key_type);
             let mut candidates = Vec::new();
-            for handle in find_all(lease.on(), &class, 256)? {
+            for handle in find_all(lease.on(), &alike, 256)? {
                 if !called_so.contains(&handle) && !self.is_anothers(ledger, lease, row, handle)? {
                     candidates.push(handle);
                 }

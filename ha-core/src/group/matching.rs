@@ -33,6 +33,15 @@ pub(super) enum Match {
     Foreign,
 }
 
+/// What a token's objects of a class, and of a key type where they have one, are found by.
+pub(super) fn of_kind(class: Ulong, key_type: Ulong) -> Template {
+    let mut template = vec![Attribute::ulong(ck::CKA_CLASS, class), Attribute::bool(ck::CKA_TOKEN, true)];
+    if key_type != NO_TYPE && !matches!(class, ck::CKO_CERTIFICATE | ck::CKO_DATA) {
+        template.push(Attribute::ulong(ck::CKA_KEY_TYPE, key_type));
+    }
+    template
+}
+
 impl Group {
     /// Reads what identifies an object: one call. With it whether it is a token object and a private one.
     ///
@@ -51,16 +60,12 @@ impl Group {
 
     /// A member's token objects with these traits.
     pub(crate) fn with_traits(&self, lease: &Lease, traits: &Traits) -> Result<Vec<ObjectHandle>> {
-        let mut template: Template =
-            vec![Attribute::ulong(ck::CKA_CLASS, traits.class), Attribute::bool(ck::CKA_TOKEN, true)];
+        let mut template = of_kind(traits.class, traits.key_type);
         if traits.class == ck::CKO_DATA {
             template.push(Attribute::bytes(ck::CKA_APPLICATION, &*traits.id));
         } else {
             if !traits.id.is_empty() {
                 template.push(Attribute::bytes(ck::CKA_ID, &*traits.id));
-            }
-            if traits.key_type != NO_TYPE && traits.class != ck::CKO_CERTIFICATE {
-                template.push(Attribute::ulong(ck::CKA_KEY_TYPE, traits.key_type));
             }
         }
         if !traits.label.is_empty() {
