@@ -26,6 +26,8 @@ pub struct Run {
     pub first: u64,
     /// How many.
     pub seeds: u64,
+    /// Seeds that are left out.
+    pub except: Vec<u64>,
     /// No new one is begun after this long.
     pub time: Option<Duration>,
     /// How many at once.
@@ -123,6 +125,9 @@ pub fn run(run: &Run, stop: &AtomicBool, tell: impl Fn(&Totals) + Sync) -> (Tota
                         return;
                     }
                     let seed = run.first + n;
+                    if run.except.contains(&seed) {
+                        continue;
+                    }
                     let plan = Plan::of(run.scenario, seed);
                     let ended = play(&plan, &pool, false);
                     let broken = ended.broken.clone().or_else(|| {

@@ -19,6 +19,9 @@ pub(crate) struct Cli {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     pub(crate) from: u64,
+    /// Seeds that are left out, as 3,5,7: faults that are known and not mended yet.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) except: Vec<u64>,
     /// What is played.
     #[arg(long, value_name = "NAME", default_value = "everything")]
     pub(crate) scenario: Scenario,
@@ -38,7 +41,7 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) require_coverage: bool,
     /// Plays this seed alone, twice, and shows what happened.
-    #[arg(long, conflicts_with_all = ["seeds", "from", "time", "jobs", "go_on", "coverage", "require_coverage"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "except", "time", "jobs", "go_on", "coverage", "require_coverage"])]
     pub(crate) seed: Option<u64>,
     /// Shows the whole history of --seed, not made shorter, or those of --replay that went wrong.
     #[arg(long, requires = "seed", conflicts_with = "keep")]
@@ -53,7 +56,7 @@ pub(crate) struct Cli {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["seed", "keep", "meaning", "seeds", "from", "scenario", "time", "jobs", "go_on", "coverage", "require_coverage"]
+        conflicts_with_all = ["seed", "keep", "meaning", "seeds", "from", "except", "scenario", "time", "jobs", "go_on", "coverage", "require_coverage"]
     )]
     pub(crate) replay: Option<PathBuf>,
     #[cfg(feature = "mutants")]

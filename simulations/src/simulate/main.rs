@@ -114,6 +114,7 @@ fn asked(cli: &Cli, seeds: u64) -> Result<Run, String> {
         scenario: cli.scenario,
         first: cli.from,
         seeds,
+        except: cli.except.clone(),
         time: cli.time,
         threads: cli.threads(),
         go_on: cli.go_on,
