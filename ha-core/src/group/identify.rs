@@ -84,13 +84,13 @@ impl Group {
                 object.put(place(lease, backing, trust));
                 object
             }
+            // The ledger may have been asked for a name that is no longer the object's.
+            Match::Destroyed | Match::Foreign if self.read_traits(lease.on(), backing)?.0 != traits => {
+                return Ok(ControlFlow::Continue(()));
+            }
             Match::Destroyed => {
                 lease.link.bind(backing, 0);
                 return Ok(ControlFlow::Break(None));
-            }
-            // The ledger may have been asked for a name that is no longer the object's.
-            Match::Foreign if self.read_traits(lease.on(), backing)?.0 != traits => {
-                return Ok(ControlFlow::Continue(()));
             }
             Match::Foreign => self.foreign(lease, backing, traits, private)?,
         };
