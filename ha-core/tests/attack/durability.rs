@@ -66,9 +66,14 @@ fn never_a_member_that_came_up_before_the_one_with_the_group_keys_goes_without_k
     );
     slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
     let open = Open { provider, slot, s };
+    // Two copies of SoftHSM in one process crash now and then where both are worked hard while keys are wrapped: it is
+    // asked for proofs only once its keepers are done with it.
     open.wait("both have it", |g| {
-        g.check(true).is_ok_and(|all| all.len() == 2 && all.iter().all(|c| c.worst() == Word::Same))
+        let all = g.check(false).unwrap_or_default();
+        all.len() == 2 && all.iter().all(|c| c.members.iter().all(|(_, word)| *word != Word::Missing))
     });
+    let checked = open.provider.groups()[0].check(true).unwrap();
+    assert!(checked.iter().all(|c| c.worst() == Word::Same), "{checked:?}");
 }
 
 #[test]
