@@ -102,7 +102,7 @@ fn published() -> Result<()> {
 }
 
 /// Seeds that show a fault that is not mended yet. 652: an object that is renamed while its member loses its handles is
-/// missing in a search for everything.
+/// found as another one.
 const OPEN: &str = "652";
 
 fn test(arguments: &[String]) -> Result<()> {
