@@ -201,12 +201,10 @@ impl Object {
             .ok_or_else(|| load_error(path, "it exports no C_GetFunctionList of its own"))?;
         // SAFETY: the standard fixes the type of the function of this name; a non-null pointer is `Some`.
         let get: ck::CK_C_GetFunctionList = unsafe { std::mem::transmute(symbol) };
+        let get = get.ok_or_else(|| load_error(path, "its C_GetFunctionList is at no address"))?;
         let mut list: *mut ck::CK_FUNCTION_LIST = std::ptr::null_mut();
-        let rv = match get {
-            // SAFETY: `list` is a place for the answer.
-            Some(get) => unsafe { get(&mut list) },
-            None => ck::CKR_FUNCTION_NOT_SUPPORTED,
-        };
+        // SAFETY: `list` is a place for the answer.
+        let rv = unsafe { get(&mut list) };
         ha_token::Rv::check(rv).map_err(|rv| ConnectError::Call {
             path: path.display().to_string(),
             function: ha_token::Function::GetFunctionList,

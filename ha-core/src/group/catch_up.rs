@@ -373,7 +373,7 @@ impl Group {
         Ok(match found {
             Copy::At(handle) => Ok(Given { handle, made: false }),
             Copy::Absent => {
-                let undecided = ledger.is_changing(row.id)?;
+                let undecided = ledger.is_undecided(row.id)?;
                 self.make_copy(lease, row, undecided).map(|handle| Given { handle, made: true })
             }
             Copy::Unclear => Err(UNCLEAR),

@@ -144,8 +144,7 @@ impl SessionState {
 
     /// A member has lost the backing session that owned this session's objects there.
     pub(super) fn lose_owner(&mut self, member: &Member) {
-        for owner in self.owners.extract_if(.., |o| o.member.index == member.index) {
-            let mut owner = owner;
+        for mut owner in self.owners.extract_if(.., |o| o.member.index == member.index) {
             owner.set_busy(true); // not lent again
         }
     }

@@ -395,15 +395,6 @@ impl Ledger {
         rows.map(|r| Ok(codec::decode(&r?).unwrap_or_default())).collect()
     }
 
-    /// Whether some member has yet to make a change of an object.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn is_changing(&self, id: ObjectId) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)";
-        Ok(self.connection().query_row(sql, [id.0], |r| r.get(0))?)
-    }
-
     /// Pending changes were made.
     ///
     /// # Errors
