@@ -336,6 +336,7 @@ impl Group {
             return;
         }
         member.set_connect_error(None);
+        member.key_tries.store(0, Ordering::Release);
         self.health_event(member, Event::Connected);
         if let Err(rv) = self.follow_login(member, &link) {
             self.note(member, Function::Login, rv);

@@ -14,7 +14,7 @@ use crate::pin::Pin;
 use crate::policy::pin::{self, Answer};
 use crate::replica::group_key::GroupKeys;
 use crate::replica::wrapping::WrapAbility;
-use crate::replica::{On, mechanisms_of};
+use crate::replica::{On, mechanisms_of, supports};
 use crate::seam::World;
 use crate::sync::{Mutex, RwLock};
 
@@ -110,7 +110,7 @@ impl Link {
 
     /// Whether the token has the mechanism, for the operation that `flag` names (0: for any).
     pub fn supports(&self, mechanism: Ulong, flag: Ulong) -> bool {
-        self.on(SessionHandle(0)).supports(mechanism, flag)
+        supports(&self.mechanisms, mechanism, flag)
     }
 
     /// A backing session: an idle one, or a new one. Read-write always; read-only is the virtual slot's business.

@@ -49,13 +49,18 @@ pub fn mechanisms_of(token: &dyn Token) -> Result<Vec<(Ulong, MechanismInfo)>> {
     Ok(all)
 }
 
+/// Whether a token with these mechanisms, sorted by type, has one for the operations that `flags` name (0: for any).
+pub fn supports(mechanisms: &[(Ulong, MechanismInfo)], mechanism: Ulong, flags: Ulong) -> bool {
+    match mechanisms.binary_search_by_key(&mechanism, |m| m.0) {
+        Ok(i) => mechanisms.get(i).is_some_and(|m| m.1.flags & flags == flags),
+        Err(_) => false,
+    }
+}
+
 impl On<'_> {
     /// Whether the token has the mechanism, for the operations that `flags` name (0: for any).
     pub fn supports(&self, mechanism: Ulong, flags: Ulong) -> bool {
-        match self.mechanisms.binary_search_by_key(&mechanism, |m| m.0) {
-            Ok(i) => self.mechanisms.get(i).is_some_and(|m| m.1.flags & flags == flags),
-            Err(_) => false,
-        }
+        supports(self.mechanisms, mechanism, flags)
     }
 
     /// Attributes as a template: those that can be read.
