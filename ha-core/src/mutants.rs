@@ -116,6 +116,24 @@ mod seeded {
         WrongPinGoesOn,
         /// the application's own mistake is tried on every member
         CallersIsMembers,
+        /// what is left of a try is looked for among the copies of an object that is being made
+        OnTheirWayTaken,
+        /// a handle that was taken for an object by its names counts as that one's copy when another one is proven to be
+        NameStaysOnHandle,
+        /// what was renamed while it was looked for is taken for absent
+        RenamedIsAbsent,
+        /// what is called otherwise is looked for among objects of every key type
+        AnyTypeIsCandidate,
+        /// what was seen before a lost login or lost handles were there again is believed
+        OtherVisitBelieved,
+        /// a keeper makes a change that may be taken back
+        UndecidedMade,
+        /// a copy is made with a change that may be refused, untried
+        UndecidedNotTried,
+        /// what a member said once that it cannot wrap is believed for as long as it is connected
+        InabilityBelieved,
+        /// the backing session that owns session objects is used on when its member has lost it
+        LostOwnerKept,
     }
 
     static ON: AtomicU32 = AtomicU32::new(u32::MAX);

@@ -74,6 +74,19 @@ fn a_seeded_bug_is_caught_and_its_seed_is_said() {
     assert_eq!(said(&simulate(&again)).0, 1, "{replays}");
 }
 
+/// Histories are kept so that what they showed shows again: these seeded bugs are what some of them were kept for.
+#[cfg(feature = "mutants")]
+#[test]
+fn kept_histories_catch_what_they_were_kept_for() {
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/kept.jsonl");
+    let missed: Vec<_> =
+        ["OnTheirWayTaken", "NameStaysOnHandle", "RenamedIsAbsent", "AnyTypeIsCandidate", "LostOwnerKept"]
+            .into_iter()
+            .filter(|mutant| said(&simulate(&["--mutant", mutant, "--replay", kept])).0 != 1)
+            .collect();
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
 #[test]
 fn help_says_the_scenarios_and_the_exit_statuses() {
     let (status, text) = said(&simulate(&["--help"]));

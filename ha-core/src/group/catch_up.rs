@@ -101,7 +101,7 @@ impl Group {
                 }
                 self.take_stock(&lease)?;
                 // What it said that it cannot do may have been a fault of the moment.
-                if !done.left.is_empty() {
+                if !done.left.is_empty() && !wrong!(InabilityBelieved) {
                     link.set_ability(None);
                 }
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
@@ -268,7 +268,7 @@ impl Group {
         for pending in ledger.pending_for(name)? {
             let Some(row) = ledger.object(pending.object)? else { continue };
             // What may be taken back is nobody's to make but who announced it.
-            if ledger.is_undecided(row.id)? {
+            if ledger.is_undecided(row.id)? && !wrong!(UndecidedMade) {
                 lease.member.owed.fetch_add(1, Ordering::AcqRel);
                 continue;
             }
@@ -398,7 +398,7 @@ impl Group {
             Some(blob) => self.unwrap_blob(lease, blob, template),
             None => lease.token().create_object(lease.session, template),
         };
-        if undecided {
+        if undecided && !wrong!(UndecidedNotTried) {
             let trial = make(&life::public_as_made(&template))?;
             lease.on().discard(trial);
         }

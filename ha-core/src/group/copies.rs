@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ha_token::{ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::login::Visit;
+use super::matching::{NO_TYPE, of_kind};
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
+use crate::mutants::wrong;
 use crate::replica::find_all;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, State};
 use crate::replica::proof::Outcome;
@@ -90,6 +92,7 @@ impl Group {
         let is_called_otherwise = ledger.pending_of(row.id, name)?.iter().any(changes_names);
         let called_so = self.with_traits(lease, &row_traits(row))?;
         let (mut same, mut unclear) = self.prove_each(lease, row, &called_so)?;
+        let mut by_flags = false;
         if same.len() > 1 {
             // Copies of one key under one name differ in what they may do.
             let mut alike = Vec::new();
@@ -98,10 +101,8 @@ impl Group {
                     alike.push(*handle);
                 }
             }
-            match alike.as_slice() {
-                [] => {}
-                [only] => return Ok(Some(Copy::At(*only))),
-                _ => same = alike,
+            if !alike.is_empty() {
+                (same, by_flags) = (alike, true);
             }
         }
         // Copies of one key may have one name: of those that cannot be told apart each live object has its own. Searched
@@ -109,7 +110,9 @@ impl Group {
         let (mut twins, mut on_their_way) = (0, 0);
         if !same.is_empty() {
             for other in ledger.find(row.class, row.key_type, &row.ckaid, &row.label)? {
-                if other.id == row.id || other.verifier() != row.verifier() {
+                let is_twin =
+                    other.verifier() == row.verifier() && !(by_flags && differ_in_flags(row, &other));
+                if other.id == row.id || !is_twin {
                     continue;
                 }
                 match self.known_handle(lease, &other) {
@@ -121,14 +124,18 @@ impl Group {
             }
         }
         // What this member was never said to hold may all be another's that is being made.
-        let spare = if row.is_committed() && is_on(row, name) { twins } else { twins + on_their_way };
+        if (row.is_committed() && is_on(row, name)) || wrong!(OnTheirWayTaken) {
+            on_their_way = 0;
+        }
+        let spare = twins + on_their_way;
         match same.get(spare) {
             Some(handle) => return Ok(Some(Copy::At(*handle))),
             None => unclear |= same.len() > twins,
         }
         if is_called_otherwise {
             // Of its kind only: a challenge says nothing of a key of another type.
-            let alike = super::matching::of_kind(row.class, row.key_type);
+            let key_type = if wrong!(AnyTypeIsCandidate) { NO_TYPE } else { row.key_type };
+            let alike = of_kind(row.class, key_type);
             let mut candidates = Vec::new();
             for handle in find_all(lease.on(), &alike, 256)? {
                 if !called_so.contains(&handle) && !self.is_anothers(ledger, lease, row, handle)? {
@@ -150,7 +157,7 @@ impl Group {
             Nothing::IsThere => {}
         }
         // What has another name by now was looked for under the wrong one; what is destroyed is not renamed any more.
-        let is_as_it_was = |now: ObjectRow| now.is_unchanged_since(row);
+        let is_as_it_was = |now: ObjectRow| now.is_unchanged_since(row) || wrong!(RenamedIsAbsent);
         if !row.is_committed() || ledger.object(row.id)?.is_none_or(is_as_it_was) {
             return Ok(Some(Copy::Absent));
         }
@@ -175,7 +182,7 @@ impl Group {
         }
         self.looks_alive(&lease.member, &lease.link)?;
         Ok(match self.visit(&lease.link) {
-            now if now != visit => Nothing::WasSeen,
+            now if now != visit && !wrong!(OtherVisitBelieved) => Nothing::WasSeen,
             None if row.private => Nothing::CanBeSeen,
             _ => Nothing::IsThere,
         })
@@ -237,6 +244,12 @@ impl Group {
         }
         Ok((same, unclear))
     }
+}
+
+/// Whether two objects may do different things.
+fn differ_in_flags(one: &ObjectRow, other: &ObjectRow) -> bool {
+    let mut flags = one.template.iter().filter(|a| a.value.as_bool().is_some());
+    flags.any(|flag| other.template.get(flag.kind) != Some(&flag.value))
 }
 
 fn is_on(row: &ObjectRow, member: &str) -> bool {

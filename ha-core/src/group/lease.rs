@@ -7,6 +7,7 @@ use ha_token::{ObjectHandle, Result, SessionHandle, Token};
 use super::link::Link;
 use super::member::Member;
 use super::objects::{Object, Trust};
+use crate::mutants::wrong;
 
 /// A backing session, lent; given back when dropped.
 ///
@@ -50,7 +51,7 @@ impl Lease {
     pub(super) fn holds_proven(&self, object: &Object, handle: ObjectHandle) -> bool {
         object
             .place(self.member.index, self.link.generation)
-            .is_some_and(|p| p.trust == Trust::Proven && p.handle == handle)
+            .is_some_and(|p| p.trust == Trust::Proven && (p.handle == handle || wrong!(NameStaysOnHandle)))
     }
 
     /// Marks whether something is going on in the session: if so it is closed, not lent again.

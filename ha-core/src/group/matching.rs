@@ -13,7 +13,7 @@ use crate::replica::verifier::Verifier;
 use crate::replica::{On, find_all};
 
 /// `CKA_KEY_TYPE` of what has none.
-const NO_TYPE: Ulong = Ulong::MAX;
+pub(super) const NO_TYPE: Ulong = Ulong::MAX;
 const TRAITS: [AttributeType; 8] = [
     ck::CKA_CLASS,
     ck::CKA_TOKEN,

@@ -6,6 +6,7 @@ use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::VirtualSlot;
 use crate::group::{Lease, Member, Need, Object, Who, watch};
+use crate::mutants::wrong;
 use crate::policy::failure::{Class, on_fresh_session};
 
 /// A call that any member that fits may serve.
@@ -323,7 +324,8 @@ impl VirtualSlot {
                     }
                     // Without the login that was made again meanwhile no private object was to be seen; and another thread
                     // may have found it before the handles were lost once more.
-                    let is_sure = visit.is_none_or(|v| v == group.visit(&lease.link));
+                    let is_sure =
+                        visit.is_none_or(|v| v == group.visit(&lease.link)) || wrong!(OtherVisitBelieved);
                     if class == Class::Ambiguous || is_sure {
                         return Err(Ended::Next(class, rv));
                     }

@@ -11,6 +11,7 @@ use super::messages::MessageOperation;
 use super::operation::{Operation, Running};
 use super::table::Session;
 use crate::group::{Lease, Member, Object, Who};
+use crate::mutants::wrong;
 use crate::pin::Pin;
 
 /// An operation of a session.
@@ -144,6 +145,9 @@ impl SessionState {
 
     /// A member has lost the backing session that owned this session's objects there.
     pub(super) fn lose_owner(&mut self, member: &Member) {
+        if wrong!(LostOwnerKept) {
+            return;
+        }
         for mut owner in self.owners.extract_if(.., |o| o.member.index == member.index) {
             owner.set_busy(true); // not lent again
         }
