@@ -124,6 +124,8 @@ mod seeded {
         RenamedIsAbsent,
         /// what is called otherwise is looked for among objects of every key type
         AnyTypeIsCandidate,
+        /// what is being destroyed is a candidate for what is called otherwise
+        DyingIsCandidate,
         /// what was seen before a lost login or lost handles were there again is believed
         OtherVisitBelieved,
         /// a keeper makes a change that may be taken back

@@ -136,17 +136,22 @@ impl Group {
             // Of its kind only: a challenge says nothing of a key of another type.
             let key_type = if wrong!(AnyTypeIsCandidate) { NO_TYPE } else { row.key_type };
             let alike = of_kind(row.class, key_type);
-            let mut candidates = Vec::new();
+            let (mut candidates, mut doubtful) = (Vec::new(), Vec::new());
             for handle in find_all(lease.on(), &alike, 256)? {
-                if !called_so.contains(&handle) && !self.is_anothers(ledger, lease, row, handle)? {
-                    candidates.push(handle);
+                if called_so.contains(&handle) || self.stands_for_another(lease, row, handle) {
+                    continue;
+                }
+                match self.namesake(ledger, lease, row, handle)? {
+                    None => candidates.push(handle),
+                    Some(State::Staged) => doubtful.push(handle),
+                    Some(_) => {}
                 }
             }
             let (same, others) = self.prove_each(lease, row, &candidates)?;
             if let Some(handle) = same.first() {
                 return Ok(Some(Copy::At(*handle)));
             }
-            unclear |= others;
+            unclear |= others || !self.prove_each(lease, row, &doubtful)?.0.is_empty();
         }
         if unclear {
             return Ok(Some(Copy::Unclear));
@@ -194,20 +199,27 @@ impl Group {
         (place.trust == Trust::Proven).then_some(place.handle)
     }
 
-    /// Whether a member's object is called like another live object of the group, or known to be one.
-    fn is_anothers(
+    /// The state of another object of the group that a member's object may be by its names. One that was destroyed counts
+    /// as long as this member may hold it: who destroys it there knows it by the same handle.
+    fn namesake(
         &self,
         ledger: &Ledger,
         lease: &Lease,
         row: &ObjectRow,
         handle: ObjectHandle,
-    ) -> std::result::Result<bool, Trouble> {
-        if self.stands_for_another(lease, row, handle) {
-            return Ok(true);
-        }
+    ) -> std::result::Result<Option<State>, Trouble> {
         let (traits, _, _) = self.read_traits(lease.on(), handle)?;
         let like = ledger.find(traits.class, traits.key_type, &traits.id, &traits.label)?;
-        Ok(like.iter().any(|other| other.id != row.id && other.is_committed()))
+        let may_be = |other: &&ObjectRow| match other.state {
+            State::Intent => false,
+            State::Staged | State::Committed => true,
+            State::Destroying | State::Destroyed => {
+                is_on(other, lease.member.name()) && !wrong!(DyingIsCandidate)
+            }
+        };
+        let others = like.iter().filter(|other| other.id != row.id).filter(may_be);
+        // One that is being made may have none here yet, which leaves it open; any other one settles it.
+        Ok(others.map(|other| other.state).max_by_key(|state| *state != State::Staged))
     }
 
     fn stands_for_another(&self, lease: &Lease, row: &ObjectRow, handle: ObjectHandle) -> bool {
