@@ -134,6 +134,10 @@ fn main() -> ExitCode {
         Ok(Answer::BadNews) => ExitCode::from(1),
         Err(error) => {
             eprintln!("hactl: {error:#}");
+            if context.json {
+                // A program reads one document, whatever came of it. Where that cannot be written the status says it.
+                _ = output::json(&serde_json::json!({"schema": 1, "error": format!("{error:#}")}));
+            }
             // What a token answered is news of the tokens; everything else is the caller's to mend.
             let news = error.is::<context::BadNews>() || error.is::<ha_token::Rv>();
             ExitCode::from(if news { 1 } else { 2 })

@@ -1,6 +1,6 @@
 //! Tables for people, JSON for programs.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -21,7 +21,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
 /// # Errors
 /// When standard output cannot be written.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(value)?);
+    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(value)?)?;
     Ok(())
 }
 

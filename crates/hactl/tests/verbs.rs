@@ -259,6 +259,11 @@ fn usage_and_configuration_errors_are_two() {
     let config = config.to_str().unwrap();
     assert_eq!(hactl(&["status", "--config", "/nonexistent/ha.toml"]).code, 2);
     assert_eq!(hactl(&["nonsense"]).code, 2);
+    // A program reads one document, whatever came of it.
+    let told = hactl(&["status", "--json", "--config", "/nonexistent/ha.toml"]);
+    let document: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!((told.code, &document["schema"]), (2, &1.into()));
+    assert!(document["error"].as_str().unwrap().contains("/nonexistent/ha.toml"), "{document}");
     assert_eq!(hactl(&["status", "--watch", "--json", "--config", config]).code, 2);
     let no_pin = hactl(&["check", "--config", config]);
     assert_eq!(no_pin.code, 2);
