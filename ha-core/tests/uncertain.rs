@@ -4,8 +4,9 @@
 mod watched;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use ha_core::group::Word;
+use ha_core::group::{CaughtUp, Group, Word};
 use ha_core::provider::Provider;
 use ha_rig::{Act, PIN, Tokens, Watch};
 use ha_token::*;
@@ -248,4 +249,137 @@ fn an_object_not_found_without_the_login_is_looked_for_again() {
     let come_back = move || here.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
     member.next(Function::FindObjectsFinal, Act::Then(Box::new(come_back)));
     open.slot.op_init(open.s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key).unwrap();
+}
+
+#[test]
+fn a_destruction_whose_answer_was_lost_with_its_session_is_one() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    open.pair(1).unwrap();
+    open.members[1].dead.store(true, Ordering::Release);
+    let group = &open.provider.groups()[0];
+    group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+    wait(group, "one member is up", |g| g.up().count() == 1);
+    // It was done: the second try finds nothing.
+    open.members[0].next(Function::DestroyObject, Act::DoneAndAnswer(Rv::SESSION_CLOSED));
+    assert_eq!(open.destroy(1), [Ok(()), Ok(())]);
+    open.members[1].dead.store(false, Ordering::Release);
+    open.at_rest(&tokens, 1, 0);
+}
+
+impl Open {
+    /// An AES key that may be extracted.
+    fn secret(&self, id: u8) -> ObjectHandle {
+        let mut template = vec![
+            Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+            Attribute::bytes(ck::CKA_ID, [id]),
+            Attribute::bytes(ck::CKA_LABEL, *b"secret"),
+        ];
+        for flag in [ck::CKA_TOKEN, ck::CKA_EXTRACTABLE, ck::CKA_ENCRYPT] {
+            template.push(Attribute::bool(flag, true));
+        }
+        self.slot.generate_key(self.s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &template).unwrap()
+    }
+
+    fn seal(&self, key: ObjectHandle) -> Result<()> {
+        self.slot.set_attributes(self.s, key, &vec![Attribute::bool(ck::CKA_EXTRACTABLE, false)])
+    }
+
+    /// Every copy may not be extracted, and nothing is left to do.
+    fn is_sealed(&self) {
+        let group = &self.provider.groups()[0];
+        self.all_up();
+        let is_done =
+            |group: &Group| group.sync(true).unwrap().iter().all(|(_, left)| *left == CaughtUp::default());
+        wait(group, "nothing is left to do", is_done);
+        for member in &self.members {
+            let token = member.real();
+            let s = token.open_session(false).unwrap();
+            token.find_objects_init(s, &vec![Attribute::bytes(ck::CKA_LABEL, *b"secret")]).unwrap();
+            let found = token.find_objects(s, 10).unwrap();
+            token.find_objects_final(s).unwrap();
+            assert_eq!(found.len(), 1);
+            let read = token.get_attributes(s, found[0], &[ck::CKA_EXTRACTABLE]).unwrap();
+            assert_eq!(read[0].bytes(), Some(&[0][..]));
+            token.close_session(s).unwrap();
+        }
+    }
+}
+
+/// `CKA_EXTRACTABLE` is never true again once it was false (section 4.9): a token refuses even what it has already.
+#[test]
+fn what_cannot_be_taken_back_goes_forward() {
+    // The answer was lost with its session: the second try finds it made.
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    let key = open.secret(1);
+    open.members[0].next(Function::SetAttributeValue, Act::DoneAndAnswer(Rv::SESSION_CLOSED));
+    open.seal(key).unwrap();
+    open.is_sealed();
+    // Nobody is known to have made it, and one has.
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    let key = open.secret(1);
+    open.members[0].next(Function::SetAttributeValue, Act::DoneAndAnswer(Rv::FUNCTION_FAILED));
+    open.members[1].next(Function::SetAttributeValue, Act::Answer(Rv::FUNCTION_FAILED));
+    assert!(open.seal(key).is_err());
+    open.is_sealed();
+}
+
+#[test]
+fn a_member_that_has_yet_to_rename_a_key_serves_it_under_its_name_of_before() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    open.pair(1).unwrap();
+    // It makes no change, and says no more than that something is wrong; a new connection does not mend that.
+    open.members[1].refuse(Function::SetAttributeValue, 1000, Rv::GENERAL_ERROR);
+    for key in open.find(1) {
+        open.slot.set_attributes(open.s, key, &vec![Attribute::bytes(ck::CKA_ID, [2])]).unwrap();
+    }
+    let connects = open.members[1].connects.load(Ordering::Acquire);
+    let group = &open.provider.groups()[0];
+    wait(group, "it is connected anew", |_| open.members[1].connects.load(Ordering::Acquire) > connects);
+    open.all_up();
+    let keys = open.find(2);
+    open.members[0].dead.store(true, Ordering::Release);
+    let signs = |key: &ObjectHandle| {
+        let mut mechanism = Mechanism::plain(ck::CKM_ECDSA);
+        let begun = open.slot.op_init(open.s, OpKind::Sign, Some(&mut mechanism), *key);
+        begun.and_then(|()| {
+            let mut space = [0; 64];
+            open.slot.op_one_shot(open.s, OpKind::Sign, &[7; 32], &mut Output::buffer(&mut space))
+        })
+    };
+    assert_eq!(keys.iter().filter(|key| signs(key) == Ok(())).count(), 1);
+}
+
+#[test]
+fn a_token_that_dropped_every_session_is_asked_on_a_new_one() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    let group = &open.provider.groups()[0];
+    open.members[1].dead.store(true, Ordering::Release);
+    group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+    wait(group, "one member is up", |g| g.up().count() == 1);
+    let sessions: Vec<_> = (0..10).map(|_| open.slot.open_session(false).unwrap()).collect();
+    let begin = |s: SessionHandle| {
+        let mut mechanism = Mechanism::plain(ck::CKM_SHA256);
+        open.slot.op_init(s, OpKind::Digest, Some(&mut mechanism), ObjectHandle(0))?;
+        open.slot.op_update(s, OpKind::Digest, b"abc", &mut Output::query())
+    };
+    let end = |s: SessionHandle| {
+        let mut space = [0; 32];
+        open.slot.op_final(s, OpKind::Digest, &mut Output::buffer(&mut space))
+    };
+    // As many backing sessions as operations at once, and then a pool of idle ones.
+    sessions.iter().for_each(|s| begin(*s).unwrap());
+    sessions.iter().for_each(|s| end(*s).unwrap());
+    for s in sessions {
+        open.slot.close_session(s).unwrap();
+    }
+    let faults = group.members[0].status().last_fault;
+    open.members[0].real().close_all_sessions().unwrap();
+    begin(open.s).unwrap();
+    end(open.s).unwrap();
+    assert_eq!(group.members[0].status().last_fault.is_some(), faults.is_some(), "the member is well");
 }

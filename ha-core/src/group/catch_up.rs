@@ -5,7 +5,9 @@ use std::sync::{Arc, TryLockError};
 
 use ha_token::{Function, Result, Rv, TemplateExt, ck};
 
+use super::change::still_to_set;
 use super::copies::{Copy, Trouble, row_traits};
+use super::writers::open_lease;
 use super::{Group, Lease, Link, Member};
 use crate::config::RecoveryMode;
 use crate::mutants::wrong;
@@ -83,9 +85,8 @@ impl Group {
                 return Ok(());
             }
             member.refuses_writes.store(false, Ordering::Release);
-            let mut lease = Lease::new(member, Arc::clone(link))?;
             // Not lent again: something may be left going on in it.
-            lease.set_busy(true);
+            let (lease, _) = open_lease(|| Lease::new(member, Arc::clone(link)))?;
             self.recall_group_keys(&lease)?;
             let by_hand = self.by_hand.load(Ordering::Acquire);
             if lease.link.group_keys().is_none() && !by_hand {
@@ -253,6 +254,10 @@ impl Group {
             let what = format!("{} is to be destroyed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
+                    // A token may give its number to the next object at once.
+                    if let Some(object) = self.objects.by_id(row.id) {
+                        object.forget(lease.member.index);
+                    }
                     let answer = lease.token().destroy_object(lease.session, handle);
                     self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), destroyed, what)? {
@@ -359,7 +364,13 @@ impl Group {
             row.template.iter().find(|a| a.kind == missed.kind).unwrap_or(missed).clone()
         };
         let template: ha_token::Template = pending.template.iter().map(by_now).collect();
-        lease.token().set_attributes(lease.session, handle, &template)
+        // What it has already may be refused the second time.
+        let template = still_to_set(lease, handle, &template)?;
+        if template.is_empty() {
+            Ok(())
+        } else {
+            lease.token().set_attributes(lease.session, handle, &template)
+        }
     }
 
     /// Gives a member an object that it lacks, proven.

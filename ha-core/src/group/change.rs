@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, Result, Rv, Template, TemplateExt, ck};
+use ha_token::{AttributeType, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::copies::{Copy, Trouble, row_traits};
 use super::{Group, Lease, Member, Object, Origin, Traits, Who};
@@ -42,8 +42,9 @@ impl Group {
         let mut acknowledged = Vec::new();
         let mut ledgers_fault = None;
         for member in holders.into_iter().chain(others) {
-            // Where an earlier try has left it open who has it, everybody is asked.
-            if !is_final && !holds(member) && !row.copies.is_empty() {
+            // Where an earlier try has left it open who has it, everybody is asked; else it is their keepers' to look, who
+            // may be giving it to them at this moment.
+            if !holds(member) && (is_final || !row.copies.is_empty()) {
                 continue;
             }
             match self.destroy_on(ledger, member, object, &row) {
@@ -56,8 +57,11 @@ impl Group {
                         }
                     }
                     // It goes on where it can: what is not noted is found out when the member is next brought up to date.
-                    match noted.and_then(|()| ledger.acknowledge(id, member.name())) {
-                        Ok(()) => acknowledged.push(member.index),
+                    let is_told = holds(member);
+                    let told = if is_told { ledger.acknowledge(id, member.name()) } else { Ok(()) };
+                    match noted.and(told) {
+                        Ok(()) if is_told => acknowledged.push(member.index),
+                        Ok(()) => {}
                         Err(error) => ledgers_fault = Some(error),
                     }
                 }
@@ -106,6 +110,8 @@ impl Group {
             })?;
             match found {
                 Copy::At(handle) => {
+                    // A token may give its number to the next object at once.
+                    object.forget(lease.member.index);
                     lease.token().destroy_object(lease.session, handle)?;
                     lease.link.unbind(handle);
                     Ok(())
@@ -243,7 +249,8 @@ impl Group {
             (Some(row), _) => {
                 self.members.iter().filter(|m| row.copies.iter().any(|c| c == m.name())).collect()
             }
-            (None, Origin::Ledger(_)) => Vec::new(),
+            // Another process has destroyed it.
+            (None, Origin::Ledger(_)) => return Err(Rv::OBJECT_HANDLE_INVALID),
             (None, _) => self.members.iter().filter(|m| object.lives_on(m.index)).collect(),
         };
         let before = row.as_ref().map_or_else(|| (*object.traits()).clone(), row_traits);
@@ -261,33 +268,32 @@ impl Group {
         self.stays_provable(object, &row, template)?;
         // One that is not known to hold it may have a copy that nobody was told of, and would not be known by its new names.
         let all_told = |m: &Member| m.is_up() && self.login.who() == Who::User && !self.lacks_some(m);
-        let others = self
-            .members
-            .iter()
-            .filter(|m| row.is_copyable() && !all_told(m) && !holders.iter().any(|h| h.index == m.index));
-        let names: Vec<&str> = holders.iter().copied().chain(others).map(|m| m.name()).collect();
+        let others: Vec<&str> = match row.is_copyable() {
+            true => self.members.iter().filter(|m| !all_told(m)).map(|m| m.name()).collect(),
+            false => Vec::new(),
+        };
         let there = holders.iter().filter(|m| m.is_up()).filter_map(|m| self.lease(m).ok());
         let blob = self.sealed(there, object, &row, &kept)?;
         let after = Found { ckaid: &traits.id, label: &traits.label, template: &kept, blob: blob.as_ref() };
-        let pending = match ledger.change_begin(&row, &names, template, &after) {
-            Ok(pending) => pending,
+        let announced = match ledger.change_begin(&row, &others, template, &after) {
+            Ok(announced) => announced,
             // Changed by another process in between: what it did is built upon.
             Err(LedgerError::Conflict) if tries > 1 => return self.set_within(object, template, tries - 1),
             Err(error) => return Err(self.ledger_failed(error)),
         };
+        let all: Vec<i64> = announced.iter().map(|(_, number)| *number).collect();
         let now = ledger.object(row.id).map_err(|e| self.ledger_failed(e))?;
-        match self.set_on(&holders, object, now.as_ref().map(|now| (ledger, now)), template) {
-            Ok(made) => {
-                let done: Vec<i64> =
-                    pending.iter().zip(&made).filter(|(_, m)| **m).map(|(n, _)| *n).collect();
-                if let Err(error) = ledger.change_decided(&pending, &done) {
-                    tracing::warn!(group = %self.config.label, %error, "a change was made, and the ledger could not note that it was: it is made again when the members are next brought up to date");
-                }
-                object.set_traits(traits);
-                for (member, _) in holders.iter().zip(made).filter(|(_, made)| !made) {
-                    self.falls_behind(member);
-                }
-                Ok(())
+        let (made, refused) = match self.set_on(
+            &holders,
+            object,
+            now.as_ref().map(|now| (ledger, now)),
+            template,
+        ) {
+            Ok(made) => (made, None),
+            // A member may have made what no member takes back: it goes forward, whatever is answered.
+            Err((rv, uncertain)) if !uncertain.is_empty() && is_one_way(template) => {
+                tracing::warn!(group = %self.config.label, %rv, "whether a change that cannot be taken back was made is not known: every member is to make it");
+                (vec![false; holders.len()], Some(rv))
             }
             Err((rv, uncertain)) => {
                 // Who may have made the change makes it back.
@@ -298,17 +304,29 @@ impl Group {
                     .collect();
                 let undo: Vec<&str> = uncertain.iter().map(|m| m.name()).collect();
                 object.set_traits(before);
-                let undone = ledger.change_rollback(&row, &pending, &undo, &back);
+                let undone = ledger.change_rollback(&row, &all, &undo, &back);
                 // What they are to make is written down by now; also by who was given a copy meanwhile.
                 let given = self.members.iter().filter(|m| !holders.iter().any(|h| h.index == m.index));
                 uncertain.into_iter().chain(given).for_each(|member| self.falls_behind(member));
-                match undone {
+                return match undone {
                     // Somebody else has changed it since, and with it what this would undo.
                     Ok(()) | Err(LedgerError::Conflict) => Err(rv),
                     Err(error) => Err(self.ledger_failed(error)),
-                }
+                };
             }
+        };
+        let has_made =
+            |name: &str| holders.iter().zip(&made).any(|(holder, made)| *made && holder.name() == name);
+        let (done, left): (Vec<_>, Vec<_>) = announced.into_iter().partition(|(name, _)| has_made(name));
+        let done: Vec<i64> = done.into_iter().map(|(_, number)| number).collect();
+        if let Err(error) = ledger.change_decided(&all, &done) {
+            tracing::warn!(group = %self.config.label, %error, "a change was made, and the ledger could not note that it was: it is made again when the members are next brought up to date");
         }
+        object.set_traits(traits);
+        for member in self.members.iter().filter(|m| left.iter().any(|(name, _)| name == m.name())) {
+            self.falls_behind(member);
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     /// Changes attributes on these members, as far as they are up. Answers which did.
@@ -331,6 +349,7 @@ impl Group {
             if !member.is_up() {
                 continue;
             }
+            let mut tried = false;
             let answer = self.write_on(member, Function::SetAttributeValue, object, &mut |lease| {
                 let handle = match row {
                     None => self.backing(lease, object)?,
@@ -343,7 +362,13 @@ impl Group {
                         Err(Trouble::Ledger(error)) => return Err(self.ledger_failed(error)),
                     },
                 };
-                lease.token().set_attributes(lease.session, handle, template).map(|()| true)
+                // A first try may have made it, and what cannot be taken back is refused the second time.
+                let is_again = std::mem::replace(&mut tried, true);
+                let wanted = if is_again { still_to_set(lease, handle, template)? } else { template.clone() };
+                match wanted.is_empty() {
+                    true => Ok(true),
+                    false => lease.token().set_attributes(lease.session, handle, &wanted).map(|()| true),
+                }
             });
             match answer {
                 Ok(done) => (changed, *made) = (changed || done, done),
@@ -360,6 +385,27 @@ impl Group {
         }
         if changed { Ok(made) } else { Err((refused, uncertain)) }
     }
+}
+
+/// What of a change a member's copy does not have yet.
+///
+/// # Errors
+/// The member's answer.
+pub(super) fn still_to_set(lease: &Lease, handle: ObjectHandle, wanted: &Template) -> Result<Template> {
+    let types: Vec<_> = wanted.iter().map(|a| a.kind).collect();
+    let there = lease.on().read(handle, &types)?;
+    Ok(wanted.iter().filter(|a| there.get(a.kind) != Some(&a.value)).cloned().collect())
+}
+
+/// Whether a change has something in it that no token takes back (PKCS#11 v3.2, sections 4.4, 4.9 and 4.10).
+fn is_one_way(template: &Template) -> bool {
+    const ONCE_TRUE: [AttributeType; 2] = [ck::CKA_SENSITIVE, ck::CKA_WRAP_WITH_TRUSTED];
+    const ONCE_FALSE: [AttributeType; 2] = [ck::CKA_EXTRACTABLE, ck::CKA_COPYABLE];
+    template.iter().any(|a| match a.value.as_bool() {
+        Some(true) => ONCE_TRUE.contains(&a.kind),
+        Some(false) => ONCE_FALSE.contains(&a.kind),
+        None => false,
+    })
 }
 
 /// What an object is found by once the attributes are changed.

@@ -210,8 +210,7 @@ impl Group {
         };
         Ok(match self.prove(lease, handle, traits.class, verifier)? {
             Outcome::Same => {
-                object.put(place(lease, handle, Trust::Proven));
-                lease.link.bind(handle, object.handle.0);
+                self.take_over(lease, handle, object);
                 (Word::Same, None)
             }
             Outcome::Different => {

@@ -10,10 +10,10 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, Ulong, ck};
 
-use super::copies::row_traits;
+use super::copies::{Copy, Trouble, changes_names, row_traits};
 use super::matching::Match;
 use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
-use crate::replica::ledger::{ObjectId, ObjectRow};
+use crate::replica::ledger::{Ledger, ObjectId, ObjectRow, State};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
 use crate::replica::verifier::Verifier;
 use crate::replica::{PUBLIC_VALUE, group_key};
@@ -77,10 +77,7 @@ impl Group {
         let object = match self.match_row(lease, backing, &traits)? {
             Match::Row(row, trust) => {
                 let object = self.objects.add(Origin::Ledger(row.id), row_traits(&row), private, None);
-                if let Some(before) = object.place(lease.member.index, lease.link.generation) {
-                    // It was taken for this one by its names, and is looked at anew.
-                    lease.link.unbind(before.handle);
-                }
+                self.forget_other(lease, backing, &object);
                 object.put(place(lease, backing, trust));
                 object
             }
@@ -157,12 +154,17 @@ impl Group {
                 };
                 match outcome {
                     Outcome::Same => {
-                        if let Some(known) = known {
-                            // The other one was here first: this is a copy of it.
-                            self.forget_object(&object);
-                            known.put(here);
-                            lease.link.bind(backing, known.handle.0);
-                            return Ok(known);
+                        // Two threads may find each other's at once: the one that was here first stays.
+                        let _one = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
+                        let is_in = |o: &Object| self.objects.get(o.handle).is_ok();
+                        if let Some(known) = known.filter(|k| is_in(k)) {
+                            if known.handle.0 < object.handle.0 {
+                                self.forget_object(&object);
+                                known.put(here);
+                                lease.link.bind(backing, known.handle.0);
+                                return Ok(known);
+                            }
+                            self.forget_object(&known);
                         }
                         object.put(place(&there, other, Trust::Proven));
                         there.link.bind(other, object.handle.0);
@@ -248,9 +250,12 @@ impl Group {
         }
     }
 
-    /// An object is taken out: nothing of it is remembered, and it is counted no more where it was alone.
+    /// An object is taken out: nothing of it is remembered, and it is counted no more where it was alone. Of two threads
+    /// that take it out one does.
     pub(crate) fn forget_object(&self, object: &Object) {
-        self.objects.remove(object);
+        if !self.objects.remove(object) {
+            return;
+        }
         match object.origin {
             Origin::Ledger(_) => {}
             Origin::Foreign => _ = self.foreign_verifiers().remove(&object.handle),
@@ -274,6 +279,10 @@ impl Group {
             Origin::Session(_) => return Err(Rv::OBJECT_HANDLE_INVALID),
             Origin::Ledger(id) => {
                 let row = self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten());
+                // Another process may have destroyed it.
+                if row.as_ref().is_none_or(|row| row.state == State::Destroyed) {
+                    return Err(Rv::OBJECT_HANDLE_INVALID);
+                }
                 // Another process may have changed its names.
                 if let Some(row) = &row
                     && *traits != row_traits(row)
@@ -286,14 +295,13 @@ impl Group {
             }
             Origin::Foreign => self.foreign_verifiers().get(&object.handle).cloned(),
         };
-        let mut failed = None;
+        let mut another = None;
         let candidates: Vec<ObjectHandle> = likely
             .into_iter()
             .chain(self.with_traits(lease, &traits)?.into_iter().filter(|h| Some(*h) != likely))
             .collect();
         let is_alone = candidates.len() == 1;
         let mut best: Option<(usize, ObjectHandle)> = None;
-        let mut is_another = false;
         for handle in candidates {
             let owner = lease.link.virtual_of(handle).filter(|h| *h != object.handle.0);
             if owner.is_some_and(|h| {
@@ -328,11 +336,10 @@ impl Group {
                         break;
                     }
                 }
-                Outcome::Different => (failed, is_another) = (Some(handle), true),
+                Outcome::Different => another = Some(handle),
                 Outcome::Unproven(reason) => {
                     tracing::warn!(group = %self.config.label, member = lease.member.name(), label = %String::from_utf8_lossy(&traits.label), reason,
                         "a copy cannot be proven: it is not used");
-                    failed = Some(handle);
                 }
             }
         }
@@ -340,13 +347,36 @@ impl Group {
             self.take_over(lease, handle, object);
             return Ok(handle);
         }
-        if let Some(handle) = failed {
+        if let (Some(row), Some(ledger)) = (&own_row, &self.ledger)
+            && let Some(handle) = self.called_as_before(ledger, lease, row)?
+        {
+            self.take_over(lease, handle, object);
+            return Ok(handle);
+        }
+        if let Some(handle) = another {
             object.put(place(lease, handle, Trust::Conflict));
-            if is_another {
-                self.reporter.conflict(lease.member.name(), &traits.label);
-            }
+            self.reporter.conflict(lease.member.name(), &traits.label);
         }
         Err(Rv::OBJECT_HANDLE_INVALID)
+    }
+
+    /// A member's copy under the names of before, where it has yet to be told of new ones.
+    fn called_as_before(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        row: &ObjectRow,
+    ) -> Result<Option<ObjectHandle>> {
+        let pending = ledger.pending_of(row.id, lease.member.name());
+        if !pending.is_ok_and(|pending| pending.iter().any(changes_names)) {
+            return Ok(None);
+        }
+        match self.find_copy(ledger, lease, row) {
+            Ok(Copy::At(handle)) => Ok(Some(handle)),
+            Ok(Copy::Absent | Copy::Unclear) => Ok(None),
+            Err(Trouble::Member(rv)) => Err(rv),
+            Err(Trouble::Ledger(error)) => Err(self.ledger_failed(error)),
+        }
     }
 
     /// A member's object is this one, proven; whatever was taken for it by its names has it no more.
@@ -359,8 +389,18 @@ impl Group {
                 self.forget_object(&other);
             }
         }
+        self.forget_other(lease, handle, object);
         object.put(place(lease, handle, Trust::Proven));
         lease.link.bind(handle, object.handle.0);
+    }
+
+    /// Another handle that was taken for an object by its names is looked at anew.
+    fn forget_other(&self, lease: &Lease, handle: ObjectHandle, object: &Object) {
+        if let Some(before) = object.place(lease.member.index, lease.link.generation)
+            && before.handle != handle
+        {
+            lease.link.unbind(before.handle);
+        }
     }
 
     /// Challenges one copy.

@@ -317,7 +317,7 @@ impl Link {
         self.handles().retain(|_, v| !f(*v));
     }
 
-    /// The group keys here, made or found by `make` the first time.
+    /// The group keys here, once they were made or found.
     pub fn group_keys(&self) -> Option<Arc<GroupKeys>> {
         self.group_keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

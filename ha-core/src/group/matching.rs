@@ -140,7 +140,8 @@ impl Group {
         let place_of = |row: &ObjectRow| places.get(&row.id);
         // Another thread has just said so, and has yet to write down what the handle stands for.
         let held = live.iter().enumerate().find_map(|(at, row)| {
-            place_of(row).filter(|p| p.handle == backing).map(|place| (at, place.trust))
+            let place = place_of(row).filter(|p| p.handle == backing && p.trust != Trust::Conflict);
+            place.map(|place| (at, place.trust))
         });
         if let Some((at, trust)) = held {
             return Ok(Match::Row(Box::new(live.swap_remove(at)), trust));

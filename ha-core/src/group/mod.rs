@@ -87,6 +87,8 @@ pub struct Group {
     pub(crate) ledger: Option<Ledger>,
     /// What foreign objects that were used answer, by their handles.
     foreign_verifiers: Mutex<HashMap<ObjectHandle, Verifier>>,
+    /// Of two objects that the ledger does not know and that are one, by two threads, one goes. No call is made under it.
+    joining: Mutex<()>,
     budget: Budget,
     turn: AtomicU64,
     generations: AtomicU64,
@@ -166,6 +168,7 @@ impl Group {
             login: Login::new(&key),
             ledger,
             foreign_verifiers: Mutex::default(),
+            joining: Mutex::default(),
             budget: Budget::new(),
             turn: AtomicU64::new(0),
             generations: AtomicU64::new(1),

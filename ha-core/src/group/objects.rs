@@ -328,14 +328,14 @@ impl Objects {
         self.named(&self.ids(), id)
     }
 
-    /// Takes an object out: its handle is invalid from now on and never given again.
-    pub fn remove(&self, object: &Object) {
+    /// Takes an object out: its handle is invalid from now on and never given again. Whether it was in.
+    pub fn remove(&self, object: &Object) -> bool {
         if let Origin::Ledger(id) = object.origin
             && let Ok(entry) = self.ids().find_entry(self.hasher.hash_one(id), |h| *h == object.handle.0)
         {
             entry.remove();
         }
-        self.by_handle.pin().remove(&object.handle.0);
+        self.by_handle.pin().remove(&object.handle.0).is_some()
     }
 
     /// The session objects that a virtual session owns.

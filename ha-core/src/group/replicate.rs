@@ -257,6 +257,10 @@ impl Group {
     /// # Errors
     /// As [`Group::replicate_key`].
     pub(crate) fn copy_everywhere(&self, source: &Arc<Object>, template: &Template) -> Result<Arc<Object>> {
+        self.until_whole(|_| self.copy_once(source, template))
+    }
+
+    fn copy_once(&self, source: &Arc<Object>, template: &Template) -> Result<Arc<Object>> {
         let function = Function::CopyObject;
         let Origin::Ledger(from) = source.origin else { return Err(Rv::OBJECT_HANDLE_INVALID) };
         let _at_work = self.at_work()?;

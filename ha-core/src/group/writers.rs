@@ -75,6 +75,16 @@ impl Group {
         Err(Rv::DEVICE_ERROR)
     }
 
+    /// A backing session that is open, by the member's own word, to be lent again afterwards.
+    ///
+    /// # Errors
+    /// As [`Group::lease`].
+    pub(crate) fn open_lease(&self, member: &Arc<Member>) -> Result<Lease> {
+        let (mut lease, _) = open_lease(|| self.lease(member))?;
+        lease.set_busy(false);
+        Ok(lease)
+    }
+
     /// As [`Group::writers`], for keys: with the user logged in, the group keys there, and the settings' say.
     pub(super) fn key_writers(&self, function: Function, asked: &Template) -> Result<Vec<Lease>> {
         if self.login.who() != Who::User {

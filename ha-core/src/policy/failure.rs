@@ -17,7 +17,8 @@ pub enum Class {
     Session,
     /// The backing session is not logged in while the virtual one is: log in again once, then as [`Class::Member`].
     Login,
-    /// The backing handle is stale: resolve the object again once, then as [`Class::Member`].
+    /// The backing handle is stale: resolve the object again once, then another member, and no suspicion unless this one has
+    /// lost its token.
     Object,
     /// No session, no memory: another member, no suspicion.
     Capacity,

@@ -389,18 +389,16 @@ impl VirtualSlot {
                 let half = if one { &b } else { &a };
                 let template = vec![ha_token::Attribute::bool(ck::CKA_TOKEN, false)];
                 let copied = self.copy(session.handle, half.handle, &template);
-                self.group.destroy_everywhere(half)?;
-                self.drop_object(half);
-                let copied = match copied {
-                    Ok(copied) => copied,
-                    Err(rv) => {
-                        let other = if one { &a } else { &b };
-                        self.group.destroy_everywhere(other)?;
-                        self.drop_object(other);
-                        return Err(rv);
+                let destroy = |key| self.group.destroy_everywhere(key).inspect(|()| self.drop_object(key));
+                let made = destroy(half).and(copied);
+                if made.is_err() {
+                    // All or nothing, as far as that can be had; the first error is told.
+                    if let Ok(copied) = copied {
+                        _ = self.destroy(session.handle, copied);
                     }
-                };
-                Ok(if one { (a.handle, copied) } else { (copied, b.handle) })
+                    _ = destroy(if one { &a } else { &b });
+                }
+                made.map(|copied| if one { (a.handle, copied) } else { (copied, b.handle) })
             }
         }
     }

@@ -6,6 +6,7 @@ use ha_token::{
     CombinedKind, Function, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, Token, Ulong,
 };
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
@@ -250,13 +251,16 @@ impl VirtualSlot {
         };
         let (token, session) = (lease.token(), lease.session);
         let (mut digest, mut total) = (Sha256::new(), 0);
-        let mut space = Vec::new();
+        // What comes out may be a secret.
+        let mut space = Zeroizing::new(Vec::new());
         let last = replay.steps().count().saturating_sub(usize::from(wrong!(ReplayMissesLast)));
         for step in replay.steps().take(last) {
             match step {
                 Step::Key(key) => token.digest_key(session, self.group.backing(lease, &*self.key(key)?)?)?,
                 Step::Update(input) if has_output(op.kind) => {
-                    space.resize(input.len() + 256, 0);
+                    if space.len() < input.len() + 256 {
+                        space = Zeroizing::new(vec![0; input.len() + 256]);
+                    }
                     let mut out = Output::buffer(&mut space);
                     token.op_update(session, op.kind, input, &mut out)?;
                     digest.update(out.written());

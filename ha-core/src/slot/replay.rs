@@ -2,6 +2,7 @@
 
 use ha_token::{ObjectHandle, Result, Rv};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 /// One step of a multi-part operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +25,8 @@ enum Mark {
 /// and digest, which [`Replay::same_output`] checks.
 #[derive(Default)]
 pub(super) struct Replay {
-    input: Vec<u8>,
+    /// It may be a secret: what is let go of is wiped.
+    input: Zeroizing<Vec<u8>>,
     marks: Vec<Mark>,
     overflowed: bool,
     output: Option<Sha256>,
@@ -55,10 +57,16 @@ impl Replay {
             Step::Key(key) => self.marks.push(Mark::Key(key)),
             Step::Update(input) if self.input.len() + input.len() > limit => {
                 self.overflowed = true;
-                self.input = Vec::new();
+                self.input = Zeroizing::default();
                 self.marks = Vec::new();
             }
             Step::Update(input) => {
+                let len = self.input.len() + input.len();
+                if len > self.input.capacity() {
+                    let mut larger = Zeroizing::new(Vec::with_capacity(len.next_power_of_two()));
+                    larger.extend_from_slice(&self.input);
+                    self.input = larger;
+                }
                 self.input.extend_from_slice(input);
                 self.marks.push(Mark::Update(input.len()));
             }
@@ -88,13 +96,6 @@ impl Replay {
             Some(before) => len == self.output_len && before.clone().finalize() == again.finalize(),
         };
         if same { Ok(()) } else { Err(Rv::DEVICE_ERROR) }
-    }
-}
-
-impl Drop for Replay {
-    fn drop(&mut self) {
-        use zeroize::Zeroize;
-        self.input.zeroize();
     }
 }
 

@@ -277,7 +277,10 @@ impl VirtualSlot {
             let mut visit = None;
             let (mut lease, rv) = match tried.take() {
                 Some(failure) => failure,
-                None => match group.lease(member).inspect(|_| watch::retried()) {
+                // Where one session was lost the others of the pool are too.
+                None => match if session { group.open_lease(member) } else { group.lease(member) }
+                    .inspect(|_| watch::retried())
+                {
                     Ok(mut lease) => {
                         visit = object.then(|| group.visit(&lease.link));
                         match f(&mut lease) {

@@ -80,9 +80,14 @@ fn never_a_rename_that_took_effect_and_was_refused_leaves_two_objects() {
     let object = open.slot.create_object(open.s, &data(b"old", b"v")).unwrap();
     watches[0].next(Function::SetAttributeValue, Act::DoneAndAnswer(Rv::DEVICE_ERROR));
     watches[1].next(Function::SetAttributeValue, Act::Answer(Rv::DEVICE_ERROR));
-    assert_eq!(open.slot.set_attributes(open.s, object, &named(b"new")), Err(Rv::DEVICE_ERROR));
+    // A member that is back soon enough makes it in the same call.
+    let answer = open.slot.set_attributes(open.s, object, &named(b"new"));
+    assert!(matches!(answer, Ok(()) | Err(Rv::DEVICE_ERROR)), "{answer:?}");
     drop(open);
     let open = heal(&tokens);
+    if answer.is_ok() {
+        assert_eq!((count(&tokens, "old"), count(&tokens, "new")), ([0, 0], [1, 1]));
+    }
     let all = open.find(&Template::new()).len();
     assert_eq!(
         (all, foreign(&open)),

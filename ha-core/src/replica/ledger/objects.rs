@@ -1,7 +1,7 @@
 //! The ledger's contents: objects from intent to destruction, pending changes.
 
 use ha_token::{Template, Ulong};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
@@ -122,6 +122,7 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Intent, State::Staged], State::Destroyed)?;
+        transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
         for member in touched {
             transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
@@ -161,7 +162,7 @@ impl Ledger {
 
     /// Announces a destruction, before the first member is touched. Every one of `members` is to say that it has no copy,
     /// also those that are not known to have one: a copy may have been made whose making failed in name only. Answers the
-    /// object as it was.
+    /// object as it was, in the version that it has now.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when another process destroyed it.
@@ -174,7 +175,7 @@ impl Ledger {
             transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         transaction.commit()?;
-        Ok(before)
+        Ok(ObjectRow { version: before.version + 1, ..before })
     }
 
     /// The first member has destroyed it: it never comes back.
@@ -274,32 +275,37 @@ impl Ledger {
         there.ok_or(LedgerError::Conflict)
     }
 
-    /// Announces a change of attributes, before the first of `members` makes it: from now on copies are made and found
-    /// as `after` says. Once it is [decided](Self::change_decided) who has not made the change is to make it later. Answers
-    /// the numbers of the pending changes, in the order of the members.
+    /// Announces a change of attributes, before the first member makes it: from now on copies are made and found as `after`
+    /// says. It is for whoever holds a copy at this moment, and for `others`. Once it is [decided](Self::change_decided) who
+    /// has not made the change is to make it later. Answers the members and the numbers of their pending changes.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when the object was changed or destroyed since `before` was read; else [`LedgerError`].
     pub fn change_begin(
         &self,
         before: &ObjectRow,
-        members: &[&str],
+        others: &[&str],
         change: &Template,
         after: &Found<'_>,
-    ) -> Result<Vec<i64>> {
+    ) -> Result<Vec<(String, i64)>> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         found_as(&transaction, before.id, before.version, after)?;
-        let mut numbers = Vec::new();
+        // Read here: a copy that was given since `before` was read has missed the change.
+        let mut members = holders_of(&transaction, before.id)?;
+        members.extend(others.iter().map(|o| (*o).to_owned()));
+        members.sort();
+        members.dedup();
+        let mut announced = Vec::new();
         for member in members {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![member, before.id.0, codec::encode(change)])?;
             let number = transaction.last_insert_rowid();
             transaction.execute("INSERT INTO undecided VALUES (?1)", [number])?;
-            numbers.push(number);
+            announced.push((member, number));
         }
         transaction.commit()?;
-        Ok(numbers)
+        Ok(announced)
     }
 
     /// A member has made an announced change: it is not taken back any more. Of its `numbers` those are `done` whose members
@@ -348,12 +354,10 @@ impl Ledger {
         };
         found_as(&transaction, before.id, before.version + 1, &found)?;
         made(&transaction, numbers)?;
-        let holders = transaction
-            .prepare_cached("SELECT member FROM copy WHERE object = ?1")?
-            .query_map([before.id.0], |r| r.get::<_, String>(0))?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let holders = holders_of(&transaction, before.id)?;
         let given = holders.iter().filter(|h| !before.copies.contains(h)).map(String::as_str);
-        for member in undo.iter().copied().chain(given) {
+        // Of what was not known before there is nothing to set back.
+        for member in undo.iter().copied().chain(given).filter(|_| !back.is_empty()) {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![member, before.id.0, codec::encode(back)])?;
         }
@@ -432,7 +436,7 @@ impl Ledger {
         Ok(count as usize)
     }
 
-    /// The objects, committed or destroyed, that a token object with these attributes may be a copy of.
+    /// The objects, staged, committed or destroyed, that a token object with these attributes may be a copy of.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -462,6 +466,12 @@ pub struct Found<'a> {
     pub template: &'a Template,
     /// The blob that takes the place of the one before.
     pub blob: Option<&'a Blob>,
+}
+
+fn holders_of(transaction: &Transaction<'_>, id: ObjectId) -> Result<Vec<String>> {
+    let mut statement = transaction.prepare_cached("SELECT member FROM copy WHERE object = ?1")?;
+    let holders = statement.query_map([id.0], |r| r.get(0))?;
+    Ok(holders.collect::<rusqlite::Result<_>>()?)
 }
 
 fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {

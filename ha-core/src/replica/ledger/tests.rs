@@ -33,9 +33,16 @@ fn staged(label: &[u8]) -> Staged {
 fn pend(ledger: &Ledger, id: ObjectId, member: &str, change: &Template) -> Vec<i64> {
     let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
     let before = ledger.object(id).unwrap().unwrap();
-    let numbers = ledger.change_begin(&before, &[member], change, &found).unwrap();
-    ledger.change_decided(&numbers, &[]).unwrap();
-    numbers
+    let announced = ledger.change_begin(&before, &[member], change, &found).unwrap();
+    let (its, others): (Vec<_>, Vec<_>) = announced.into_iter().partition(|(name, _)| name == member);
+    let (its, others) = (numbers(its), numbers(others));
+    ledger.change_decided(&its, &[]).unwrap();
+    ledger.change_decided(&others, &others).unwrap();
+    its
+}
+
+fn numbers(announced: Vec<(String, i64)>) -> Vec<i64> {
+    announced.into_iter().map(|(_, number)| number).collect()
 }
 
 fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
@@ -142,45 +149,63 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     ledger.add_copy(&row, "b").unwrap();
     assert_eq!((ledger.missing_on("b").unwrap().len(), ledger.count_on("b").unwrap()), (0, 1));
     let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
-    let numbers = pend(&ledger, id, "b", &change);
+    let its = pend(&ledger, id, "b", &change);
     let pending = ledger.pending_for("b").unwrap();
-    assert_eq!((pending[0].object, &pending[0].template, pending[0].number), (id, &change, numbers[0]));
+    assert_eq!((pending[0].object, &pending[0].template, pending[0].number), (id, &change, its[0]));
     assert_eq!(ledger.object(id).unwrap().unwrap().label, b"new");
-    ledger.done(&numbers).unwrap();
+    ledger.done(&its).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
     let before = ledger.object(id).unwrap().unwrap();
     let found = Found { ckaid: b"1", label: b"newer", template: &staged(b"newer").template, blob: None };
-    let numbers = ledger.change_begin(&before, &["b"], &change, &found).unwrap();
+    let all = numbers(ledger.change_begin(&before, &["b"], &change, &found).unwrap());
     assert!(matches!(ledger.change_begin(&before, &["b"], &change, &found), Err(LedgerError::Conflict)));
     assert_eq!(ledger.object(id).unwrap().unwrap().label, b"newer");
     let back = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
-    ledger.change_rollback(&before, &numbers, &["b"], &back).unwrap();
+    ledger.change_rollback(&before, &all, &["b"], &back).unwrap();
     let undo = ledger.pending_for("b").unwrap();
     assert_eq!((undo.len(), &undo[0].template), (1, &back), "who may have made it makes it back");
     ledger.done(&[undo[0].number]).unwrap();
     let row = ledger.object(id).unwrap().unwrap();
     assert_eq!((row.label.as_slice(), &row.template), (b"new".as_slice(), &before.template));
     assert!(matches!(ledger.add_copy(&before, "c"), Err(LedgerError::Conflict)), "it was changed since");
-    let numbers = ledger.change_begin(&row, &["b"], &change, &found).unwrap();
+    let all = numbers(ledger.change_begin(&row, &["b"], &change, &found).unwrap());
     assert!(ledger.is_undecided(id).unwrap() && ledger.has_unfinished().unwrap());
     assert_eq!((ledger.pending_for("b").unwrap().len(), ledger.pending_of(id, "b").unwrap().len()), (1, 1));
     ledger.add_copy(&ledger.object(id).unwrap().unwrap(), "c").unwrap();
-    ledger.change_rollback(&row, &numbers, &[], &back).unwrap();
+    ledger.change_rollback(&row, &all, &[], &back).unwrap();
     assert!(!ledger.is_undecided(id).unwrap() && !ledger.has_unfinished().unwrap());
     let undo = ledger.pending_for("c").unwrap();
     assert_eq!((undo.len(), &undo[0].template), (1, &back), "it was given a copy that has the change");
     ledger.done(&[undo[0].number]).unwrap();
     let row = ledger.object(id).unwrap().unwrap();
     // Who died while it was made: it goes forward.
-    let numbers = ledger.change_begin(&row, &["a", "b"], &change, &found).unwrap();
+    let all = numbers(ledger.change_begin(&row, &["a", "b"], &change, &found).unwrap());
     assert_eq!(ledger.settle(&["a", "b"]).unwrap(), 0);
     assert!(ledger.pending_for("a").unwrap().len() == 1 && !ledger.is_undecided(id).unwrap());
-    ledger.change_decided(&numbers, &numbers).unwrap();
+    ledger.change_decided(&all, &all).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
     let row = ledger.object(id).unwrap().unwrap();
     ledger.destroy_begin(id, &[]).unwrap();
     assert!(matches!(ledger.add_copy(&row, "c"), Err(LedgerError::Conflict)), "it is dead");
     assert!(matches!(ledger.change_begin(&row, &["b"], &change, &found), Err(LedgerError::Conflict)));
+}
+
+#[test]
+fn a_change_is_for_whoever_was_given_a_copy_since_it_was_prepared() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a"]);
+    let before = ledger.object(id).unwrap().unwrap();
+    ledger.add_copy(&before, "b").unwrap();
+    let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
+    let all = numbers(ledger.change_begin(&before, &["c"], &change, &found).unwrap());
+    for member in ["a", "b", "c"] {
+        assert_eq!(ledger.pending_of(id, member).unwrap(), [change.clone()], "{member}");
+    }
+    // What was not known before is not set back.
+    ledger.change_rollback(&before, &all, &["a"], &Template::new()).unwrap();
+    assert!(ledger.pending_for("a").unwrap().is_empty());
 }
 
 #[test]
