@@ -201,7 +201,7 @@ fn a_change_is_for_whoever_was_given_a_copy_since_it_was_prepared() {
     let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
     let all = numbers(ledger.change_begin(&before, &["c"], &change, &found).unwrap());
     for member in ["a", "b", "c"] {
-        assert_eq!(ledger.pending_of(id, member).unwrap(), [change.clone()], "{member}");
+        assert_eq!(ledger.pending_of(id, member).unwrap(), std::slice::from_ref(&change), "{member}");
     }
     // What was not known before is not set back.
     ledger.change_rollback(&before, &all, &["a"], &Template::new()).unwrap();
