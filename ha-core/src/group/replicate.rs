@@ -57,7 +57,9 @@ impl Group {
                     // A login or handles that were lost are there again, whoever found that out.
                     mended |= self.visits() != visits;
                     let now = self.up().count();
-                    let elsewhere = sources.len() > tried && self.up().any(|m| !sources.contains(&m.index));
+                    // One that was found dead may be back in a moment, and was not asked.
+                    let asked = sources.iter().fold(0, |all, index| all | 1 << index);
+                    let elsewhere = sources.len() > tried && self.wait_for_return(1, asked);
                     let in_vain = now >= before && !elsewhere && !mended;
                     let too_often = tries > self.members.len();
                     if in_vain
@@ -66,8 +68,9 @@ impl Group {
                         || !self.wait_for_return(self.config.min_copies, 0)
                         || !self.may_retry(tries == 1)
                     {
-                        // The wrapping keys are the group's own.
-                        let ours = rv == Rv::WRAPPING_KEY_HANDLE_INVALID;
+                        // The wrapping keys are the group's own, and so are its connections and sessions.
+                        let ours = rv == Rv::WRAPPING_KEY_HANDLE_INVALID
+                            || matches!(classify(Function::GenerateKey, rv), Class::Member | Class::Session);
                         return Err(if ours { Rv::DEVICE_ERROR } else { rv });
                     }
                     if !elsewhere {
