@@ -125,6 +125,11 @@ fn a_file_of_kept_histories_that_is_wrong_is_answered_with_2_and_the_line() {
             "\"fault\":{\"Err\":{\"before\":10,\"after\":0,\"answers\":[0]}}",
             "has CKR_OK for an error",
         ),
+        (
+            "\"fault\":\"Sessions\"",
+            "\"fault\":{\"Flap\":{\"dead\":{\"secs\":0,\"nanos\":1},\"alive\":{\"secs\":0,\"nanos\":0}}}",
+            "comes and goes more than 1000 times",
+        ),
         ("]}}", "", ": EOF while parsing a list"),
     ];
     for (right, spoiled, reason) in wrong {
