@@ -7,9 +7,12 @@ use super::{End, Fault, Make, Plan, Trouble};
 use crate::random::Random;
 use crate::scenario::Scenario;
 
-/// A kind of trouble by the scenario that plays nothing else, and how a seed draws so many of it. New ones come last: each
+/// Adds so many troubles of a kind to a plan.
+type Add = fn(&mut Plan, &mut Random, usize);
+
+/// A kind of trouble by the scenario that plays nothing else, and how a seed draws it. New ones come last: each
 /// takes its part of the random in turn.
-const KINDS: &[(Scenario, fn(&mut Plan, &mut Random, usize))] = &[
+const KINDS: &[(Scenario, Add)] = &[
     (Scenario::Flaps, flaps),
     (Scenario::Emptied, emptied),
     (Scenario::SetBacks, set_backs),
@@ -120,15 +123,14 @@ fn hangs(plan: &mut Plan, r: &mut Random, count: usize) {
     }
 }
 
-/// One of another make at least; a TPM only where the others can have the copies that are asked for.
+/// One of another make at least. A TPM only where the others can have the copies that are asked for, and one of them is
+/// well when every call must succeed.
 fn makes(plan: &mut Plan, r: &mut Random, _count: usize) {
     plan.makes = (0..plan.members).map(|_| *r.pick(&[Make::SoftHsm, Make::Kryoptic])).collect();
     let other = r.below(plan.members as u64) as usize;
     let others = plan.members - 1;
-    plan.makes[other] = match r.chance(300) && others >= plan.min_copies as usize {
-        true => Make::Tpm,
-        false => Make::Kryoptic,
-    };
+    let least = if plan.gentle { 2 } else { plan.min_copies as usize };
+    plan.makes[other] = if r.chance(300) && others >= least { Make::Tpm } else { Make::Kryoptic };
     if plan.makes.iter().all(|m| *m == Make::Kryoptic) {
         plan.makes[(other + 1) % plan.members] = Make::SoftHsm;
     }
