@@ -136,6 +136,8 @@ mod seeded {
         InabilityBelieved,
         /// the backing session that owns session objects is used on when its member has lost it
         LostOwnerKept,
+        /// a member that came back empty is believed to hold what it held
+        EmptiedBelieved,
     }
 
     static ON: AtomicU32 = AtomicU32::new(u32::MAX);

@@ -61,6 +61,10 @@ pub mod turns {
         fn blocked(&self);
         /// A row of one of the core's tables was reached.
         fn reached(&self, what: Reached);
+        /// Whether the disk that the ledger is on takes no more.
+        fn disk_is_full(&self) -> bool {
+            false
+        }
     }
 
     /// A row of one of the core's tables.
@@ -105,6 +109,12 @@ pub mod turns {
 
     pub(crate) fn blocked() {
         with(|t| t.blocked());
+    }
+
+    pub(crate) fn disk_is_full() -> bool {
+        let mut full = false;
+        with(|t| full = t.disk_is_full());
+        full
     }
 }
 

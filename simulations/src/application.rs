@@ -35,6 +35,7 @@ impl Application<'_> {
     /// Does one thing.
     pub fn act(&mut self, op: &Op) {
         self.stage.say(format_args!("{op:?}"));
+        self.stage.disk.operation_begins();
         match *op {
             Op::Make(kind) => self.make(kind),
             Op::Session(kind) => self.session_object(kind),
@@ -61,8 +62,18 @@ impl Application<'_> {
 
     /// What a failed call means: nothing, where the members gave cause for it.
     fn failed(&self, what: &str, failed: &Failed) {
+        self.may_fail(what, failed, !self.stage.must_succeed());
+    }
+
+    /// The same of a change, which nobody can make without the ledger: how that was is told from before the call.
+    fn change_failed(&self, what: &str, failed: &Failed, ledger: Option<usize>) {
+        let well = ledger.is_some() && ledger == self.stage.ledger_is_well();
+        self.may_fail(what, failed, !(well && self.stage.must_succeed()));
+    }
+
+    fn may_fail(&self, what: &str, failed: &Failed, may: bool) {
         self.stage.say(format_args!("{what}: {} answered {}", failed.step, failed.rv));
-        if self.stage.must_succeed() {
+        if !may {
             self.stage.broken(
                 "G4",
                 format!(
@@ -75,7 +86,8 @@ impl Application<'_> {
 
     fn make(&self, kind: Kind) {
         let things = self.stage.model.make(kind, self.me);
-        let copies = self.stage.copies_can_be_had();
+        let (copies, ledger) = (self.stage.copies_can_be_had(kind), self.stage.ledger_is_well());
+        let set_backs = self.stage.set_backs();
         match self.create(&things, true) {
             Ok(handles) => {
                 // What is acknowledged must be there now, whatever comes next.
@@ -83,7 +95,11 @@ impl Application<'_> {
                     self.stage.model.update(thing, |t| t.handle = Some(*handle));
                     self.stage.model.set(thing, Standing::There);
                 }
-                oracle::durable(self.stage, &things);
+                match self.stage.set_backs() == set_backs {
+                    true => oracle::durable(self.stage, &things),
+                    // What one of them had by then went with its state.
+                    false => self.stage.lost_where_nowhere(&self.stage.model.again(&things)),
+                }
                 for (thing, handle) in things.iter().zip(&handles) {
                     match self.prove(thing, *handle, handles.last().copied()) {
                         Ok(proof) => self.stage.model.update(thing, |t| t.proof = Some(proof)),
@@ -93,8 +109,8 @@ impl Application<'_> {
             }
             Err(failed) => {
                 things.iter().for_each(|t| self.stage.model.set(t, Standing::Unknown));
-                if copies && self.stage.copies_can_be_had() {
-                    self.failed("make", &failed);
+                if copies && self.stage.copies_can_be_had(kind) {
+                    self.change_failed("make", &failed, ledger);
                 } else {
                     self.stage.say(format_args!("make: {} answered {}", failed.step, failed.rv));
                 }
@@ -124,6 +140,7 @@ impl Application<'_> {
             return;
         }
         let id = self.stage.model.new_id();
+        let ledger = self.stage.ledger_is_well();
         let changed = self.handle(&thing).and_then(|handle| {
             let Some(handle) = handle else { return Ok(false) };
             let template = vec![Attribute::bytes(ck::CKA_ID, id.clone())];
@@ -135,7 +152,7 @@ impl Application<'_> {
         match changed {
             Ok(true) => self.stage.model.update(&thing, |t| t.ids = vec![id]),
             Ok(false) => {}
-            Err(failed) => self.failed(&format!("change of {}", thing.name()), &failed),
+            Err(failed) => self.change_failed(&format!("change of {}", thing.name()), &failed, ledger),
         }
     }
 
@@ -146,13 +163,14 @@ impl Application<'_> {
             Ok(None) => return,
             Err(failed) => return self.failed(&format!("search of {}", thing.name()), &failed),
         };
+        let ledger = self.stage.ledger_is_well();
         self.stage.model.set(&thing, Standing::Leaving);
         let destroyed = self.slot.destroy_object(self.session, handle);
         match self.at("C_DestroyObject", destroyed) {
             Ok(()) => self.stage.model.set(&thing, Standing::Gone),
             Err(failed) => {
                 self.stage.model.set(&thing, Standing::Unknown);
-                self.failed(&format!("destruction of {}", thing.name()), &failed);
+                self.change_failed(&format!("destruction of {}", thing.name()), &failed, ledger);
             }
         }
     }
@@ -171,6 +189,14 @@ impl Application<'_> {
             }
         }
         self.is_gone(&thing);
+    }
+
+    /// What was lost, or is elsewhere, may be refused in any words, but where it is answered for it is what it was.
+    fn ask_lost(&self, thing: &Thing) {
+        if let Err(failed) = self.find(thing).and_then(|()| self.ask(thing, false)) {
+            let (name, rv) = (thing.name(), failed.rv);
+            self.stage.say(format_args!("{name}, which need not be served: {} answered {rv}", failed.step));
+        }
     }
 
     /// Session objects are on one member, and gone when that is.
@@ -269,12 +295,14 @@ impl Application<'_> {
         let things = self.stage.model.things().clone();
         for thing in &things {
             match thing.standing {
+                Standing::There if !self.stage.must_serve(thing) => self.ask_lost(thing),
                 Standing::There => {
                     if let Err(failed) = self.ask(thing, false) {
                         self.failed(&format!("use of {} at the end", thing.name()), &failed);
                     }
                 }
                 Standing::Gone => self.is_gone(thing),
+                Standing::Lost => self.ask_lost(thing),
                 Standing::Making | Standing::Leaving | Standing::Unknown => {}
             }
         }

@@ -4,7 +4,7 @@
 //! for. Then every member is healed, and everything must come to rest within bounded virtual time: every object on every
 //! member, every call answered, by any member alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ use crate::application::Application;
 use crate::log;
 use crate::member::{Faults, LineConnector};
 use crate::oracle;
-use crate::plan::{Fault, Kind, Op, Plan, Trouble};
+use crate::plan::{End, Kind, Op, Plan};
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::scheduler::{Cost, Scheduler};
 use crate::stage::Stage;
 use crate::trace::Trace;
+use crate::trouble::{happen, heal};
 use crate::world::SimWorld;
 
 /// The user's PIN.
@@ -35,7 +36,7 @@ pub const WRONG: &str = "simulated-wrong-pin";
 
 /// How long a member that was in trouble is given to come back before the next trouble, in a gentle history, and
 /// everything to come to rest, at the end.
-const REST: Duration = Duration::from_secs(300);
+pub(crate) const REST: Duration = Duration::from_secs(300);
 
 /// How long a shutdown may wait for what is in flight.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,7 +71,7 @@ pub fn play(plan: &Plan, pool: &Arc<Pool>, readable: bool) -> Ended {
         scheduling,
         Trace::new(readable).named(format!("seed {}", plan.seed)),
         |scheduler| {
-            let mine = Arc::new(Stage::new(plan, scheduler, &mut random));
+            let mine = Arc::new(Stage::new(plan, scheduler, dir.path().join("state"), &mut random));
             *stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&mine));
             story(&mine, dir.path(), &mut random);
         },
@@ -125,8 +126,9 @@ fn folder() -> tempfile::TempDir {
 /// # Errors
 /// Where the plan asks for what no group can have.
 pub(crate) fn config(plan: &Plan, dir: &std::path::Path) -> std::result::Result<Config, ConfigError> {
+    let deadline = plan.deadline.map_or_else(|| "off".to_owned(), |d| format!("{}ms", d.as_millis()));
     let mut text = format!(
-        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\nbalance = {:?}\nmin_copies = {}\n\
+        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = {deadline:?}\nbalance = {:?}\nmin_copies = {}\n\
          [group.recovery]\ninterval = \"1s\"\nmax_interval = \"5s\"\n",
         dir.join("state"),
         plan.balance,
@@ -227,14 +229,20 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
             Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session }.close();
             stage.all_closed(&slot);
             stop(stage, &provider, process);
-            stage.begin_life();
+            let end = stage.plan.end(life - 1);
+            if end == End::Torn {
+                // All that it has done is synced by now.
+                stage.disk.keep();
+            }
             process += 1;
             // A process that has ended holds nothing any more when the next one begins.
             drop((slot, provider));
+            stage.begin_life(end);
             provider = start(stage, dir, random, process);
             slot = Arc::clone(&provider.slots()[0]);
             session = log_in(stage, &slot);
         }
+        stage.disk.begin_life(threads, stage.plan.end(life));
         let workers: Vec<_> = threads
             .iter()
             .enumerate()
@@ -262,19 +270,23 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     stage.say(format_args!("everything is healed"));
     heal(stage);
     scheduler.sleep(REST);
-    stage.set_calm();
     let application = Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session };
+    // Nobody looks at a member that is not used: one that was set back is found out when it is.
+    let set_back: BTreeSet<usize> = stage.set_backs().into_iter().filter(|m| !stage.is_out(*m)).collect();
+    for alone in set_back {
+        leave_alone(&application, alone);
+        heal(stage);
+        scheduler.sleep(REST);
+    }
+    stage.set_calm();
     application.ask_all();
     scheduler.sleep(REST);
     oracle::at_rest(stage);
-    for alone in 0..stage.plan.members {
-        stage.say(format_args!("member {alone} is alone"));
-        for (i, line) in stage.lines.iter().enumerate() {
-            line.set(Faults { dead: i != alone, ..Faults::default() });
-        }
-        // One whose connection died while nobody used it is found out and connected again.
-        application.wait_for_service(Duration::from_secs(30));
+    for alone in (0..stage.plan.members).filter(|m| !stage.is_out(*m)) {
+        leave_alone(&application, alone);
+        stage.set_alone(Some(alone));
         application.ask_all();
+        stage.set_alone(None);
         heal(stage);
         scheduler.sleep(REST);
         oracle::at_rest(stage);
@@ -285,76 +297,38 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     oracle::at_the_end(stage);
 }
 
-/// Guarantee G5: no call hangs here, so that a process ends whole, and soon.
+/// Every other member is dead from now on.
+fn leave_alone(application: &Application<'_>, alone: usize) {
+    let stage = application.stage;
+    stage.say(format_args!("member {alone} is alone"));
+    for (i, line) in stage.lines.iter().enumerate() {
+        line.set(Faults { dead: i != alone, ..Faults::default() });
+    }
+    // One whose connection died while nobody used it is found out and connected again.
+    application.wait_for_service(Duration::from_secs(30));
+}
+
+/// Guarantee G5: a process ends whole, and soon. What hangs in a member is left behind, where there is a deadline, and
+/// nothing else.
 fn stop(stage: &Stage, provider: &Provider, process: u32) {
     let began = stage.scheduler.now();
-    let hanging = provider.shutdown(PATIENCE);
-    if !hanging.is_empty() {
+    let hanging = provider.shutdown(stage.plan.deadline.unwrap_or(PATIENCE));
+    let left: BTreeSet<String> = match stage.plan.deadline {
+        Some(_) => stage.lines.iter().flat_map(|line| line.hanging()).collect(),
+        None => BTreeSet::new(),
+    };
+    if !hanging.is_empty() && left.is_empty() {
         stage.broken("G5", format!("shutting down, {hanging:?} hang"));
     }
-    let running = stage.scheduler.running(process);
+    let running: Vec<_> =
+        stage.scheduler.running(process).into_iter().filter(|name| !left.contains(name)).collect();
     if !running.is_empty() {
         stage.broken("G5", format!("{running:?} go on after the shutdown"));
     }
     let took = stage.scheduler.now() - began;
-    if took > PATIENCE {
+    let most = stage.plan.deadline.map_or(PATIENCE, |d| 2 * d);
+    if took > most {
         stage.broken("G5", format!("the shutdown took {took:?}"));
     }
     oracle::when_ended(stage);
-}
-
-fn heal(stage: &Stage) {
-    for (line, device) in stage.lines.iter().zip(&stage.devices) {
-        line.set(Faults::default());
-        device.find_token();
-        device.set_full(false);
-        device.set_read_only(false);
-    }
-    stage.set_troubled(None);
-}
-
-/// One trouble, from its beginning to its end.
-fn happen(stage: &Stage, trouble: &Trouble) {
-    let scheduler = &stage.scheduler;
-    scheduler.sleep(trouble.after);
-    stage.set_troubled(Some(trouble.member));
-    stage.say(format_args!("member {}: {:?} for {:?}", trouble.member, trouble.fault, trouble.lasts));
-    let (line, device) = (&stage.lines[trouble.member], &stage.devices[trouble.member]);
-    match &trouble.fault {
-        Fault::Die => line.set(Faults { dead: true, ..Faults::default() }),
-        Fault::Err { before, after, answers, only } => line.set(Faults {
-            before: (*before).into(),
-            after: (*after).into(),
-            answers: answers.clone(),
-            only: only.clone(),
-            ..Faults::default()
-        }),
-        Fault::Slow(slow) => line.set(Faults { slow: *slow, ..Faults::default() }),
-        Fault::Lost => device.lose_token(),
-        Fault::Sessions => device.drop_sessions(),
-        Fault::Logins => device.drop_logins(),
-        Fault::Handles => device.drop_handles(),
-        Fault::Full => device.set_full(true),
-        Fault::ReadOnly => device.set_read_only(true),
-        Fault::Other => {
-            line.set(Faults { dead: true, ..Faults::default() });
-            device.become_other("another-token");
-            line.set(Faults::default());
-        }
-    }
-    stage.trouble_begun();
-    scheduler.sleep(trouble.lasts);
-    stage.say(format_args!("member {}: {:?} is over", trouble.member, trouble.fault));
-    if trouble.fault == Fault::Other {
-        line.set(Faults { dead: true, ..Faults::default() });
-        device.become_itself();
-    }
-    line.set(Faults::default());
-    device.find_token();
-    device.set_full(false);
-    device.set_read_only(false);
-    if stage.plan.gentle {
-        scheduler.sleep(REST);
-        stage.set_troubled(None);
-    }
 }

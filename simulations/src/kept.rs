@@ -110,6 +110,12 @@ fn check(plan: &Plan) -> Result<(), String> {
                 return wrong("has CKR_OK for an error");
             }
             Fault::Slow(time) if *time > LONGEST => return wrong("takes longer than a day"),
+            Fault::Flap { dead, alive } if dead.max(alive) > &LONGEST => {
+                return wrong("takes longer than a day");
+            }
+            Fault::Flap { dead, alive } if trouble.lasts > (*dead + *alive) * 1000 => {
+                return wrong("comes and goes more than 1000 times");
+            }
             _ => {}
         }
     }

@@ -9,6 +9,7 @@
 
 pub mod application;
 pub mod coverage;
+pub mod disk;
 pub mod history;
 pub mod kept;
 pub mod log;
@@ -27,4 +28,5 @@ pub mod shrink;
 pub mod stage;
 pub mod token;
 pub mod trace;
+mod trouble;
 pub mod world;

@@ -12,7 +12,7 @@ use ha_rig::{Hook, Passing};
 use ha_token::{ConnectError, Connector, Function, Result, Rv, Token, UserType};
 
 use crate::random::Random;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{EventId, Scheduler};
 
 /// What goes wrong with one member's calls, for every process alike.
 pub struct Line {
@@ -31,6 +31,10 @@ struct LineState {
     faulted: BTreeMap<(Function, Rv), u64>,
     logins: Vec<Attempt>,
     refused: Vec<Refused>,
+    /// The threads that hang in a call, and what each waits for.
+    hanging: Vec<(String, EventId)>,
+    /// How often somebody found it dead.
+    found_dead: u64,
 }
 
 /// An operation with a key that a member did not begin.
@@ -57,6 +61,8 @@ pub struct Faults {
     pub only: Vec<Function>,
     /// What each call takes longer.
     pub slow: Duration,
+    /// Calls do not return for as long as this is on.
+    pub hangs: bool,
 }
 
 impl Faults {
@@ -85,6 +91,8 @@ impl Line {
             faulted: BTreeMap::new(),
             logins: Vec::new(),
             refused: Vec::new(),
+            hanging: Vec::new(),
+            found_dead: 0,
         };
         Arc::new(Line { index, scheduler: Arc::clone(scheduler), state: Mutex::new(state) })
     }
@@ -100,6 +108,35 @@ impl Line {
             state.life += 1;
         }
         state.faults = faults;
+        let released = if state.faults.hangs { Vec::new() } else { std::mem::take(&mut state.hanging) };
+        drop(state);
+        released.into_iter().for_each(|(_, event)| self.scheduler.set(event));
+    }
+
+    /// How often somebody found it dead.
+    pub fn found_dead(&self) -> u64 {
+        self.state().found_dead
+    }
+
+    /// The threads that hang in a call.
+    pub fn hanging(&self) -> Vec<String> {
+        self.state().hanging.iter().map(|(thread, _)| thread.clone()).collect()
+    }
+
+    /// Waits for as long as calls hang.
+    fn hang(&self) {
+        loop {
+            let event = {
+                let mut state = self.state();
+                if !state.faults.hangs {
+                    return;
+                }
+                let event = self.scheduler.new_event();
+                state.hanging.push((self.scheduler.name(), event));
+                event
+            };
+            self.scheduler.wait(event, None);
+        }
     }
 
     /// Calls of each function so far.
@@ -140,9 +177,11 @@ impl Line {
         go: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         self.scheduler.point();
+        self.hang();
         let (fault, takes) = {
             let mut state = self.state();
             *state.calls.entry(function).or_default() += 1;
+            state.found_dead += u64::from(state.faults.dead || life != state.life);
             let LineState { random, faults, life: now, .. } = &mut *state;
             let takes = (Duration::from_micros(20 + random.below(400)), faults.slow);
             let fault = if faults.dead || life != *now {
@@ -205,6 +244,7 @@ impl Connector for LineConnector {
     fn connect(&self) -> std::result::Result<Arc<dyn Token>, ConnectError> {
         let line = &self.line;
         line.scheduler.point();
+        line.hang();
         line.scheduler.pass(Duration::from_millis(1));
         let error = |rv| ConnectError::Call {
             path: format!("member {}", line.index),
@@ -213,6 +253,7 @@ impl Connector for LineConnector {
         };
         let (life, dead) = {
             let mut state = line.state();
+            state.found_dead += u64::from(state.faults.dead);
             let failed = {
                 let LineState { random, faults, .. } = &mut *state;
                 let fails = !faults.answers.is_empty() && faults.meet(Function::Initialize);

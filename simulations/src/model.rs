@@ -11,6 +11,7 @@ use ha_core::replica::verifier::Verifier;
 use ha_token::{AttributeType, ObjectHandle, Rv, Ulong, ck};
 
 use crate::plan::Kind;
+use crate::token::Inspected;
 
 /// Whether an object is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +26,9 @@ pub enum Standing {
     Gone,
     /// A call that was making or destroying it ended with an error.
     Unknown,
+    /// It was there, and every token that held it was set back: it may be made anew from what the group kept of it, or is
+    /// gone, on every member.
+    Lost,
 }
 
 /// What an object must answer.
@@ -90,6 +94,11 @@ impl Thing {
         format!("{half}{}", self.label)
     }
 
+    /// Whether an object of a token's has its names.
+    pub fn is(&self, object: &Inspected) -> bool {
+        object.class == self.class() && object.label == self.label.as_bytes()
+    }
+
     /// The content that the application gives it, if it is not a key.
     pub fn content(&self) -> Vec<u8> {
         format!("the value of {}", self.label).into_bytes()
@@ -150,6 +159,12 @@ impl Model {
             thing.standing = standing;
             thing.version += 1;
         });
+    }
+
+    /// These things as they stand now.
+    pub fn again(&self, things: &[Thing]) -> Vec<Thing> {
+        let all = self.things();
+        things.iter().filter_map(|t| all.get(t.number?).cloned()).collect()
     }
 
     /// One of a thread's objects of this standing.

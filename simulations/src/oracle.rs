@@ -2,16 +2,19 @@
 //! code under test.
 //!
 //! * **G1** durability: at the moment when the application is told that an object is there, as many members as
-//!   `min_copies` says hold it, with the same value; when all is at rest, every member does. It is found whenever every
-//!   call must succeed (`application::search`).
+//!   `min_copies` says hold it, with the same value; when all is at rest, every member does, also one that came back empty.
+//!   It is found whenever every call must succeed (`application::search`). What every token that held it has lost is on
+//!   every member or on none, and is what it was.
 //! * **G2** no zombies: what the application was told is gone is never found or used again, and is on no token at rest.
-//!   What it was told nothing of is on every token or on none, and nothing is there that nobody made.
+//!   What it was told nothing of is on every token or on none, and nothing is there that nobody made, least of all on a
+//!   token that took a member's place.
 //! * **G3** right key: every signature fits the public key that was read when the key was made; every other answer is the
 //!   one that the object gave then (`application`); the copies of a key have one value (`copies`).
 //! * **G4** availability: while a member that can serve is up, no call fails (`application`); at rest each member alone
 //!   serves everything.
 //! * **G5** bounded wait: a shutdown ends in time, and with it every thread of the process (`history`); an operation with
-//!   a key takes a minute at the most, whatever its members are slow with.
+//!   a key takes a minute at the most, whatever its members are slow with; with a deadline, and members that only hang or
+//!   are dead, that for each member and three seconds.
 //! * **G6** no lock-out: no PIN is sent that the application did not give, and the right one is never refused while a
 //!   member that can judge it is up (`history`).
 //! * **G7** no amplification: operations that are tried on a third member, or again, are no more than a fifth of the calls
@@ -33,11 +36,24 @@ use ha_token::UserType;
 
 use crate::history::PIN;
 use crate::model::{Standing, Thing};
+use crate::plan::{Fault, Trouble};
 use crate::stage::Stage;
 use crate::token::Inspected;
 
 /// How long an operation with a key may take.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// How long an operation may take where nothing else is wrong with members than that they hang or are dead: the deadline for
+/// each member, and the time for what is done on another one.
+fn longest(stage: &Stage) -> Duration {
+    let slow = |t: &Trouble| !matches!(t.fault, Fault::Hang | Fault::Die | Fault::Flap { .. });
+    match stage.plan.deadline {
+        Some(deadline) if !stage.plan.troubles.iter().any(slow) => {
+            deadline * stage.plan.members as u32 + Duration::from_secs(3)
+        }
+        _ => LONGEST,
+    }
+}
 
 /// What each member's token holds at one moment. The keys that are there are remembered, as secrets.
 fn look(stage: &Stage) -> Vec<Vec<Inspected>> {
@@ -72,20 +88,26 @@ pub fn at_rest(stage: &Stage) {
     let things = stage.model.things().clone();
     for thing in &things {
         let copies = copies::of(&held, thing);
+        // A member that cannot hold it holds none, and the others hold it or do not, all of them.
         let holders = copies.iter().filter(|c| !c.is_empty()).count();
-        let (name, all) = (thing.name(), copies.len());
+        let has_to: Vec<usize> = (0..copies.len()).filter(|m| stage.must_hold(*m, thing)).collect();
+        let all = has_to.len();
+        let (name, known) = (thing.name(), !stage.is_forgotten(thing));
         match thing.standing {
-            Standing::There if holders < all => {
+            Standing::There if has_to.iter().any(|m| copies[*m].is_empty()) => {
                 stage.broken("G1", format!("{name} is on {holders} of {all} members at rest"));
             }
             Standing::Gone if holders > 0 => {
                 stage.broken("G2", format!("{name} is gone and is on {holders} members at rest"));
             }
-            Standing::Unknown if holders != 0 && holders != all => {
+            Standing::Unknown if known && holders != 0 && holders != all => {
                 stage.broken(
                     "G2",
                     format!("{name}, of which nothing was said, is on {holders} of {all} members"),
                 );
+            }
+            Standing::Lost if known && holders != 0 && holders != all => {
+                stage.broken("G1", format!("{name}, which was lost, is on {holders} of {all} members"));
             }
             _ => copies::same(stage, thing, &copies),
         }
@@ -97,8 +119,12 @@ pub fn at_rest(stage: &Stage) {
         if open > most {
             stage.broken("sessions", format!("{open} sessions are open on member {member} at rest"));
         }
+        if let Some(object) = objects.first().filter(|_| stage.is_out(member)) {
+            let label = String::from_utf8_lossy(&object.label);
+            stage.broken("G2", format!("{label:?} is on the token that took the place of member {member}"));
+        }
         for object in objects {
-            let known = things.iter().any(|t| copies::is_of(object, t));
+            let known = things.iter().any(|t| t.is(object));
             if !known && !object.label.starts_with(b"pkcs11-ha") {
                 let label = String::from_utf8_lossy(&object.label);
                 let class = object.class;
@@ -112,7 +138,8 @@ pub fn at_rest(stage: &Stage) {
 pub fn when_ended(stage: &Stage) {
     for (member, device) in stage.devices.iter().enumerate() {
         let open = device.sessions_open();
-        if open != 0 {
+        // Nobody can close what is left in a call that hangs.
+        if open != 0 && stage.lines[member].hanging().is_empty() {
             stage.broken("sessions", format!("{open} sessions are left open on member {member}"));
         }
     }
@@ -121,7 +148,8 @@ pub fn when_ended(stage: &Stage) {
 /// What must hold when the last process has ended.
 pub fn at_the_end(stage: &Stage) {
     retries::bounded(stage);
-    if let Some(long) = stage.operations().iter().find(|o| o.until - o.from > LONGEST) {
+    let longest = longest(stage);
+    if let Some(long) = stage.operations().iter().find(|o| o.until - o.from > longest) {
         let took = long.until - long.from;
         stage.broken("G5", format!("an operation of {} took {took:?} from {:?} on", long.thread, long.from));
     }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 use crate::scenario::Scenario;
+use crate::token::Profile;
+
+mod more;
 
 /// A kind of object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,6 +98,77 @@ pub enum Fault {
     ReadOnly,
     /// It dies and comes back as another token, until it is itself again.
     Other,
+    /// It dies and comes back again and again.
+    Flap {
+        /// How long it is dead each time.
+        dead: Duration,
+        /// How long it is well in between.
+        alive: Duration,
+    },
+    /// It dies and comes back empty: its token was initialised anew, with the same label and PINs.
+    Emptied {
+        /// Whether it has another serial number: then it is another token, which nobody may take for the member.
+        renewed: bool,
+    },
+    /// Calls to it do not return until it is over, and are done then.
+    Hang,
+    /// Whoever writes to the ledger is told that its disk is full. It is no member's.
+    LedgerFull,
+    /// The ledger's folder goes while the process has it open; what is written from then on is gone with the process.
+    LedgerGone,
+    /// It dies and comes back with the objects that it had when one of its troubles began.
+    SetBack {
+        /// How many troubles before this one.
+        by: u8,
+    },
+}
+
+impl Fault {
+    /// Whether it befalls the ledger, and no member.
+    pub fn is_of_the_ledger(&self) -> bool {
+        matches!(self, Fault::LedgerFull | Fault::LedgerGone)
+    }
+}
+
+/// A make of tokens: a profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Make {
+    /// SoftHSM 2.6.1.
+    #[default]
+    SoftHsm,
+    /// kryoptic.
+    Kryoptic,
+    /// tpm2-pkcs11, which wraps nothing: it is not written by the group where a key is secret.
+    Tpm,
+}
+
+impl Make {
+    /// Its profile.
+    pub fn profile(self) -> Profile {
+        match self {
+            Make::SoftHsm => Profile::softhsm(),
+            Make::Kryoptic => Profile::kryoptic(),
+            Make::Tpm => Profile::tpm(),
+        }
+    }
+}
+
+/// What becomes of the ledger's files when a life of the process has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum End {
+    /// Nothing.
+    #[default]
+    Kept,
+    /// The power went as the process ended: what was not synced is lost, and what was being written is torn.
+    Torn,
+    /// They are put back to what they were before an operation of that life.
+    Old {
+        /// Which, in 256ths of them all.
+        after: u8,
+    },
+    /// They are gone.
+    Gone,
 }
 
 /// A fault, and when.
@@ -103,7 +177,7 @@ pub enum Fault {
 pub struct Trouble {
     /// How long after the one before has ended.
     pub after: Duration,
-    /// The member.
+    /// The member; the one in whose row it is, if it is the ledger's.
     pub member: usize,
     /// What.
     pub fault: Fault,
@@ -135,6 +209,15 @@ pub struct Plan {
     pub lives: Vec<Vec<Vec<Op>>>,
     /// What goes wrong.
     pub troubles: Vec<Trouble>,
+    /// `deadline`; `None` is `"off"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// What each member's token is; SoftHSM where none is named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub makes: Vec<Make>,
+    /// What becomes of the ledger at the end of each life; nothing after the last of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<End>,
 }
 
 /// Functions of which one alone may fail.
@@ -221,7 +304,7 @@ impl Plan {
                 .take(troubles)
                 .collect(),
         };
-        Plan {
+        let mut plan = Plan {
             seed,
             members,
             min_copies: 1 + u32::from(r.chance(500)),
@@ -231,7 +314,14 @@ impl Plan {
             wrong_pin: r.chance(100),
             lives,
             troubles,
+            deadline: None,
+            makes: Vec::new(),
+            ends: Vec::new(),
+        };
+        if !storm {
+            plan.add_more(scenario);
         }
+        plan
     }
 
     fn op(r: &mut Random, weights: &[u64], kinds: &[Kind]) -> Op {
@@ -314,7 +404,18 @@ impl Plan {
 
     /// How many operations and faults there are.
     pub fn len(&self) -> usize {
-        self.lives.iter().flatten().map(Vec::len).sum::<usize>() + self.troubles.len()
+        let ends = self.ends.iter().filter(|end| **end != End::Kept).count();
+        self.lives.iter().flatten().map(Vec::len).sum::<usize>() + self.troubles.len() + ends
+    }
+
+    /// What a member's token is.
+    pub fn make(&self, member: usize) -> Make {
+        self.makes.get(member).copied().unwrap_or_default()
+    }
+
+    /// What becomes of the ledger at the end of a life.
+    pub fn end(&self, life: usize) -> End {
+        self.ends.get(life).copied().unwrap_or_default()
     }
 
     /// Whether there is nothing in it.
@@ -334,6 +435,11 @@ impl Plan {
             ops.retain(|_| keep());
         }
         plan.troubles.retain(|_| keep());
+        for end in plan.ends.iter_mut().filter(|end| **end != End::Kept) {
+            if !keep() {
+                *end = End::Kept;
+            }
+        }
         plan
     }
 }

@@ -21,7 +21,44 @@ pub enum Scenario {
     NoRoom,
     /// The process ends and starts again, twice, under any trouble.
     Restarts,
+    /// Members die and come back again and again.
+    Flaps,
+    /// Members come back empty.
+    Emptied,
+    /// Members come back with an older state.
+    SetBacks,
+    /// The ledger's disk is full for a while, or loses what was not synced.
+    LedgerDisk,
+    /// The ledger is lost, or put back to what it was, besides.
+    Ledger,
+    /// Members hang, and calls have a deadline.
+    Hangs,
+    /// Members of different makes, which die or lose what they knew.
+    Makes,
 }
+
+/// What the core owes: scenarios that it cannot pass yet, and by which of its rules. Named on the command line they are
+/// played all the same; the others draw nothing of theirs.
+pub const OWED: &[(Scenario, &str)] = &[
+    (
+        Scenario::SetBacks,
+        "G2: the epoch in the marker on each token, which shows one that was set back, and tombstones that last until then \
+         (design, section 6): what was destroyed on every member is forgotten, and comes back with the older token as an \
+         object from before the group (seed 13); what was changed is found there under its old names, beside itself (seeds \
+         7, 33); and a token that holds as many objects as it should, but others, is not looked into (seed 2)",
+    ),
+    (
+        Scenario::Ledger,
+        "G1, G2, G3: the marker that names the ledger, and blobs, verifiers and tombstones on the members, from which one \
+         that was lost or put back is known for it and rebuilt (design, section 6): every key counts as made before the \
+         group, and is not found again on the member that has to serve it alone (seed 29); a pair is found twice (seed 33)",
+    ),
+    (
+        Scenario::Hangs,
+        "G5: lanes (design, section 5): a deadline is read and not kept, and who calls a member that hangs waits as long \
+         as it does (seed 0)",
+    ),
+];
 
 impl Scenario {
     /// Its name on the command line.
@@ -29,7 +66,7 @@ impl Scenario {
         self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
-    /// Whether members may be in this trouble.
+    /// Whether members may be in this trouble, of the kinds that every plan draws from.
     pub fn plays(self, fault: &Fault) -> bool {
         match self {
             Scenario::Everything | Scenario::Restarts => true,
@@ -40,12 +77,44 @@ impl Scenario {
                 matches!(fault, Fault::Lost | Fault::Sessions | Fault::Logins | Fault::Handles | Fault::Other)
             }
             Scenario::NoRoom => matches!(fault, Fault::Full | Fault::ReadOnly),
+            Scenario::Flaps
+            | Scenario::Emptied
+            | Scenario::SetBacks
+            | Scenario::LedgerDisk
+            | Scenario::Ledger
+            | Scenario::Hangs => false,
+            Scenario::Makes => {
+                matches!(fault, Fault::Die | Fault::Lost | Fault::Sessions | Fault::Logins | Fault::Handles)
+            }
         }
     }
 
     /// How many troubles there are, of those drawn.
     pub(crate) fn troubles(self, drawn: u64) -> usize {
-        if self == Scenario::Calm { 0 } else { drawn as usize }
+        match self {
+            Scenario::Calm
+            | Scenario::Flaps
+            | Scenario::Emptied
+            | Scenario::SetBacks
+            | Scenario::LedgerDisk
+            | Scenario::Ledger
+            | Scenario::Hangs => 0,
+            _ => drawn as usize,
+        }
+    }
+
+    /// How many of 1000 seeds draw the trouble that another scenario is about.
+    pub(crate) fn adds(self, of: Scenario) -> u64 {
+        match self {
+            _ if self == of => 1000,
+            Scenario::Everything | Scenario::Restarts if !of.is_owed() => 100,
+            _ => 0,
+        }
+    }
+
+    /// Whether the core cannot pass it yet.
+    pub fn is_owed(self) -> bool {
+        OWED.iter().any(|(owed, _)| *owed == self)
     }
 
     /// Whether a seed draws a kind of trouble at all: where the scenario has chosen already it leaves none out.
@@ -55,7 +124,11 @@ impl Scenario {
 
     /// How often the process starts.
     pub(crate) fn lives(self, drawn: usize) -> usize {
-        if self == Scenario::Restarts { 3 } else { drawn }
+        match self {
+            Scenario::Restarts => 3,
+            Scenario::LedgerDisk | Scenario::Ledger => drawn.max(2),
+            _ => drawn,
+        }
     }
 }
 
@@ -64,13 +137,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::plan::Plan;
+    use crate::plan::{End, Plan};
 
-    /// The kinds of trouble that 300 seeds draw.
+    /// The kinds of trouble that 300 seeds draw, and the ends of ledgers and the makes of tokens.
     fn kinds(scenario: Scenario) -> BTreeSet<String> {
         let plans = (0..300).map(|seed| Plan::of(scenario, seed));
-        let name = |f: &Fault| format!("{f:?}").split([' ', '(']).next().unwrap_or_default().to_owned();
-        plans.flat_map(|p| p.troubles.iter().map(|t| name(&t.fault)).collect::<Vec<_>>()).collect()
+        let all = plans.flat_map(|p| {
+            let troubles = p.troubles.iter().map(|t| format!("{:?}", t.fault));
+            let ends = p.ends.iter().filter(|e| **e != End::Kept).map(|e| format!("{e:?}"));
+            troubles.chain(ends).chain(p.makes.iter().map(|m| format!("{m:?}"))).collect::<Vec<_>>()
+        });
+        all.map(|name| name.split([' ', '(']).next().unwrap_or_default().to_owned()).collect()
     }
 
     #[test]
@@ -81,11 +158,26 @@ mod tests {
         assert_eq!(kinds(Scenario::Errors), set(&["Err", "Slow"]));
         assert_eq!(kinds(Scenario::LostState), set(&["Lost", "Sessions", "Logins", "Handles", "Other"]));
         assert_eq!(kinds(Scenario::NoRoom), set(&["Full", "ReadOnly"]));
+        assert_eq!(kinds(Scenario::Flaps), set(&["Flap"]));
+        assert_eq!(kinds(Scenario::Emptied), set(&["Emptied"]));
+        assert_eq!(kinds(Scenario::SetBacks), set(&["SetBack"]));
+        assert_eq!(kinds(Scenario::LedgerDisk), set(&["LedgerFull", "Torn"]));
+        assert_eq!(kinds(Scenario::Ledger), set(&["LedgerFull", "LedgerGone", "Torn", "Old", "Gone"]));
+        assert_eq!(kinds(Scenario::Hangs), set(&["Hang"]));
+        let makes = ["Die", "Lost", "Sessions", "Logins", "Handles", "SoftHsm", "Kryoptic", "Tpm"];
+        assert_eq!(kinds(Scenario::Makes), set(&makes));
         let all = kinds(Scenario::Everything);
         assert_eq!(all, kinds(Scenario::Restarts));
         for scenario in Scenario::value_variants() {
-            assert!(kinds(*scenario).is_subset(&all));
+            assert_eq!(kinds(*scenario).is_subset(&all), !scenario.is_owed(), "{scenario:?}");
         }
+    }
+
+    #[test]
+    fn what_is_owed_is_named_once_and_said() {
+        let named: Vec<String> = OWED.iter().map(|(scenario, _)| scenario.name()).collect();
+        assert_eq!(named.iter().collect::<BTreeSet<_>>().len(), OWED.len());
+        assert!(OWED.iter().all(|(_, what)| what.len() > 20));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub struct Scheduler {
     pool: Arc<Pool>,
     /// What happened.
     pub trace: Trace,
+    /// The disk that ledgers are on.
+    disk_full: AtomicBool,
 }
 
 thread_local! {
@@ -124,6 +127,7 @@ impl Scheduler {
             }),
             pool: Arc::clone(pool),
             trace,
+            disk_full: AtomicBool::new(false),
         });
         let me = scheduler.enrol("main");
         let answer = scheduler.as_thread(me, || body(&scheduler));
@@ -231,6 +235,11 @@ impl Scheduler {
                 here.trace.note(here.now(), &here.name(), line);
             }
         });
+    }
+
+    /// Whether the disk that ledgers are on takes no more.
+    pub fn set_disk_full(&self, full: bool) {
+        self.disk_full.store(full, Ordering::Release);
     }
 
     /// Which rows of the core's tables were reached, and how often.
@@ -494,5 +503,9 @@ impl Turns for Scheduler {
 
     fn reached(&self, what: Reached) {
         *self.state().reached.entry(what).or_default() += 1;
+    }
+
+    fn disk_is_full(&self) -> bool {
+        self.disk_full.load(Ordering::Acquire)
     }
 }

@@ -1,19 +1,21 @@
 //! What everybody in a history shares: the plan, the members, what the application was told, and what is wrong now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ha_token::*;
 
+use crate::disk::Disk;
 use crate::history::{PIN, SO_PIN};
 use crate::member::Line;
-use crate::model::Model;
-use crate::plan::{ANSWERS, Fault, Plan};
+use crate::model::{Model, Standing, Thing};
+use crate::plan::{ANSWERS, End, Fault, Kind, Make, Plan};
 use crate::random::Random;
 use crate::scheduler::{EventId, Scheduler};
-use crate::token::{Device, Profile, RsaPool};
+use crate::token::{Device, RsaPool, Snapshot};
 
 /// What everybody in a history shares.
 pub struct Stage {
@@ -40,6 +42,29 @@ pub struct Stage {
     /// Values of keys, as far as they tell them.
     secrets: Mutex<BTreeSet<Vec<u8>>>,
     pace: Mutex<Pace>,
+    /// Of each token, as it was when its troubles began.
+    snapshots: Mutex<Vec<Vec<Snapshot>>>,
+    /// The members whose tokens were set back, each time.
+    set_backs: Mutex<Vec<usize>>,
+    /// The members whose tokens are others now, for good.
+    out: Mutex<BTreeSet<usize>>,
+    /// The ledger's.
+    pub disk: Disk,
+    ledger: Mutex<LedgerState>,
+    /// The member that is alone; the number of members where none is.
+    alone: AtomicUsize,
+}
+
+/// What happened to the ledger.
+#[derive(Default)]
+struct LedgerState {
+    full: bool,
+    /// It went under the process that has it open.
+    gone: bool,
+    /// How often it was in trouble.
+    troubles: usize,
+    /// What the ledger may not know any more, by its number in the model, with the members that held it then.
+    forgotten: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 /// An operation with a key, from its beginning to its end.
@@ -76,13 +101,13 @@ struct Pace {
 
 impl Stage {
     /// The stage of a plan, on which nothing is wrong yet.
-    pub fn new(plan: &Plan, scheduler: &Arc<Scheduler>, random: &mut Random) -> Self {
+    pub fn new(plan: &Plan, scheduler: &Arc<Scheduler>, folder: PathBuf, random: &mut Random) -> Self {
         let lines = (0..plan.members).map(|i| Line::new(scheduler, i, random.part("line"))).collect();
         let pairs = RsaPool::default();
         let device = |i| {
             let (label, serial) = (format!("member-{i}"), format!("{i:016}"));
             let (so_pin, pin) = (SO_PIN.as_bytes(), PIN.as_bytes());
-            Device::with_pool(Profile::softhsm(), &label, &serial, so_pin, pin, random.draw(), &pairs)
+            Device::with_pool(plan.make(i).profile(), &label, &serial, so_pin, pin, random.draw(), &pairs)
         };
         Stage {
             plan: plan.clone(),
@@ -98,6 +123,12 @@ impl Stage {
             operations: Mutex::default(),
             secrets: Mutex::default(),
             pace: Mutex::default(),
+            snapshots: Mutex::new(vec![Vec::new(); plan.members]),
+            set_backs: Mutex::default(),
+            out: Mutex::default(),
+            disk: Disk::new(folder),
+            ledger: Mutex::default(),
+            alone: AtomicUsize::new(plan.members),
         }
     }
 
@@ -111,8 +142,12 @@ impl Stage {
         self.calm.store(true, Ordering::Release);
     }
 
-    /// Another life of the process begins: what was given out in the last one means nothing any more.
-    pub fn begin_life(&self) {
+    /// Another life of the process begins, after one that ended so: what was given out in that one means nothing any more.
+    pub fn begin_life(&self, end: End) {
+        let lost = std::mem::take(&mut self.ledger().gone);
+        if self.disk.end_life(end) || lost {
+            self.ledger_forgets();
+        }
         self.model.things().iter_mut().for_each(|t| t.handle = None);
         *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
     }
@@ -141,10 +176,131 @@ impl Stage {
         self.plan.gentle || self.calm.load(Ordering::Acquire)
     }
 
-    /// Whether as many members as copies are asked for are well.
-    pub fn copies_can_be_had(&self) -> bool {
-        let troubled = self.troubled.load(Ordering::Acquire) < self.plan.members;
-        self.plan.members - usize::from(troubled) >= self.plan.min_copies as usize
+    /// Whether as many members are well, and can have a copy, as copies are asked for.
+    pub fn copies_can_be_had(&self, kind: Kind) -> bool {
+        let troubled = self.troubled.load(Ordering::Acquire);
+        let can =
+            |m: &usize| !self.is_out(*m) && (!is_secret(kind, false) || self.plan.make(*m) != Make::Tpm);
+        let well = (0..self.plan.members).filter(|m| *m != troubled).filter(can);
+        // The group has no mechanism that one of its members lacks.
+        let all_make = !matches!(kind, Kind::Mac | Kind::Aes) || !self.plan.makes.contains(&Make::Tpm);
+        all_make && well.count() >= self.plan.min_copies as usize
+    }
+
+    /// Whether another token is behind a member, for good.
+    pub fn is_out(&self, member: usize) -> bool {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).contains(&member)
+    }
+
+    /// Another token is behind a member from now on.
+    pub fn set_out(&self, member: usize) {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, Vec<Vec<Snapshot>>> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a member's token as it is, if the plan is to put one back.
+    pub fn take_snapshot(&self, member: usize) {
+        if self.plan.troubles.iter().any(|t| matches!(t.fault, Fault::SetBack { .. })) {
+            let now = self.devices[member].snapshot();
+            self.snapshots()[member].push(now);
+        }
+    }
+
+    /// Puts a member's token back to what it was so many snapshots before the last one, or at the first.
+    pub fn set_back(&self, member: usize, by: usize) {
+        let snapshots = self.snapshots();
+        let at = snapshots[member].len().saturating_sub(1 + by);
+        if let Some(before) = snapshots[member].get(at) {
+            self.devices[member].restore(before);
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, LedgerState> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ledger's disk is full from now on, or no longer.
+    pub fn ledger_is_full(&self, full: bool) {
+        self.scheduler.set_disk_full(full);
+        let mut ledger = self.ledger();
+        ledger.troubles += usize::from(full);
+        ledger.full = full;
+    }
+
+    /// The ledger's folder goes, under the process that has it open.
+    pub fn ledger_goes(&self) {
+        self.disk.remove();
+        let mut ledger = self.ledger();
+        (ledger.gone, ledger.troubles) = (true, ledger.troubles + 1);
+        drop(ledger);
+        self.ledger_forgets();
+    }
+
+    /// What tells whether the ledger was well from one moment to another: the same answer at both. `None`: it is not.
+    pub fn ledger_is_well(&self) -> Option<usize> {
+        let ledger = self.ledger();
+        (!ledger.full && !ledger.gone).then_some(ledger.troubles)
+    }
+
+    /// The ledger knows less than it did: what is on tokens now stays where it is.
+    fn ledger_forgets(&self) {
+        let held: Vec<_> = self.devices.iter().map(Device::inspect).collect();
+        let mut ledger = self.ledger();
+        for thing in self.model.things().iter() {
+            let holders = (0..held.len()).filter(|m| held[*m].iter().any(|object| thing.is(object)));
+            ledger.forgotten.extend(thing.number.map(|number| (number, holders.collect())));
+        }
+    }
+
+    /// Whether the ledger may have forgotten an object.
+    pub fn is_forgotten(&self, thing: &Thing) -> bool {
+        thing.number.is_some_and(|number| self.ledger().forgotten.contains_key(&number))
+    }
+
+    /// Whether a member has to hold what is there, when all is at rest.
+    pub fn must_hold(&self, member: usize, thing: &Thing) -> bool {
+        let ledger = self.ledger();
+        let held = thing.number.and_then(|number| ledger.forgotten.get(&number));
+        let can = self.plan.make(member) != Make::Tpm || !is_secret(thing.kind, thing.public);
+        can && !self.is_out(member) && held.is_none_or(|held| held.contains(&member))
+    }
+
+    /// One member is alone from now on, or (`None`) none is.
+    pub fn set_alone(&self, member: Option<usize>) {
+        self.alone.store(member.unwrap_or(self.plan.members), Ordering::Release);
+    }
+
+    /// Whether what is there has to be served: not by a member alone that does not have to hold it.
+    pub fn must_serve(&self, thing: &Thing) -> bool {
+        let alone = self.alone.load(Ordering::Acquire);
+        self.must_succeed() && (alone == self.plan.members || self.must_hold(alone, thing))
+    }
+
+    /// The members whose tokens were set back, each time.
+    pub fn set_backs(&self) -> Vec<usize> {
+        self.set_backs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A member's token was set back: what no other one holds is lost.
+    pub fn was_set_back(&self, member: usize) {
+        self.set_backs.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+        self.ledger().forgotten.values_mut().for_each(|held| _ = held.remove(&member));
+        let things = self.model.things().clone();
+        self.lost_where_nowhere(&things);
+    }
+
+    /// Of these things, those that are there and that no token holds are lost.
+    pub fn lost_where_nowhere(&self, things: &[Thing]) {
+        let held: Vec<_> = self.devices.iter().flat_map(Device::inspect).collect();
+        for thing in things.iter().filter(|t| t.standing == Standing::There) {
+            if !held.iter().any(|object| thing.is(object)) {
+                self.say(format_args!("{} is on no token any more", thing.name()));
+                self.model.set(thing, Standing::Lost);
+            }
+        }
     }
 
     /// A handle was given out, which none before it may be (what: 0 for an object, 1 for a session).
@@ -232,5 +388,14 @@ impl Stage {
             _ => true,
         };
         self.must_succeed() || (untroubled && troubles.iter().all(|t| vague(&t.fault)))
+    }
+}
+
+/// Whether a thing of this kind, or the public one of a pair, cannot be written without being wrapped.
+fn is_secret(kind: Kind, public: bool) -> bool {
+    match kind {
+        Kind::Ec | Kind::Rsa => !public,
+        Kind::Mac | Kind::Aes => true,
+        Kind::Data | Kind::Certificate => false,
     }
 }

@@ -79,11 +79,18 @@ fn a_seeded_bug_is_caught_and_its_seed_is_said() {
 #[test]
 fn kept_histories_catch_what_they_were_kept_for() {
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/kept.jsonl");
-    let missed: Vec<_> =
-        ["OnTheirWayTaken", "NameStaysOnHandle", "RenamedIsAbsent", "AnyTypeIsCandidate", "LostOwnerKept"]
-            .into_iter()
-            .filter(|mutant| said(&simulate(&["--mutant", mutant, "--replay", kept])).0 != 1)
-            .collect();
+    let kept_for = [
+        "OnTheirWayTaken",
+        "NameStaysOnHandle",
+        "RenamedIsAbsent",
+        "AnyTypeIsCandidate",
+        "LostOwnerKept",
+        "EmptiedBelieved",
+    ];
+    let missed: Vec<_> = kept_for
+        .into_iter()
+        .filter(|mutant| said(&simulate(&["--mutant", mutant, "--replay", kept])).0 != 1)
+        .collect();
     assert!(missed.is_empty(), "{missed:?}");
 }
 
@@ -124,6 +131,11 @@ fn a_file_of_kept_histories_that_is_wrong_is_answered_with_2_and_the_line() {
             "\"fault\":\"Sessions\"",
             "\"fault\":{\"Err\":{\"before\":10,\"after\":0,\"answers\":[0]}}",
             "has CKR_OK for an error",
+        ),
+        (
+            "\"fault\":\"Sessions\"",
+            "\"fault\":{\"Flap\":{\"dead\":{\"secs\":0,\"nanos\":1},\"alive\":{\"secs\":0,\"nanos\":0}}}",
+            "comes and goes more than 1000 times",
         ),
         ("]}}", "", ": EOF while parsing a list"),
     ];

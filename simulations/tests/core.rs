@@ -187,6 +187,31 @@ fn two_kryoptic_tokens_hold_equal_keys_through_a_loss() {
     lives_a_life(&[Profile::kryoptic(), Profile::kryoptic()]);
 }
 
+#[test]
+fn tokens_of_two_makes_hold_equal_keys_through_a_loss() {
+    lives_a_life(&[Profile::kryoptic(), Profile::softhsm()]);
+}
+
+#[test]
+fn a_token_that_was_made_anew_is_given_what_another_one_holds() {
+    let g = Group::new(&[Profile::softhsm(), Profile::softhsm()]);
+    let ec = g.pair(ck::CKM_EC_KEY_PAIR_GEN, Attribute::bytes(ck::CKA_EC_PARAMS, P256), 1);
+    g.secret(ck::CKM_AES_KEY_GEN, ck::CKA_ENCRYPT, 2);
+    g.data(b"kept");
+    let gone = g.data(b"gone");
+    g.slot.destroy_object(g.s, gone).unwrap();
+    let before = g.held(0);
+    g.devices[1].lose_token();
+    while g.provider.groups()[0].up().count() == 2 {
+        g.sign(ck::CKM_ECDSA, ec.1, &[7; 32]);
+    }
+    g.devices[1].initialise(None);
+    g.devices[1].find_token();
+    g.wait(|group| group.members.iter().all(|m| m.state() == State::Up));
+    assert_eq!((g.held(0), g.held(1)), (before.clone(), before));
+    assert_eq!(g.words(), [Word::Same; 4]);
+}
+
 /// The group keys go to a member that the security officer of another one trusts, and to nobody else.
 #[test]
 fn a_ceremony_enrols_the_members() {

@@ -93,14 +93,22 @@ impl Group {
                 self.receive_group_keys(member, link);
             }
             if !by_hand {
-                let done = self.bring_up_to_date(&lease, false)?;
+                let mut done = self.bring_up_to_date(&lease, false)?;
                 if done != CaughtUp::default() {
                     tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");
+                }
+                if self.take_stock(&lease)? {
+                    let lost = self.notice_lost(&lease)?;
+                    if lost.is_owed {
+                        tracing::warn!(group = %self.config.label, member = member.name(), "the token was emptied or set back: what it lost is copied there again");
+                        member.owed.fetch_add(1, Ordering::AcqRel);
+                        continue;
+                    }
+                    done.left.extend(lost.left);
                 }
                 for line in &done.left {
                     tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
                 }
-                self.take_stock(&lease)?;
                 // What it said that it cannot do may have been a fault of the moment.
                 if !done.left.is_empty() && !wrong!(InabilityBelieved) {
                     link.set_ability(None);
@@ -170,16 +178,16 @@ impl Group {
     }
 
     /// Whether the token holds more than the ledger says: only then do searches have to ask it too when another member
-    /// was asked. Handles are counted, no object is read.
-    fn take_stock(&self, lease: &Lease) -> Result<()> {
-        let Some(ledger) = &self.ledger else { return Ok(()) };
+    /// was asked. Handles are counted, no object is read. Answers whether it holds less.
+    fn take_stock(&self, lease: &Lease) -> Result<bool> {
+        let Some(ledger) = &self.ledger else { return Ok(false) };
         let token = vec![ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true)];
         let there = crate::replica::find_all(lease.on(), &token, 512)?.len();
         let group_keys = if lease.link.group_keys().is_some() { 2 } else { 0 };
         // A ledger that cannot say how many there should be may not know some.
         let known = ledger.count_on(lease.member.name());
-        lease.member.set_foreign(known.map_or(true, |known| there != known + group_keys));
-        Ok(())
+        lease.member.set_foreign(known.as_ref().map_or(true, |known| there != known + group_keys));
+        Ok(known.is_ok_and(|known| there < known + group_keys))
     }
 
     /// Deletions first, so that nothing dead is changed or counted; then changes; then what is missing. A ledger that

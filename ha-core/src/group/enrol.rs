@@ -47,12 +47,21 @@ impl Group {
                 return Err(rv);
             }
             self.may_make_group_keys()?;
-            let first = writers.first().ok_or(Rv::DEVICE_ERROR)?;
             tracing::warn!(group = %self.config.label,
                 "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
-            let keys = group_key::create(first.on(), &group, false)?;
-            self.recognise_group_keys(first, &keys)?;
-            first.link.set_group_keys(Some(keys));
+            let mut made = Err(Rv::DEVICE_ERROR);
+            for first in writers.iter() {
+                made = group_key::create(first.on(), &group, false).and_then(|keys| {
+                    self.recognise_group_keys(first, &keys)?;
+                    first.link.set_group_keys(Some(keys));
+                    Ok(())
+                });
+                // What makes no such keys, as a TPM, leaves it to the next one.
+                if !made.is_err_and(|rv| classify(Function::GenerateKey, rv) == Class::Caller) {
+                    break;
+                }
+            }
+            made?;
         }
         let mut kept = Vec::new();
         let all = std::mem::take(writers);

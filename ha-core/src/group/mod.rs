@@ -25,6 +25,7 @@ mod pins;
 mod put;
 mod replicate;
 mod report;
+mod set_back;
 mod status;
 mod stop;
 mod sync;

@@ -47,7 +47,11 @@ impl Group {
                 let lost = self.lost(&lease)?;
                 if !dry {
                     for row in &lost {
-                        ledger.acknowledge(row.id, member.name()).map_err(|e| self.ledger_failed(e))?;
+                        match ledger.copy_lost(row, member.name()) {
+                            // Changed or destroyed meanwhile.
+                            Ok(()) | Err(LedgerError::Conflict) => {}
+                            Err(error) => return Err(self.ledger_failed(error)),
+                        }
                     }
                 }
                 let mut done = self.bring_up_to_date(&lease, dry)?;
@@ -74,8 +78,9 @@ impl Group {
         Ok(done)
     }
 
-    /// The objects that a member holds by the ledger, and does not: they were destroyed behind the group's back.
-    fn lost(&self, lease: &Lease) -> Result<Vec<ObjectRow>> {
+    /// The objects that a member holds by the ledger, and does not: they were destroyed behind the group's back, or the
+    /// token was set back.
+    pub(super) fn lost(&self, lease: &Lease) -> Result<Vec<ObjectRow>> {
         // A lost SoftHSM token answers every search with nothing.
         self.looks_alive(&lease.member, &lease.link)?;
         let mut seen = HashSet::new();

@@ -238,10 +238,8 @@ impl Group {
     /// The member's answer; `CKR_KEY_NOT_WRAPPABLE` when it lacks the mechanism.
     pub(crate) fn unwrap_blob(&self, writer: &Lease, blob: &Blob, kept: &Template) -> Result<ObjectHandle> {
         let keys = writer.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
-        if !self.ability(writer)?.has(blob.format) {
-            return Err(Rv::KEY_NOT_WRAPPABLE);
-        }
-        wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, blob.format, kept)
+        let format = self.ability(writer)?.unwraps(blob.format).ok_or(Rv::KEY_NOT_WRAPPABLE)?;
+        wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, format, kept)
     }
 
     /// What a member can wrap, tried once for each connection, and again where an answer did not tell.

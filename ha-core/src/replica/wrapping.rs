@@ -77,9 +77,16 @@ impl WrapAbility {
         self.formats.iter().copied().filter(move |f| f.exact || !odd)
     }
 
-    /// Whether the token can unwrap what the mechanism wrapped elsewhere.
-    pub fn has(&self, mechanism: Ulong) -> bool {
-        self.formats.iter().any(|f| f.mechanism == mechanism)
+    /// The mechanism by which the token can unwrap what this one wrapped elsewhere: itself, or the other name of RFC 5649.
+    /// On a token where that means another format what comes out is refused, or fails its proof.
+    pub fn unwraps(&self, mechanism: Ulong) -> Option<Ulong> {
+        let has = |wanted: &Ulong| self.formats.iter().any(|f| f.mechanism == *wanted);
+        let other = match mechanism {
+            ck::CKM_AES_KEY_WRAP_KWP => ck::CKM_AES_KEY_WRAP_PAD,
+            ck::CKM_AES_KEY_WRAP_PAD => ck::CKM_AES_KEY_WRAP_KWP,
+            only => only,
+        };
+        [mechanism, other].into_iter().find(has)
     }
 }
 

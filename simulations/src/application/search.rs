@@ -28,7 +28,7 @@ impl Application<'_> {
         if found.len() > 1 {
             self.stage.broken("G8", format!("{} is found {} times", thing.name(), found.len()));
         }
-        if found.is_empty() && self.stage.must_succeed() {
+        if found.is_empty() && thing.standing == Standing::There && self.stage.must_serve(thing) {
             self.stage.broken("G1", format!("{} is there and is not found by its label", thing.name()));
         }
     }
@@ -90,7 +90,7 @@ impl Application<'_> {
             let Some(handle) = thing.handle.filter(|_| thing.version == version) else { continue };
             let there = found.contains(&handle);
             match standing {
-                Standing::There if !there && self.stage.must_succeed() => {
+                Standing::There if !there && self.stage.must_serve(thing) => {
                     let found: Vec<_> = found.iter().map(|h| h.0).collect();
                     let (name, handle) = (thing.name(), handle.0);
                     self.stage

@@ -19,14 +19,9 @@ const OF_ITS_MAKING: [AttributeType; 8] = [
     ck::CKA_MODULUS_BITS,
 ];
 
-/// Whether an object of a token's has the names of this one.
-pub(super) fn is_of(object: &Inspected, thing: &Thing) -> bool {
-    object.class == thing.class() && object.label == thing.label.as_bytes()
-}
-
 /// The copies of an object, by member, among what each holds.
 pub(super) fn of<'a>(held: &'a [Vec<Inspected>], thing: &Thing) -> Vec<Vec<&'a Inspected>> {
-    held.iter().map(|all| all.iter().filter(|o| is_of(o, thing)).collect()).collect()
+    held.iter().map(|all| all.iter().filter(|o| thing.is(o)).collect()).collect()
 }
 
 /// G3 and G8: each member has one copy at most, and the copies do not differ.

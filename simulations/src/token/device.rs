@@ -147,6 +147,18 @@ impl Device {
         self.with(|s| s.store.durable.objects.clear());
     }
 
+    /// Initialises the token anew: empty, with its label and PINs; another serial number, if one is given.
+    pub fn initialise(&self, serial: Option<&str>) {
+        self.with(|s| {
+            let durable = &mut s.store.durable;
+            (durable.so_failures, durable.user_failures) = (0, 0);
+            durable.objects.clear();
+            if let Some(serial) = serial {
+                durable.serial = serial.to_owned();
+            }
+        });
+    }
+
     /// From now on another token is behind the slot: empty, with this serial number, and the same label and PINs.
     pub fn become_other(&self, serial: &str) {
         self.with(|s| {

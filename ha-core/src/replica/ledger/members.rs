@@ -3,7 +3,7 @@
 use ha_token::{MechanismInfo, Ulong};
 use rusqlite::{OptionalExtension, params};
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, ObjectRow, room};
 
 fn known_group_keys(connection: &rusqlite::Connection) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT value FROM meta WHERE key = 'group keys'";
@@ -29,6 +29,7 @@ impl Ledger {
             .query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0))
             .optional()?;
         if before.is_none() && !self.is_read_only() {
+            room()?;
             connection
                 .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
         }
@@ -41,7 +42,8 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn remember_group_keys(&self, fingerprint: &[u8]) -> Result<Vec<u8>> {
         let connection = self.connection();
-        if !self.is_read_only() {
+        if !self.is_read_only() && known_group_keys(&connection)?.is_none() {
+            room()?;
             let sql = "INSERT OR IGNORE INTO meta VALUES ('group keys', ?1)";
             connection.execute(sql, [fingerprint])?;
         }
@@ -80,6 +82,19 @@ impl Ledger {
             [],
         )?;
         Ok(transaction.commit()?)
+    }
+
+    /// A member lacks an object that it held, and is to be given it again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when the object was changed or destroyed since the row was read; else [`LedgerError`].
+    pub fn copy_lost(&self, row: &ObjectRow, member: &str) -> Result<()> {
+        let sql = "DELETE FROM copy WHERE object = ?1 AND member = ?2
+                   AND EXISTS (SELECT 1 FROM object WHERE id = ?1 AND state = 2 AND version = ?3)";
+        match self.writable()?.execute(sql, params![row.id.0, member, row.version])? {
+            1 => Ok(()),
+            _ => Err(LedgerError::Conflict),
+        }
     }
 
     /// The mechanisms that a member's token had when it was connected the last time, sorted by type.

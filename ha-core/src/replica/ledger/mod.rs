@@ -255,6 +255,20 @@ impl Ledger {
     }
 
     fn writable(&self) -> Result<MutexGuard<'_, Connection>, LedgerError> {
-        if self.is_read_only() { Err(LedgerError::ReadOnly) } else { Ok(self.connection()) }
+        if self.is_read_only() {
+            return Err(LedgerError::ReadOnly);
+        }
+        room()?;
+        Ok(self.connection())
     }
+}
+
+/// Before each write: the disk of a simulation may be full. It answers as SQLite does, and no part of a change is there.
+fn room() -> Result<(), LedgerError> {
+    #[cfg(feature = "simulation")]
+    if crate::seam::turns::disk_is_full() {
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        return Err(rusqlite::Error::SqliteFailure(full, None).into());
+    }
+    Ok(())
 }

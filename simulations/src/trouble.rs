@@ -1,0 +1,129 @@
+//! How a plan's troubles come over the members, and go.
+
+use std::time::Duration;
+
+use crate::history::REST;
+use crate::member::Faults;
+use crate::plan::{Fault, Trouble};
+use crate::stage::Stage;
+
+/// Ends whatever goes on.
+pub(crate) fn heal(stage: &Stage) {
+    (0..stage.plan.members).for_each(|member| heal_member(stage, member));
+    stage.ledger_is_full(false);
+    stage.set_troubled(None);
+}
+
+fn heal_member(stage: &Stage, member: usize) {
+    let device = &stage.devices[member];
+    stage.lines[member].set(Faults::default());
+    device.find_token();
+    device.set_full(false);
+    device.set_read_only(false);
+}
+
+/// One trouble, from its beginning to its end.
+pub(crate) fn happen(stage: &Stage, trouble: &Trouble) {
+    let scheduler = &stage.scheduler;
+    let member = trouble.member;
+    stage.take_snapshot(member);
+    scheduler.sleep(trouble.after);
+    if !trouble.fault.is_of_the_ledger() {
+        stage.set_troubled(Some(member));
+    }
+    stage.say(format_args!("member {member}: {:?} for {:?}", trouble.fault, trouble.lasts));
+    let found_dead = stage.lines[member].found_dead();
+    begin(stage, member, &trouble.fault);
+    stage.trouble_begun();
+    match trouble.fault {
+        Fault::Flap { dead, alive } => flap(stage, trouble, dead, alive),
+        _ => scheduler.sleep(trouble.lasts),
+    }
+    stage.say(format_args!("member {member}: {:?} is over", trouble.fault));
+    // Nobody looks at a member that is not used. Where every call must succeed only one that was found dead is set back:
+    // the next trouble may be another member's.
+    if stage.plan.gentle && stage.lines[member].found_dead() > found_dead {
+        set_back(stage, member, &trouble.fault);
+    }
+    if trouble.fault == Fault::Other {
+        die(stage, member);
+        stage.devices[member].become_itself();
+    }
+    match trouble.fault {
+        Fault::LedgerFull => stage.ledger_is_full(false),
+        Fault::LedgerGone => {}
+        _ => heal_member(stage, member),
+    }
+    if stage.plan.gentle {
+        scheduler.sleep(REST);
+        stage.set_troubled(None);
+    }
+}
+
+fn begin(stage: &Stage, member: usize, fault: &Fault) {
+    let (line, device) = (&stage.lines[member], &stage.devices[member]);
+    match fault {
+        Fault::Die | Fault::Flap { .. } => die(stage, member),
+        Fault::Err { before, after, answers, only } => line.set(Faults {
+            before: (*before).into(),
+            after: (*after).into(),
+            answers: answers.clone(),
+            only: only.clone(),
+            ..Faults::default()
+        }),
+        Fault::Slow(slow) => line.set(Faults { slow: *slow, ..Faults::default() }),
+        Fault::Lost => device.lose_token(),
+        Fault::Sessions => device.drop_sessions(),
+        Fault::Logins => device.drop_logins(),
+        Fault::Handles => device.drop_handles(),
+        Fault::Full => device.set_full(true),
+        Fault::ReadOnly => device.set_read_only(true),
+        Fault::Other => {
+            die(stage, member);
+            device.become_other("another-token");
+            line.set(Faults::default());
+        }
+        Fault::Emptied { .. } | Fault::SetBack { .. } => {
+            die(stage, member);
+            if !stage.plan.gentle {
+                set_back(stage, member, fault);
+            }
+        }
+        Fault::Hang => line.set(Faults { hangs: true, ..Faults::default() }),
+        Fault::LedgerFull => stage.ledger_is_full(true),
+        Fault::LedgerGone => stage.ledger_goes(),
+    }
+}
+
+/// Puts a dead member's token back to what it was, or makes it anew.
+fn set_back(stage: &Stage, member: usize, fault: &Fault) {
+    match fault {
+        Fault::Emptied { renewed } => {
+            stage.devices[member].initialise(renewed.then_some("made-anew"));
+            if *renewed {
+                stage.set_out(member);
+            }
+        }
+        Fault::SetBack { by } => stage.set_back(member, (*by).into()),
+        _ => return,
+    }
+    stage.say(format_args!("member {member} is set back"));
+    stage.was_set_back(member);
+}
+
+fn die(stage: &Stage, member: usize) {
+    stage.lines[member].set(Faults { dead: true, ..Faults::default() });
+}
+
+fn flap(stage: &Stage, trouble: &Trouble, dead: Duration, alive: Duration) {
+    let until = stage.scheduler.now() + trouble.lasts;
+    loop {
+        stage.scheduler.sleep(dead);
+        stage.lines[trouble.member].set(Faults::default());
+        stage.scheduler.sleep(alive);
+        if stage.scheduler.now() >= until {
+            return;
+        }
+        die(stage, trouble.member);
+    }
+}
