@@ -1,5 +1,9 @@
 //! Locks: the standard library's. In a simulation, whose threads take turns, each is a place where another thread may
-//! go on, and one that is not free is waited for by letting the others go on.
+//! go on, and one that is not free is waited for by letting the others go on. What takes its atomics from here, too, is
+//! played in every order of events by `crates/ha-models`.
+
+pub(crate) use std::sync::MutexGuard;
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
 
 #[cfg(not(feature = "simulation"))]
 pub(crate) use std::sync::{Mutex, RwLock};

@@ -10,8 +10,6 @@ mod both;
 mod calls;
 #[path = "softhsm/mechanisms.rs"]
 mod mechanisms;
-#[path = "softhsm/shown.rs"]
-mod shown;
 
 use std::cell::RefCell;
 

@@ -6,28 +6,43 @@
 //! its look costs nothing: the closer makes the other threads run one by `membarrier`(2). Where the kernel has none,
 //! both sides use fences.
 
+mod seats;
+
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence, fence};
 
 use crate::fork::fork_generation;
+use outside::{AtomicBool, AtomicPtr, Ordering};
+pub use seats::Stay;
+use seats::{Seat, Seats};
 
-/// Things that one thread may be in at once without taking a second seat.
-const CELLS: usize = 6;
+/// What seats are made of. `crates/ha-models` has others in its place, which play every order of events.
+mod outside {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
 
-/// What one thread is in. Seats are never freed, and used again.
-#[derive(Debug)]
-#[repr(align(128))] // of one thread's own: no other's stores slow it down
-struct Seat {
-    cells: [AtomicUsize; CELLS],
-    taken: AtomicBool,
-    next: AtomicPtr<Seat>,
+    use super::{BY_KERNEL, kernel};
+
+    /// Between a caller's note and its look.
+    #[inline(always)]
+    pub(super) fn callers_barrier() {
+        if BY_KERNEL.load(Ordering::Relaxed) {
+            std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Between a closer's mark and its look; false if that could not be done.
+    pub(super) fn closers_barrier() -> bool {
+        fence(Ordering::SeqCst);
+        !BY_KERNEL.load(Ordering::Relaxed) || kernel::barrier()
+    }
 }
 
 /// Every seat there is.
-static SEATS: AtomicPtr<Seat> = AtomicPtr::new(ptr::null_mut());
+static SEATS: Seats = Seats { first: AtomicPtr::new(ptr::null_mut()) };
 
 /// Whether the kernel runs barriers on other threads for us.
 static BY_KERNEL: AtomicBool = AtomicBool::new(false);
@@ -42,27 +57,7 @@ thread_local! {
 impl Drop for Mine {
     fn drop(&mut self) {
         if let Some(seat) = self.0.take() {
-            seat.taken.store(false, Ordering::Release);
-        }
-    }
-}
-
-/// This thread is in something, until this is dropped.
-#[derive(Debug)]
-pub struct Stay {
-    cell: &'static AtomicUsize,
-    /// A seat that was taken for this stay alone.
-    seat: Option<&'static AtomicBool>,
-    /// Seats are a thread's own.
-    not_send: PhantomData<*const ()>,
-}
-
-impl Drop for Stay {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.cell.store(0, Ordering::Release);
-        if let Some(seat) = self.seat {
-            seat.store(false, Ordering::Release);
+            seat.give_back();
         }
     }
 }
@@ -90,7 +85,7 @@ pub fn here() -> Option<Here> {
 #[cold]
 #[inline(never)]
 fn first_here() -> Option<&'static Seat> {
-    let seat = Seat::take();
+    let seat = take();
     // Set, so that the seat is given back when the thread ends.
     MINE.try_with(|m| m.0.set(Some(seat))).ok().map(|()| seat)
 }
@@ -100,8 +95,8 @@ impl Here {
     /// still open has to be looked at after this.
     #[inline(always)]
     pub fn enter(self, what: usize) -> Stay {
-        match self.seat.free() {
-            Some(cell) => Stay::new(cell, None, what),
+        match self.seat.enter(what) {
+            Some(stay) => stay,
             None => enter_alone(what),
         }
     }
@@ -120,83 +115,30 @@ pub fn enter(what: usize) -> Stay {
 #[cold]
 #[inline(never)]
 fn enter_alone(what: usize) -> Stay {
-    let seat = Seat::take();
-    let [cell, ..] = &seat.cells;
-    Stay::new(cell, Some(&seat.taken), what)
-}
-
-impl Stay {
-    #[inline(always)]
-    fn new(cell: &'static AtomicUsize, seat: Option<&'static AtomicBool>, what: usize) -> Stay {
-        cell.store(what, Ordering::Relaxed);
-        if BY_KERNEL.load(Ordering::Relaxed) {
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
-        Stay { cell, seat, not_send: PhantomData }
-    }
+    take().enter_alone(what)
 }
 
 /// How many are in `what`, which the caller has marked as closed before: none of them, and none but them, has found it
 /// open. `None` when that cannot be told.
 pub fn count(what: usize) -> Option<usize> {
-    fence(Ordering::SeqCst);
-    if BY_KERNEL.load(Ordering::Relaxed) && !kernel::barrier() {
-        return None;
-    }
-    let cells = seats().flat_map(|s| &s.cells);
-    Some(cells.filter(|c| c.load(Ordering::Acquire) == what).count())
+    SEATS.count(what)
 }
 
 /// In a child of `fork`: the parent's other threads are in nothing here. Stores to atomics only.
 pub(crate) fn forget_other_threads() {
     let mine = MINE.try_with(|m| m.0.get()).ok().flatten();
-    for seat in seats().filter(|s| !mine.is_some_and(|m| ptr::eq(m, *s))) {
-        seat.cells.iter().for_each(|c| c.store(0, Ordering::Relaxed));
-        seat.taken.store(false, Ordering::Relaxed);
-    }
+    SEATS.forget_all_but(mine);
 }
 
-fn seats() -> impl Iterator<Item = &'static Seat> {
-    let follow = |from: &AtomicPtr<Seat>| {
-        // SAFETY: a seat is put into the list whole, and never freed.
-        unsafe { from.load(Ordering::Acquire).as_ref() }
-    };
-    std::iter::successors(follow(&SEATS), move |seat: &&'static Seat| follow(&seat.next))
-}
-
-impl Seat {
-    #[inline(always)]
-    fn free(&'static self) -> Option<&'static AtomicUsize> {
-        self.cells.iter().find(|c| c.load(Ordering::Relaxed) == 0)
-    }
-
-    /// One that nobody has, or a new one.
-    fn take() -> &'static Seat {
-        static PREPARED: Once = Once::new();
-        PREPARED.call_once(|| {
-            // Seats have to be told of forks.
-            fork_generation();
-            BY_KERNEL.store(kernel::register(), Ordering::Relaxed);
-        });
-        let free = |s: &&Seat| !s.taken.swap(true, Ordering::AcqRel);
-        if let Some(seat) = seats().find(free) {
-            return seat;
-        }
-        let seat: &'static Seat = Box::leak(Box::new(Seat {
-            cells: Default::default(),
-            taken: AtomicBool::new(true),
-            next: AtomicPtr::default(),
-        }));
-        let put = |first| {
-            seat.next.store(first, Ordering::Relaxed);
-            Some(ptr::from_ref(seat).cast_mut())
-        };
-        // Never refused: `put` always has an answer.
-        _ = SEATS.fetch_update(Ordering::AcqRel, Ordering::Acquire, put);
-        seat
-    }
+/// A seat that nobody has.
+fn take() -> &'static Seat {
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        // Seats have to be told of forks.
+        fork_generation();
+        BY_KERNEL.store(kernel::register(), Ordering::Relaxed);
+    });
+    SEATS.take()
 }
 
 #[cfg(all(target_os = "linux", not(miri)))]
@@ -232,6 +174,8 @@ mod kernel {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]
@@ -290,11 +234,11 @@ mod tests {
 
     #[test]
     fn a_thread_that_ended_gives_its_seat_back() {
-        let what = ptr::from_ref(&CELLS) as usize;
+        let what = ptr::from_ref(&SEATS) as usize;
         for _ in 0..50 {
             std::thread::spawn(move || drop(enter(what))).join().unwrap();
         }
-        let all = seats().count();
+        let all = SEATS.all().count();
         // Other tests' threads have some too.
         assert!(all < 50, "{all} seats");
         assert_eq!(count(what), Some(0));

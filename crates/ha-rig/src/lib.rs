@@ -7,6 +7,7 @@ mod passing;
 mod places;
 mod process;
 mod server;
+pub mod shown;
 mod store;
 mod tokens;
 mod wait;

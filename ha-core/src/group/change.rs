@@ -176,6 +176,8 @@ impl Group {
                     stale += 1;
                     object.forget_stale(&lease);
                 }
+                // What is the user's alone is refused to the security officer, whose login has just been made again.
+                Class::Login if self.login.who() == Who::So => return Err(rv),
                 // The virtual session and login are sound: these are no answers for the application.
                 Class::Session | Class::Login if self.login.who() != Who::Nobody => {
                     self.blame(member, function, rv);

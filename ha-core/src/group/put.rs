@@ -282,9 +282,10 @@ impl Group {
             How::Create(template) => writer.token().create_object(writer.session, template),
             How::Unwrap(blob) => self.unwrap_blob(writer, blob, &item.kept),
             How::Copy(source, template) => {
-                let mut template = template.clone();
-                template.set(Attribute::bool(ck::CKA_TOKEN, true));
-                writer.token().copy_object(writer.session, self.backing(writer, source)?, &template)
+                // First: once SoftHSM has been told that the copy may not be modified it takes nothing more.
+                let mut copied = vec![Attribute::bool(ck::CKA_TOKEN, true)];
+                copied.extend(template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned());
+                writer.token().copy_object(writer.session, self.backing(writer, source)?, &copied)
             }
             How::KeepOn(_, key, kept) => {
                 // CKA_SENSITIVE it has already, and may not be told again.

@@ -8,13 +8,21 @@ use super::objects::Traits;
 use crate::replica::{group_key, life, proof};
 
 impl Group {
-    /// Refuses a template that says something twice: tokens take the first or the last of two.
+    /// Refuses a template that says something twice: tokens take the first or the last of two. And one that is no yes or no
+    /// where the group itself says what the members are told: no member would see it.
     ///
     /// # Errors
-    /// `CKR_TEMPLATE_INCONSISTENT`.
+    /// `CKR_TEMPLATE_INCONSISTENT`, `CKR_ATTRIBUTE_VALUE_INVALID`.
     pub(crate) fn vet_template(&self, template: &Template) -> Result<()> {
+        const OURS: [Ulong; 3] = [ck::CKA_TOKEN, ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE];
         let twice = |(i, a): (usize, &Attribute)| template.iter().take(i).any(|b| b.kind == a.kind);
-        if template.iter().enumerate().any(twice) { Err(Rv::TEMPLATE_INCONSISTENT) } else { Ok(()) }
+        if template.iter().enumerate().any(twice) {
+            return Err(Rv::TEMPLATE_INCONSISTENT);
+        }
+        match template.iter().any(|a| OURS.contains(&a.kind) && a.value.as_bool().is_none()) {
+            true => Err(Rv::ATTRIBUTE_VALUE_INVALID),
+            false => Ok(()),
+        }
     }
 
     /// Refuses to call an object like one of the group's own.

@@ -5,9 +5,10 @@
 //! calls, and a floor of ten in each ten seconds lets a quiet program retry at all. The first retry of a call on a
 //! healthy member is never refused: it is what failover is, and costs at most one call more for each.
 
-use crate::mutants::wrong;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::mutants::wrong;
+use crate::sync::{AtomicI64, AtomicU64, Ordering};
 
 /// Thousandths of a retry that each call pays in.
 const PER_CALL: i64 = 200;
@@ -16,22 +17,24 @@ const RETRY: i64 = 1000;
 /// The most that is kept: a long quiet time does not buy a storm.
 const CEILING: i64 = 100 * RETRY;
 /// Retries that are always there in each window.
-const FLOOR: i64 = 10 * RETRY;
+const FLOOR: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// A budget of retries. Lock-free; all methods may be called from any thread.
 #[derive(Debug)]
 pub struct Budget {
     balance: AtomicI64,
-    /// Number of the window that the floor was last granted in.
-    window: AtomicU64,
-    floor: AtomicI64,
+    /// The number of the window that the floor was last granted in, and below [`LEFT_BITS`] what is left of it: one word, so
+    /// that of several who come to a new window at once none has what another one has had, or nothing.
+    floor: AtomicU64,
 }
+
+const LEFT_BITS: u32 = 8;
 
 impl Budget {
     /// An empty balance and a full floor.
     pub fn new() -> Self {
-        Budget { balance: AtomicI64::new(0), window: AtomicU64::new(0), floor: AtomicI64::new(FLOOR) }
+        Budget { balance: AtomicI64::new(0), floor: AtomicU64::new(0) }
     }
 
     /// A call was made.
@@ -46,16 +49,24 @@ impl Budget {
         if wrong!(BudgetIgnored) {
             return true;
         }
-        let window = now.as_secs() / WINDOW.as_secs() + 1;
-        if self.window.fetch_max(window, Ordering::AcqRel) < window {
-            self.floor.store(FLOOR, Ordering::Release);
-        }
-        take(&self.balance) || take(&self.floor) || first_on_healthy
+        self.of_the_balance() || self.of_the_floor(now) || first_on_healthy
     }
-}
 
-fn take(from: &AtomicI64) -> bool {
-    from.fetch_update(Ordering::AcqRel, Ordering::Acquire, |b| (b >= RETRY).then_some(b - RETRY)).is_ok()
+    fn of_the_balance(&self) -> bool {
+        let paid = |balance| (balance >= RETRY).then_some(balance - RETRY);
+        self.balance.fetch_update(Ordering::AcqRel, Ordering::Acquire, paid).is_ok()
+    }
+
+    fn of_the_floor(&self, now: Duration) -> bool {
+        let window = now.as_secs() / WINDOW.as_secs() + 1;
+        let paid = |floor: u64| {
+            // Who has read the clock before others have come to a new window takes of that one's.
+            let (last, left) = (floor >> LEFT_BITS, floor & ((1 << LEFT_BITS) - 1));
+            let left = if last < window { FLOOR } else { left };
+            Some(last.max(window) << LEFT_BITS | left.checked_sub(1)?)
+        };
+        self.floor.fetch_update(Ordering::AcqRel, Ordering::Acquire, paid).is_ok()
+    }
 }
 
 impl Default for Budget {

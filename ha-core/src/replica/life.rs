@@ -148,9 +148,8 @@ pub fn as_sealed(asked: &Template) -> Option<Template> {
         return None;
     }
     let mut sealed = asked.clone();
-    if sealed.get(ck::CKA_SENSITIVE).is_none() {
-        sealed.push(Attribute::bool(ck::CKA_SENSITIVE, true));
-    }
+    // Whatever was asked: what may not be extracted cannot be read, and this one could be.
+    sealed.set(Attribute::bool(ck::CKA_SENSITIVE, true));
     sealed.push(Attribute::bool(ck::CKA_EXTRACTABLE, true));
     Some(sealed)
 }

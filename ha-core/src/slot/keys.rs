@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use ha_token::{
-    Function, Mechanism, ObjectHandle, Output, Result, Rv, SessionHandle, Template, TemplateExt, Ulong, ck,
+    Attribute, Function, Mechanism, ObjectHandle, Output, Result, Rv, SessionHandle, Template, TemplateExt,
+    Ulong, ck,
 };
 
 use super::VirtualSlot;
@@ -130,6 +131,7 @@ impl VirtualSlot {
         wrapped: &[u8],
         template: &Template,
     ) -> Result<ObjectHandle> {
+        self.session(session)?;
         let unwrapping = self.object(key).map_err(|_| Rv::UNWRAPPING_KEY_HANDLE_INVALID)?;
         self.make_key(
             session,
@@ -151,6 +153,7 @@ impl VirtualSlot {
         template: &Template,
         associated: &[u8],
     ) -> Result<ObjectHandle> {
+        self.session(session)?;
         let unwrapping = self.object(key).map_err(|_| Rv::UNWRAPPING_KEY_HANDLE_INVALID)?;
         self.make_key(
             session,
@@ -180,6 +183,7 @@ impl VirtualSlot {
         template: &Template,
         ciphertext: &[u8],
     ) -> Result<ObjectHandle> {
+        self.session(session)?;
         let private = self.key(key)?;
         self.make_key(
             session,
@@ -202,6 +206,7 @@ impl VirtualSlot {
         template: &Template,
         output: &mut Output<'_>,
     ) -> Result<Option<ObjectHandle>> {
+        self.session(session)?;
         let public = self.key(key)?;
         if output.is_query() {
             let _call = self.sessions.stateless(session)?;
@@ -253,6 +258,7 @@ impl VirtualSlot {
         template: &Template,
         want_handle: bool,
     ) -> Result<Option<ObjectHandle>> {
+        self.session(session)?;
         let key = self.key(base)?;
         let has_outputs = {
             let mut any = false;
@@ -378,16 +384,23 @@ impl VirtualSlot {
             }
             (one, _) => {
                 // One half on the token and one in the session: the pair is made as token objects, and the half that
-                // was asked for in the session is copied there and its token copies destroyed.
+                // was asked for in the session is copied there and its token copies destroyed. What would forbid that
+                // the copy alone is told, and what no copy can be told makes it fail.
+                const FORBID: [Ulong; 2] = [ck::CKA_MODIFIABLE, ck::CKA_DESTROYABLE];
                 let as_token = |t: &Template| {
-                    let mut t = t.clone();
-                    t.set(ha_token::Attribute::bool(ck::CKA_TOKEN, true));
-                    t
+                    let mut on_token = t.clone();
+                    if !is_token(t) {
+                        on_token.retain(|a| !FORBID.contains(&a.kind));
+                    }
+                    on_token.set(Attribute::bool(ck::CKA_TOKEN, true));
+                    on_token
                 };
                 let (a, b) = self.token_pair(&need, mechanism, &as_token(public), &as_token(private))?;
                 drop(state);
                 let half = if one { &b } else { &a };
-                let template = vec![ha_token::Attribute::bool(ck::CKA_TOKEN, false)];
+                let mut template = vec![Attribute::bool(ck::CKA_TOKEN, false)];
+                let asked = if one { private } else { public };
+                template.extend(asked.iter().filter(|a| FORBID.contains(&a.kind)).cloned());
                 let copied = self.copy(session.handle, half.handle, &template);
                 let destroy = |key| self.group.destroy_everywhere(key).inspect(|()| self.drop_object(key));
                 let made = destroy(half).and(copied);

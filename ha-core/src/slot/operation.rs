@@ -414,8 +414,12 @@ impl VirtualSlot {
 
     /// `C_DigestKey`.
     pub(super) fn digest_key_step(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
-        let object = self.key(key)?;
         self.with_operation(session, OpKind::Digest, |running| {
+            let object = match self.key(key) {
+                Ok(object) => object,
+                // The operation goes on.
+                Err(rv) => return (Err(rv), true),
+            };
             let answer = self.advance(running, Function::DigestKey, &mut Output::query(), &mut |l, _| {
                 l.token().digest_key(l.session, self.group.backing(l, &object)?)
             });

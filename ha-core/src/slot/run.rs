@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{Function, ObjectHandle, Result, Rv};
+use ha_token::{Function, ObjectHandle, Result, Rv, TemplateExt, ck};
 
 use super::VirtualSlot;
 use crate::group::{Lease, Member, Need, Object, Who, watch};
@@ -317,6 +317,9 @@ impl VirtualSlot {
                 Class::Session => {}
                 Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
                 Class::Object if !std::mem::replace(&mut object, true) => forget_stale(call, &lease),
+                // What is the user's alone is refused to the security officer, whose login has just been made again.
+                Class::Login if group.login.who() == Who::So => return Err(Ended::Answer(rv)),
+                Class::Login if self.wants_its_own_login(call, &lease) => return Err(Ended::Answer(rv)),
                 Class::Login => {
                     group.blame(member, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
@@ -340,6 +343,17 @@ impl VirtualSlot {
                 Class::Capacity | Class::Member => return Err(Ended::Next(class, rv)),
             }
         }
+    }
+
+    /// Whether a call is with a key that wants a login for each use (`CKA_ALWAYS_AUTHENTICATE`): then that is what is
+    /// missing where the session has its own.
+    fn wants_its_own_login(&self, call: &Call<'_>, lease: &Lease) -> bool {
+        let wants = |object: &Object| -> Result<bool> {
+            let handle = self.group.handle_to_read(lease, object, &[])?;
+            let read = lease.on().read(handle, &[ck::CKA_ALWAYS_AUTHENTICATE])?;
+            Ok(read.get_bool(ck::CKA_ALWAYS_AUTHENTICATE) == Some(true))
+        };
+        call.need.objects().any(|object| wants(object) == Ok(true))
     }
 
     /// The object of a handle the application gave as a key.

@@ -32,9 +32,11 @@ impl VirtualSlot {
 
     fn find_all(&self, template: &Template) -> Result<Vec<ObjectHandle>> {
         let group = &*self.group;
-        // What is answered from the ledger is compared with that: a member may have another value.
-        let (told, asked): (Template, Template) =
-            template.iter().cloned().partition(|a| DIFFER.contains(&a.kind));
+        // What is not answered as a member has it is compared with that answer: what the ledger says, and what is said of a
+        // session key that may be extracted by the group alone.
+        let is_told =
+            |kind| DIFFER.contains(&kind) || matches!(kind, ck::CKA_EXTRACTABLE | ck::CKA_NEVER_EXTRACTABLE);
+        let (told, asked): (Template, Template) = template.iter().cloned().partition(|a| is_told(a.kind));
         let template = &asked;
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         // One that has fallen behind may lack what the others have; by the end of the search it may have been given it.

@@ -6,15 +6,14 @@
 //! A handle is, from the lowest bits: the slot's number, whether the session is read-write, the row's place, and how
 //! often the row was used. A row whose count is used up is not used again.
 
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
-use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::sync::{PoisonError, TryLockError};
 
 use ha_token::{Result, Rv, SessionHandle, Ulong};
 
 use super::session::SessionState;
 use crate::mutants::wrong;
 use crate::numbers::SLOT_BITS;
-use crate::sync::Mutex;
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, fence};
 
 const PLACE_BITS: u32 = (Ulong::BITS - SLOT_BITS - 1) / 2;
 const READ_WRITE: Ulong = 1 << SLOT_BITS;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ha_core::config::Config;
 use ha_rig::Tokens;
+use ha_rig::shown::{READ, plain, printed, shown};
 use ha_token::{
     Attribute, Connector, Field, FieldValue, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv,
     SessionHandle, StructParams, Template, Token, UserType, Value, ck,
@@ -12,7 +13,6 @@ use simulations::token::{Device, Profile};
 
 use super::calls::{Call, P256};
 use super::mechanisms::{crypt_mechanism, run, sign_mechanism, wrap_mechanism};
-use super::shown::{READ, plain, printed, shown};
 
 const PIN: &[u8] = b"1234";
 const SO_PIN: &[u8] = b"12345678";

@@ -3,7 +3,7 @@
 use ha_token::{Fetched, Result, Value, ck};
 
 /// The attributes that are read of every object.
-pub(crate) const READ: [ck::CK_ATTRIBUTE_TYPE; 62] = [
+pub const READ: [ck::CK_ATTRIBUTE_TYPE; 62] = [
     ck::CKA_CLASS,
     ck::CKA_TOKEN,
     ck::CKA_PRIVATE,
@@ -69,7 +69,7 @@ pub(crate) const READ: [ck::CK_ATTRIBUTE_TYPE; 62] = [
 ];
 
 /// The attributes in which chance is, where the token made the key.
-pub(crate) const BY_CHANCE: [ck::CK_ATTRIBUTE_TYPE; 10] = [
+pub const BY_CHANCE: [ck::CK_ATTRIBUTE_TYPE; 10] = [
     ck::CKA_VALUE,
     ck::CKA_CHECK_VALUE,
     ck::CKA_MODULUS,
@@ -82,22 +82,26 @@ pub(crate) const BY_CHANCE: [ck::CK_ATTRIBUTE_TYPE; 10] = [
     ck::CKA_EC_POINT,
 ];
 
-pub(crate) fn plain<T>(answer: Result<T>) -> String {
+/// Whether it went well, or the error.
+pub fn plain<T>(answer: Result<T>) -> String {
     match answer {
         Ok(_) => "ok".into(),
         Err(rv) => format!("{rv}"),
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// In hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-pub(crate) fn shown(bytes: &[u8], exact: bool) -> String {
+/// The bytes, or how many they are where chance is in them.
+pub fn shown(bytes: &[u8], exact: bool) -> String {
     if exact { hex(bytes) } else { format!("{} bytes", bytes.len()) }
 }
 
-pub(crate) fn printed(read: &[Fetched], equal: bool) -> String {
+/// Attributes by [`READ`], those [`BY_CHANCE`] by their sizes unless they are `equal`.
+pub fn printed(read: &[Fetched], equal: bool) -> String {
     let one = |(kind, fetched): (&ck::CK_ATTRIBUTE_TYPE, &Fetched)| {
         let chance = !equal && BY_CHANCE.contains(kind);
         let value = match fetched {

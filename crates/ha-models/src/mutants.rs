@@ -1,0 +1,8 @@
+//! No seeded bug is here.
+
+macro_rules! wrong {
+    ($mutant:ident) => {
+        false
+    };
+}
+pub(crate) use wrong;
