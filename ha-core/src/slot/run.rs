@@ -301,7 +301,7 @@ impl VirtualSlot {
                 Class::Session if std::mem::replace(&mut session, true) => {
                     let class = on_fresh_session(rv);
                     if class == Class::Member {
-                        group.blame(member, call.function, rv);
+                        group.blame_on(member, &lease.link, call.function, rv);
                     }
                     class
                 }
@@ -315,7 +315,7 @@ impl VirtualSlot {
                 Class::Login if !std::mem::replace(&mut login, true) => lease.link.doubt_login(),
                 Class::Object if !std::mem::replace(&mut object, true) => forget_stale(call, &lease),
                 Class::Login => {
-                    group.blame(member, call.function, rv);
+                    group.blame_on(member, &lease.link, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
                 }
                 Class::Object | Class::Ambiguous => {
