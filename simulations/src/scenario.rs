@@ -49,9 +49,11 @@ pub const OWED: &[(Scenario, &str)] = &[
     ),
     (
         Scenario::Ledger,
-        "G1, G2, G3: the marker that names the ledger, and blobs, verifiers and tombstones on the members, from which one \
-         that was lost or put back is known for it and rebuilt (design, section 6): every key counts as made before the \
-         group, and is not found again on the member that has to serve it alone (seed 29); a pair is found twice (seed 33)",
+        "G1, G2, G4: the marker that names the ledger, and blobs, verifiers and tombstones on the members, from which one \
+         that was lost or put back is known for it and rebuilt (design, section 6): an old one takes what it has half made \
+         for what a process left that died, and destroys it on every member although it was acknowledged since (seed 365); \
+         what was destroyed comes back with a member that was away (seed 317); keys count as made before the group, and are \
+         not found again on the member that has to serve them alone (seed 29), or are found twice (seed 33)",
     ),
     (
         Scenario::Hangs,

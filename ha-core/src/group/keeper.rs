@@ -264,7 +264,7 @@ impl Group {
             Class::Caller | Class::Session | Class::Login | Class::Capacity | Class::Member => None,
         };
         if let Some(dead) = dead {
-            self.blame(member, Function::GetTokenInfo, dead);
+            self.blame_on(member, link, Function::GetTokenInfo, dead);
         }
         dead.is_some()
     }

@@ -304,27 +304,43 @@ impl Group {
         watch::failed(member.name(), function, rv, class);
         let stale = member.link().is_none_or(|l| l.generation != link.generation);
         if !stale && class == Class::Member {
-            self.blame(member, function, rv);
+            self.blame_on(member, link, function, rv);
         }
         class
     }
 
+    /// Puts a fault of a connection down to its member, unless another connection has taken its place by then.
+    pub(crate) fn blame_on(&self, member: &Arc<Member>, link: &Link, function: Function, rv: Rv) {
+        self.put_down(member, Some(link), function, rv);
+    }
+
     /// Puts a fault down to a member: it is suspect and gets probed.
     pub fn blame(&self, member: &Arc<Member>, function: Function, rv: Rv) {
+        self.put_down(member, None, function, rv);
+    }
+
+    fn put_down(&self, member: &Arc<Member>, link: Option<&Link>, function: Function, rv: Rv) {
         member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
         self.reporter.fault(member.name(), function, rv, Class::Member);
         watch::blamed(member.name(), function, rv);
-        self.health_event(member, health::Event::CallFailed(Class::Member));
+        self.health_event_on(member, link, health::Event::CallFailed(Class::Member));
     }
 
     /// Feeds the health machine of a member and tells of the change, if there is one: the log, and the member's keeper,
     /// who may be waiting for what it was before.
     pub(crate) fn health_event(&self, member: &Member, event: health::Event) {
+        self.health_event_on(member, None, event);
+    }
+
+    /// The same of an event of a connection: nothing, where it is not the member's any more.
+    fn health_event_on(&self, member: &Member, link: Option<&Link>, event: health::Event) {
         let now = self.world.now();
         let random = self.random_u64();
         let transition = {
             let mut health = member.health();
-            let transition = health.on(event, now, random);
+            // Asked under the lock: who saw the failure may have slept while the member was connected anew.
+            let is_over = link.is_some_and(|l| !member.is_current(l));
+            let transition = if is_over { None } else { health.on(event, now, random) };
             member.publish(&health);
             transition
         };

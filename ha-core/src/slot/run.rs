@@ -304,7 +304,7 @@ impl VirtualSlot {
                 Class::Session if std::mem::replace(&mut session, true) => {
                     let class = on_fresh_session(rv);
                     if class == Class::Member {
-                        group.blame(member, call.function, rv);
+                        group.blame_on(member, &lease.link, call.function, rv);
                     }
                     class
                 }
@@ -321,7 +321,7 @@ impl VirtualSlot {
                 Class::Login if group.login.who() == Who::So => return Err(Ended::Answer(rv)),
                 Class::Login if self.wants_its_own_login(call, &lease) => return Err(Ended::Answer(rv)),
                 Class::Login => {
-                    group.blame(member, call.function, rv);
+                    group.blame_on(member, &lease.link, call.function, rv);
                     return Err(Ended::Next(Class::Member, rv));
                 }
                 Class::Object | Class::Ambiguous => {
