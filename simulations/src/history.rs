@@ -22,6 +22,7 @@ use crate::pool::Pool;
 use crate::random::Random;
 use crate::scheduler::{Cost, Scheduler};
 use crate::stage::Stage;
+use crate::token::Device;
 use crate::trace::Trace;
 use crate::world::SimWorld;
 
@@ -313,6 +314,15 @@ fn heal(stage: &Stage) {
     stage.set_troubled(None);
 }
 
+/// A member loses its login, then its handles, and so on.
+fn flicker(stage: &Stage, device: &Device, times: u16, turns: u16) {
+    for n in 0..times {
+        // Whoever can go on does.
+        (0..turns).for_each(|_| stage.scheduler.sleep(Duration::ZERO));
+        if n % 2 == 0 { device.drop_logins() } else { device.drop_handles() }
+    }
+}
+
 /// One trouble, from its beginning to its end.
 fn happen(stage: &Stage, trouble: &Trouble) {
     let scheduler = &stage.scheduler;
@@ -334,6 +344,7 @@ fn happen(stage: &Stage, trouble: &Trouble) {
         Fault::Sessions => device.drop_sessions(),
         Fault::Logins => device.drop_logins(),
         Fault::Handles => device.drop_handles(),
+        Fault::Flicker { .. } => {}
         Fault::Full => device.set_full(true),
         Fault::ReadOnly => device.set_read_only(true),
         Fault::Other => {
@@ -343,6 +354,9 @@ fn happen(stage: &Stage, trouble: &Trouble) {
         }
     }
     stage.trouble_begun();
+    if let Fault::Flicker { times, turns } = trouble.fault {
+        flicker(stage, device, times, turns);
+    }
     scheduler.sleep(trouble.lasts);
     stage.say(format_args!("member {}: {:?} is over", trouble.member, trouble.fault));
     if trouble.fault == Fault::Other {

@@ -21,6 +21,8 @@ pub enum Scenario {
     NoRoom,
     /// The process ends and starts again, twice, under any trouble.
     Restarts,
+    /// Objects are changed all the time, while members refuse that, come and go, or lose what they knew in a call.
+    Restless,
 }
 
 impl Scenario {
@@ -32,7 +34,7 @@ impl Scenario {
     /// Whether members may be in this trouble.
     pub fn plays(self, fault: &Fault) -> bool {
         match self {
-            Scenario::Everything | Scenario::Restarts => true,
+            Scenario::Everything | Scenario::Restarts | Scenario::Restless => true,
             Scenario::Calm => false,
             Scenario::Deaths => matches!(fault, Fault::Die),
             Scenario::Errors => matches!(fault, Fault::Err { .. } | Fault::Slow(_)),
@@ -83,7 +85,11 @@ mod tests {
         assert_eq!(kinds(Scenario::NoRoom), set(&["Full", "ReadOnly"]));
         let all = kinds(Scenario::Everything);
         assert_eq!(all, kinds(Scenario::Restarts));
-        for scenario in Scenario::value_variants() {
+        assert_eq!(
+            kinds(Scenario::Restless),
+            set(&["Die", "Err", "Slow", "Sessions", "Logins", "Handles", "Flicker"])
+        );
+        for scenario in Scenario::value_variants().iter().filter(|s| **s != Scenario::Restless) {
             assert!(kinds(*scenario).is_subset(&all));
         }
     }
