@@ -2,6 +2,8 @@
 //!
 //! It is plain data, so that a history that went wrong can be run again with some of it left out.
 
+mod restless;
+
 use std::time::Duration;
 
 use ha_token::{Function, Rv};
@@ -92,6 +94,13 @@ pub enum Fault {
     Logins,
     /// Its handles are no longer known.
     Handles,
+    /// It loses its login and its handles in turn, again and again, when other threads have gone on so often.
+    Flicker {
+        /// How often it loses something.
+        times: u16,
+        /// Turns of other threads in between.
+        turns: u16,
+    },
     /// It is full.
     Full,
     /// It cannot be written.
@@ -263,6 +272,9 @@ impl Plan {
 
     /// The plan of a seed in a scenario.
     pub fn of(scenario: Scenario, seed: u64) -> Self {
+        if scenario == Scenario::Restless {
+            return Self::restless(seed);
+        }
         let mut random = Random::new(seed);
         let r = &mut random;
         let storm = r.chance(20) && scenario == Scenario::Everything;

@@ -35,6 +35,8 @@ pub enum Scenario {
     Hangs,
     /// Members of different makes, which die or lose what they knew.
     Makes,
+    /// Objects are changed all the time, while members refuse that, come and go, or lose what they knew in a call.
+    Restless,
 }
 
 /// What the core owes: scenarios that it cannot pass yet, and by which of its rules. Named on the command line they are
@@ -71,7 +73,7 @@ impl Scenario {
     /// Whether members may be in this trouble, of the kinds that every plan draws from.
     pub fn plays(self, fault: &Fault) -> bool {
         match self {
-            Scenario::Everything | Scenario::Restarts => true,
+            Scenario::Everything | Scenario::Restarts | Scenario::Restless => true,
             Scenario::Calm => false,
             Scenario::Deaths => matches!(fault, Fault::Die),
             Scenario::Errors => matches!(fault, Fault::Err { .. } | Fault::Slow(_)),
@@ -170,7 +172,11 @@ mod tests {
         assert_eq!(kinds(Scenario::Makes), set(&makes));
         let all = kinds(Scenario::Everything);
         assert_eq!(all, kinds(Scenario::Restarts));
-        for scenario in Scenario::value_variants() {
+        assert_eq!(
+            kinds(Scenario::Restless),
+            set(&["Die", "Err", "Slow", "Sessions", "Logins", "Handles", "Flicker"])
+        );
+        for scenario in Scenario::value_variants().iter().filter(|s| **s != Scenario::Restless) {
             assert_eq!(kinds(*scenario).is_subset(&all), !scenario.is_owed(), "{scenario:?}");
         }
     }

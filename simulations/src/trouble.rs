@@ -37,6 +37,10 @@ pub(crate) fn happen(stage: &Stage, trouble: &Trouble) {
     stage.trouble_begun();
     match trouble.fault {
         Fault::Flap { dead, alive } => flap(stage, trouble, dead, alive),
+        Fault::Flicker { times, turns } => {
+            flicker(stage, member, times, turns);
+            scheduler.sleep(trouble.lasts);
+        }
         _ => scheduler.sleep(trouble.lasts),
     }
     stage.say(format_args!("member {member}: {:?} is over", trouble.fault));
@@ -76,6 +80,7 @@ fn begin(stage: &Stage, member: usize, fault: &Fault) {
         Fault::Sessions => device.drop_sessions(),
         Fault::Logins => device.drop_logins(),
         Fault::Handles => device.drop_handles(),
+        Fault::Flicker { .. } => {}
         Fault::Full => device.set_full(true),
         Fault::ReadOnly => device.set_read_only(true),
         Fault::Other => {
@@ -125,5 +130,15 @@ fn flap(stage: &Stage, trouble: &Trouble, dead: Duration, alive: Duration) {
             return;
         }
         die(stage, trouble.member);
+    }
+}
+
+/// A member loses its login, then its handles, and so on.
+fn flicker(stage: &Stage, member: usize, times: u16, turns: u16) {
+    let device = &stage.devices[member];
+    for n in 0..times {
+        // Whoever can go on does.
+        (0..turns).for_each(|_| stage.scheduler.sleep(Duration::ZERO));
+        if n % 2 == 0 { device.drop_logins() } else { device.drop_handles() }
     }
 }

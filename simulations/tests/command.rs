@@ -25,7 +25,7 @@ fn a_wrong_command_line_is_answered_with_2_and_a_reason() {
         (&["--from", "18446744073709551615", "--seeds", "2"], "there are no 2 seeds from"),
         (
             &["--scenario", "weather"],
-            "possible values: everything, calm, deaths, errors, lost-state, no-room, restarts",
+            "possible values: everything, calm, deaths, errors, lost-state, no-room, restarts, restless",
         ),
         (&["--scenario"], "a value is required"),
         (&["--time", "5"], "is no time"),
@@ -86,6 +86,8 @@ fn kept_histories_catch_what_they_were_kept_for() {
         "AnyTypeIsCandidate",
         "LostOwnerKept",
         "EmptiedBelieved",
+        "UndecidedNotTried",
+        "InabilityBelieved",
     ];
     let missed: Vec<_> = kept_for
         .into_iter()
