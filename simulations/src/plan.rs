@@ -50,6 +50,12 @@ pub enum Op {
     Destroy(u8),
     /// Uses an object that was destroyed.
     UseGone(u8),
+    /// Finds and uses an object that another program has made. A number picks one of all of those.
+    Theirs(u8),
+    /// Looks for, and uses, one that another program has made and that is gone.
+    TheirsGone(u8),
+    /// Destroys one that another program has made.
+    DestroyTheirs(u8),
     /// Asks an object for what it cannot do.
     Mistake(u8),
     /// Closes the session and opens another one.
@@ -111,6 +117,22 @@ pub struct Trouble {
     pub lasts: Duration,
 }
 
+/// The death of a process, as if it were killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    /// Of the program of this number, ...
+    pub program: usize,
+    /// ... the process of this life, ...
+    pub life: usize,
+    /// ... at this point of its threads.
+    pub at: u64,
+    /// Whether only points between the steps of protocols count.
+    pub at_work: bool,
+    /// Of 1000 calls in flight, those that the members have done.
+    pub done: u16,
+}
+
 /// A history, before it happens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,10 +153,16 @@ pub struct Plan {
     pub spread: bool,
     /// A wrong PIN comes before the right one.
     pub wrong_pin: bool,
-    /// What each thread does, in each life of the process.
+    /// What each thread of the first program does, in each life of its process.
     pub lives: Vec<Vec<Vec<Op>>>,
     /// What goes wrong.
     pub troubles: Vec<Trouble>,
+    /// The same as `lives`, for each program that runs beside the first one, as a process of its own on the same ledger.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Vec<Vec<Vec<Op>>>>,
+    /// The processes that are killed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kills: Vec<Kill>,
 }
 
 /// Functions of which one alone may fail.
@@ -201,17 +229,7 @@ impl Plan {
                 all.into_iter().filter(|k| r.chance(if *k == Kind::Rsa { 150 } else { 600 })).collect();
             if some.is_empty() { vec![Kind::Mac] } else { some }
         };
-        let lives = (0..lives)
-            .map(|_| {
-                (0..threads)
-                    .map(|_| {
-                        let mut ops = vec![Op::Make(*r.pick(&kinds))];
-                        ops.extend((0..per_thread).map(|_| Self::op(r, &weights, &kinds)));
-                        ops
-                    })
-                    .collect()
-            })
-            .collect();
+        let lives = Self::lives(r, lives, threads, per_thread, &weights, &kinds);
         let troubles = scenario.troubles(if r.chance(60) { 0 } else { 1 + r.below(8) });
         let on: Vec<bool> = (0..10).map(|_| scenario.chooses(r.chance(500))).collect();
         let troubles = match storm {
@@ -221,7 +239,7 @@ impl Plan {
                 .take(troubles)
                 .collect(),
         };
-        Plan {
+        let mut plan = Plan {
             seed,
             members,
             min_copies: 1 + u32::from(r.chance(500)),
@@ -231,7 +249,94 @@ impl Plan {
             wrong_pin: r.chance(100),
             lives,
             troubles,
+            beside: Vec::new(),
+            kills: Vec::new(),
+        };
+        // Drawn apart: a seed that has none of it means what it meant before.
+        let mut apart = Random::new(seed).part("processes");
+        if !storm {
+            plan.draw_processes(scenario, &mut apart, &weights, &kinds);
         }
+        plan
+    }
+
+    fn lives(
+        r: &mut Random,
+        lives: usize,
+        threads: usize,
+        per_thread: usize,
+        weights: &[u64],
+        kinds: &[Kind],
+    ) -> Vec<Vec<Vec<Op>>> {
+        let mut thread = || {
+            let mut ops = vec![Op::Make(*r.pick(kinds))];
+            ops.extend((0..per_thread).map(|_| Self::op(r, weights, kinds)));
+            ops
+        };
+        (0..lives).map(|_| (0..threads).map(|_| thread()).collect()).collect()
+    }
+
+    /// Programs beside the first one, which see what the others make, and processes that are killed.
+    fn draw_processes(&mut self, scenario: Scenario, r: &mut Random, weights: &[u64], kinds: &[Kind]) {
+        let crashes = scenario.crashes(r.chance(200));
+        let beside =
+            scenario.beside(if r.chance(200) { 1 + r.below(2) } else { 0 }, 1 + r.below(2), r.chance(500));
+        let most = if r.chance(200) { 4 } else { 2 };
+        self.beside = (0..beside)
+            .map(|_| {
+                let (lives, threads) = (1 + r.below(2) as usize, 1 + r.below(most) as usize);
+                let per_thread = 4 + r.below(60 / (threads * lives) as u64) as usize;
+                Self::lives(r, lives, threads, per_thread, weights, kinds)
+            })
+            .collect();
+        if beside > 0 {
+            let often = *r.pick(&[50, 150, 400]);
+            let all = self.lives.iter_mut().chain(self.beside.iter_mut().flatten());
+            for op in all.flatten().flat_map(|ops| ops.iter_mut().skip(1)) {
+                if !r.chance(often) {
+                    continue;
+                }
+                let n = r.draw() as u8;
+                *op = match r.below(8) {
+                    0 => Op::DestroyTheirs(n),
+                    1 | 2 => Op::TheirsGone(n),
+                    _ => Op::Theirs(n),
+                };
+            }
+        }
+        if !crashes {
+            return;
+        }
+        if self.lives.len() == 1 {
+            // Somebody is to find what the one that was killed has left.
+            let again = self.lives.clone();
+            self.lives.extend(again);
+        }
+        let lives: Vec<usize> = std::iter::once(&self.lives).chain(&self.beside).map(Vec::len).collect();
+        for (program, lives) in lives.into_iter().enumerate() {
+            for life in 0..lives {
+                if r.chance(600) {
+                    let at_work = r.chance(700);
+                    let longest =
+                        if at_work { *r.pick(&[60, 300, 1500]) } else { *r.pick(&[500, 3000, 12000]) };
+                    let (at, done) = (r.below(longest), *r.pick(&[0, 500, 1000]));
+                    self.kills.push(Kill { program, life, at, at_work, done });
+                }
+            }
+        }
+        if self.kills.is_empty() {
+            self.kills.push(Kill { program: 0, life: 0, at: r.below(500), at_work: true, done: 500 });
+        }
+    }
+
+    /// What each program does: lives, threads, operations.
+    pub fn programs(&self) -> impl Iterator<Item = &Vec<Vec<Vec<Op>>>> {
+        std::iter::once(&self.lives).chain(&self.beside)
+    }
+
+    /// The threads of the process that has the most of them.
+    pub fn most_threads(&self) -> usize {
+        self.programs().flatten().map(Vec::len).max().unwrap_or(0)
     }
 
     fn op(r: &mut Random, weights: &[u64], kinds: &[Kind]) -> Op {
@@ -312,14 +417,26 @@ impl Plan {
         (0..members).map(trouble).collect()
     }
 
-    /// How many operations and faults there are.
+    /// How many operations, faults and deaths there are.
     pub fn len(&self) -> usize {
-        self.lives.iter().flatten().map(Vec::len).sum::<usize>() + self.troubles.len()
+        let operations: usize = self.programs().flatten().flatten().map(Vec::len).sum();
+        operations + self.troubles.len() + self.kills.len()
     }
 
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A program beside the first one that does nothing is left out, unless its death is told.
+    fn drop_idle_programs(&mut self) {
+        while let Some(last) = self.beside.last() {
+            let is_told = self.kills.iter().any(|k| k.program == self.beside.len());
+            if is_told || last.iter().flatten().any(|ops| !ops.is_empty()) {
+                return;
+            }
+            self.beside.pop();
+        }
     }
 
     /// Takes out those of `range`, counted as by [`len`](Self::len).
@@ -334,6 +451,11 @@ impl Plan {
             ops.retain(|_| keep());
         }
         plan.troubles.retain(|_| keep());
+        for ops in plan.beside.iter_mut().flatten().flatten() {
+            ops.retain(|_| keep());
+        }
+        plan.kills.retain(|_| keep());
+        plan.drop_idle_programs();
         plan
     }
 }

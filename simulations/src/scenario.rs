@@ -21,6 +21,18 @@ pub enum Scenario {
     NoRoom,
     /// The process ends and starts again, twice, under any trouble.
     Restarts,
+    /// Several processes on one ledger, under any trouble.
+    Processes,
+    /// Processes are killed, alone or beside others, under any trouble.
+    Crashes,
+}
+
+/// What `everything` does not draw from yet, and what is owed until it does.
+pub const OWED: &[(Scenario, &str)] = &[];
+
+/// Whether `everything` does not draw from a scenario yet.
+pub fn is_owed(scenario: Scenario) -> bool {
+    OWED.iter().any(|(owed, _)| *owed == scenario)
 }
 
 impl Scenario {
@@ -32,7 +44,7 @@ impl Scenario {
     /// Whether members may be in this trouble.
     pub fn plays(self, fault: &Fault) -> bool {
         match self {
-            Scenario::Everything | Scenario::Restarts => true,
+            Scenario::Everything | Scenario::Restarts | Scenario::Processes | Scenario::Crashes => true,
             Scenario::Calm => false,
             Scenario::Deaths => matches!(fault, Fault::Die),
             Scenario::Errors => matches!(fault, Fault::Err { .. } | Fault::Slow(_)),
@@ -50,7 +62,24 @@ impl Scenario {
 
     /// Whether a seed draws a kind of trouble at all: where the scenario has chosen already it leaves none out.
     pub(crate) fn chooses(self, drawn: bool) -> bool {
-        drawn || !matches!(self, Scenario::Everything | Scenario::Restarts)
+        use Scenario::{Crashes, Everything, Processes, Restarts};
+        drawn || !matches!(self, Everything | Restarts | Processes | Crashes)
+    }
+
+    /// How many programs run beside the first one: as drawn, at least one, or perhaps none.
+    pub(crate) fn beside(self, drawn: u64, one: u64, some: bool) -> u64 {
+        match self {
+            Scenario::Everything if is_owed(Scenario::Processes) => 0,
+            Scenario::Everything => drawn,
+            Scenario::Processes => one,
+            Scenario::Crashes if some => one,
+            _ => 0,
+        }
+    }
+
+    /// Whether processes are killed.
+    pub(crate) fn crashes(self, drawn: bool) -> bool {
+        self == Scenario::Crashes || (self == Scenario::Everything && drawn && !is_owed(Scenario::Crashes))
     }
 
     /// How often the process starts.
@@ -64,7 +93,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::plan::Plan;
+    use crate::plan::{Op, Plan};
 
     /// The kinds of trouble that 300 seeds draw.
     fn kinds(scenario: Scenario) -> BTreeSet<String> {
@@ -82,10 +111,38 @@ mod tests {
         assert_eq!(kinds(Scenario::LostState), set(&["Lost", "Sessions", "Logins", "Handles", "Other"]));
         assert_eq!(kinds(Scenario::NoRoom), set(&["Full", "ReadOnly"]));
         let all = kinds(Scenario::Everything);
-        assert_eq!(all, kinds(Scenario::Restarts));
+        for scenario in [Scenario::Restarts, Scenario::Processes, Scenario::Crashes] {
+            assert_eq!(all, kinds(scenario));
+        }
         for scenario in Scenario::value_variants() {
             assert!(kinds(*scenario).is_subset(&all));
         }
+    }
+
+    #[test]
+    fn processes_and_their_deaths_are_drawn_where_they_are_asked_for() {
+        let beside = |s| (0..300).map(|seed| Plan::of(s, seed).beside.len()).collect::<BTreeSet<_>>();
+        let deaths = |s| (0..300).map(|seed| Plan::of(s, seed).kills.len().min(1)).collect::<BTreeSet<_>>();
+        for scenario in Scenario::value_variants() {
+            let (programs, killed): (&[usize], &[usize]) = match scenario {
+                Scenario::Processes => (&[1, 2], &[0]),
+                Scenario::Crashes => (&[0, 1, 2], &[1]),
+                Scenario::Everything => (
+                    if is_owed(Scenario::Processes) { &[0] } else { &[0, 1, 2] },
+                    if is_owed(Scenario::Crashes) { &[0] } else { &[0, 1] },
+                ),
+                _ => (&[0], &[0]),
+            };
+            assert_eq!(beside(*scenario), programs.iter().copied().collect(), "{scenario:?}");
+            assert_eq!(deaths(*scenario), killed.iter().copied().collect(), "{scenario:?}");
+        }
+        let plans: Vec<_> = (0..300).map(|seed| Plan::of(Scenario::Processes, seed)).collect();
+        let does = |wanted: fn(&Op) -> bool| {
+            plans.iter().flat_map(Plan::programs).flatten().flatten().flatten().any(wanted)
+        };
+        assert!(does(|op| matches!(op, Op::Theirs(_))));
+        assert!(does(|op| matches!(op, Op::TheirsGone(_))));
+        assert!(does(|op| matches!(op, Op::DestroyTheirs(_))));
     }
 
     #[test]

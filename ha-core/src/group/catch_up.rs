@@ -14,6 +14,7 @@ use crate::policy::health::Event;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, Pending};
 use crate::replica::life;
 use crate::replica::proof::Outcome;
+use crate::seam::step;
 
 /// What catching up did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -254,6 +255,7 @@ impl Group {
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     let answer = lease.token().destroy_object(lease.session, handle);
+                    step!(DestroyedLater);
                     self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), destroyed, what)? {
                         lease.link.unbind(handle);
@@ -284,6 +286,7 @@ impl Group {
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     let answer = Self::change_now(lease, handle, &pending, &row);
+                    step!(ChangedLater);
                     self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), changed, what)? {
                         // What is changed now goes before; the next round sees to what is left of this one.
@@ -313,6 +316,7 @@ impl Group {
             let Some(row) = ledger.object(row.id)?.filter(|r| r.is_committed()) else { continue };
             *uncopyable += usize::from(!row.is_copyable());
             let given = self.give(ledger, lease, &row)?;
+            step!(CopiedLater);
             let made = match given {
                 Ok(Given { made, .. }) => Ok(made),
                 Err(rv) => Err(rv),

@@ -8,6 +8,7 @@ use ha_token::{Function, Result, Rv, UserType};
 use super::{Group, Lease, Link, Member, Who};
 use crate::policy::failure::{Class, classify};
 use crate::replica::group_key::{self, GroupKeys, NotMoved};
+use crate::seam::step;
 
 /// How often a member is given the group keys once more that fails vaguely.
 const KEY_TRIES: u32 = 8;
@@ -51,6 +52,7 @@ impl Group {
             tracing::warn!(group = %self.config.label,
                 "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
             let keys = group_key::create(first.on(), &group, false)?;
+            step!(GroupKeysMade);
             self.recognise_group_keys(first, &keys)?;
             first.link.set_group_keys(Some(keys));
         }
@@ -82,6 +84,7 @@ impl Group {
                 .and_then(|key| group_key::transfer(source.on(), &keys, writer.on(), group, &key));
             let (failed, function, rv) = match moved {
                 Ok(there) => {
+                    step!(GroupKeysGiven);
                     writer.link.set_group_keys(Some(there));
                     writer.member.key_tries.store(0, Ordering::Release);
                     if writer.member.lacks.load(Ordering::Acquire) {

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
+use crate::seam::step;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -64,6 +65,7 @@ impl Ledger {
     pub fn begin(&self, intent: &Intent) -> Result<()> {
         let sql = "INSERT INTO object (id, state, class) VALUES (?1, ?2, ?3)";
         self.writable()?.execute(sql, params![intent.id.0, State::Intent as i64, stored(intent.class)])?;
+        step!(Announced);
         Ok(())
     }
 
@@ -94,7 +96,9 @@ impl Ledger {
                 params![id.0, stored(blob.format), blob.extractable, blob.bytes],
             )?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Staged);
+        Ok(())
     }
 
     /// The objects are acknowledged: all of them, or none. `copies`: for each the members that hold it, proven.
@@ -110,7 +114,9 @@ impl Ledger {
                 transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
             }
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Committed);
+        Ok(())
     }
 
     /// Gives up an object that was not committed: from now on it is destroyed, to be taken off the members that may have
@@ -126,7 +132,9 @@ impl Ledger {
             transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         forget_if_gone(&transaction, id)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Abandoned);
+        Ok(())
     }
 
     /// Whether something is being made, changed or destroyed, or was by who died at it.
@@ -156,6 +164,7 @@ impl Ledger {
         // A change goes forward: some member may have made it.
         transaction.execute("DELETE FROM undecided", [])?;
         transaction.commit()?;
+        step!(Settled);
         Ok(announced + settled)
     }
 
@@ -174,6 +183,7 @@ impl Ledger {
             transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         transaction.commit()?;
+        step!(DestructionAnnounced);
         Ok(before)
     }
 
@@ -186,7 +196,9 @@ impl Ledger {
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Destroying], State::Destroyed)?;
         transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Tombstoned);
+        Ok(())
     }
 
     /// No member destroyed it: it is as it was, on the members in `copies`.
@@ -201,7 +213,9 @@ impl Ledger {
         for member in copies {
             transaction.execute("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(DestructionTakenBack);
+        Ok(())
     }
 
     /// A member no longer holds an object, nor has anything to change in it. Once every one has said so of a destroyed
@@ -219,7 +233,9 @@ impl Ledger {
         transaction
             .execute("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         forget_if_gone(&transaction, id)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Acknowledged);
+        Ok(())
     }
 
     /// The destroyed objects that a member may still hold.
@@ -271,6 +287,7 @@ impl Ledger {
                      WHERE o.id = ?1 AND c.member = ?2 AND o.state = 2 AND o.version = ?3";
         let there =
             connection.query_row(there, params![row.id.0, member, row.version], |_| Ok(())).optional()?;
+        step!(CopyNoted);
         there.ok_or(LedgerError::Conflict)
     }
 
@@ -299,6 +316,7 @@ impl Ledger {
             numbers.push(number);
         }
         transaction.commit()?;
+        step!(ChangeAnnounced);
         Ok(numbers)
     }
 
@@ -314,7 +332,9 @@ impl Ledger {
             transaction.execute("DELETE FROM undecided WHERE number = ?1", [number])?;
         }
         made(&transaction, done)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(ChangeDecided);
+        Ok(())
     }
 
     /// Whether a change of an object is announced that may be taken back.
@@ -357,7 +377,9 @@ impl Ledger {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![member, before.id.0, codec::encode(back)])?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(ChangeTakenBack);
+        Ok(())
     }
 
     /// The changes that a member has yet to make, oldest first; also those that may be taken back.
@@ -403,7 +425,9 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         made(&transaction, numbers)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(ChangeNoted);
+        Ok(())
     }
 
     /// One object.
