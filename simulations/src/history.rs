@@ -148,14 +148,14 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     let beside: Vec<_> = (1..stage.plan.programs().count())
         .map(|number| {
             let mut program = Program::new(stage, dir, number, &mut random.part("program"));
-            let process = Arc::new(Mutex::new(None));
-            let last = Arc::clone(&process);
+            let ended = Arc::new(Mutex::new(None));
+            let told = Arc::clone(&ended);
             let body = move || {
                 program.begin();
-                let ended = program.live();
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+                program.live();
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
             };
-            (scheduler.spawn(&format!("program{number}"), Box::new(body)), process)
+            (scheduler.spawn(&format!("program{number}"), Box::new(body)), ended)
         })
         .collect();
     // What every thread uses is made before anything goes wrong.
@@ -173,16 +173,18 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
             scheduler.spawn("trouble", Box::new(body))
         })
         .collect();
-    let mut processes = vec![first.live()];
-    for (thread, process) in beside {
+    first.live();
+    let mut programs = vec![first];
+    for (thread, ended) in beside {
         scheduler.join(thread);
-        processes.extend(process.lock().unwrap_or_else(PoisonError::into_inner).take());
+        programs.extend(ended.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
     troubles.into_iter().for_each(|t| scheduler.join(t));
 
     stage.say(format_args!("everything is healed"));
     scheduler.spare_all();
     heal(stage);
+    let processes: Vec<_> = programs.into_iter().map(Program::remains).collect();
     scheduler.sleep(REST);
     stage.set_calm();
     processes.iter().for_each(|p| p.application(stage).ask_all());

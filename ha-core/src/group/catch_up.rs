@@ -106,6 +106,7 @@ impl Group {
                     link.set_ability(None);
                 }
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
+                member.left.store(done.left.len(), Ordering::Release);
                 member.may_take.store(done.left.len() > done.uncopyable, Ordering::Release);
                 // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.
                 if done.undone || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire)) {

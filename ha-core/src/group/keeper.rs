@@ -19,8 +19,9 @@ use crate::replica::group_key;
 /// How long a call waits for members that it has found dead and that are connected anew.
 const RETURN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// After so many of the longest intervals a member that refused some of what it lacks is asked once more.
-const LACKING_INTERVALS: u32 = 10;
+/// After so many of the longest intervals a member that refused some of what it lacks is asked once more, and what other
+/// processes have left is looked for.
+const LOOKING_INTERVALS: u32 = 10;
 
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -77,8 +78,10 @@ impl Group {
         let members: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
         match ledger.settle(&members) {
             Ok(0) => {}
-            Ok(objects) => {
-                tracing::warn!(group = %self.config.label, objects, "a process died while it made or destroyed these: what was not acknowledged is destroyed");
+            Ok(left) => {
+                tracing::warn!(group = %self.config.label, left, "a process died while it made, changed or destroyed something: what was not acknowledged is destroyed, and a change is made");
+                // Also those that were just brought up to date: it was not known then.
+                self.members.iter().for_each(|m| self.falls_behind(m));
             }
             Err(error) => {
                 tracing::warn!(group = %self.config.label, %error, "what was left half done cannot be settled now");
@@ -111,11 +114,15 @@ impl Group {
                         member.wake.wait(Some(at - now));
                     }
                 }
-                // What it refused then it may take now.
-                (State::Up, _) if member.may_take.load(Ordering::Acquire) => {
-                    let again = self.config.recovery.max_interval * LACKING_INTERVALS;
+                (State::Up, _) => {
+                    let again = self.config.recovery.max_interval * LOOKING_INTERVALS;
                     if !member.wake.wait(Some(again)) {
-                        self.falls_behind(member);
+                        // What it refused then it may take now.
+                        if member.may_take.load(Ordering::Acquire) {
+                            self.falls_behind(member);
+                        } else {
+                            self.look_for_leavings(member);
+                        }
                     }
                 }
                 _ => {

@@ -36,6 +36,7 @@ impl VirtualSlot {
         let (told, asked): (Template, Template) =
             template.iter().cloned().partition(|a| DIFFER.contains(&a.kind));
         let template = &asked;
+        group.heed_others();
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         // One that has fallen behind may lack what the others have; by the end of the search it may have been given it.
         let mut behind = false;

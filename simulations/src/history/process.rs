@@ -91,8 +91,8 @@ impl Program {
         }
     }
 
-    /// Its lives, to the last one's end: answers the process that is left, which is a new one where the last was killed.
-    pub(super) fn live(mut self) -> Process {
+    /// Its lives, to the end of what the threads of the last one do.
+    pub(super) fn live(&mut self) {
         let lives = self.stage.plan.programs().nth(self.number).cloned().unwrap_or_default();
         for (life, threads) in lives.iter().enumerate() {
             if life > 0 {
@@ -110,6 +110,12 @@ impl Program {
             }
             self.work(life, lives.len(), threads);
         }
+    }
+
+    /// The process that is left when nobody is killed any more; a new one, where the last was.
+    pub(super) fn remains(mut self) -> Process {
+        let left = self.process.take().filter(|process| !self.stage.scheduler.is_dead(process.number));
+        self.process = left;
         if self.process.is_none() {
             self.start(None, |_, _| {});
         }

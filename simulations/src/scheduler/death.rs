@@ -61,6 +61,10 @@ pub(super) struct Deaths {
 }
 
 impl Deaths {
+    pub(super) fn has(&self, process: Option<u32>) -> bool {
+        process.is_some_and(|process| self.dead.contains(&process))
+    }
+
     pub(super) fn holds(&mut self, process: u32, lock: Weak<File>) {
         let locks = self.locks.entry(process).or_default();
         locks.retain(|l| l.strong_count() > 0);

@@ -137,37 +137,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether something is being made, changed or destroyed, or was by who died at it.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn has_unfinished(&self) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 1, 3)) OR EXISTS (SELECT 1 FROM undecided)";
-        Ok(self.connection().query_row(sql, [], |r| r.get(0))?)
-    }
-
-    /// What is neither acknowledged nor destroyed is to be taken off these members, if it is on them.
-    pub(super) fn give_up_unfinished(&self, members: &[&str]) -> Result<usize> {
-        let mut connection = self.writable()?;
-        let transaction = connection.transaction()?;
-        let unfinished = "SELECT id FROM object WHERE state IN (1, 3)";
-        for member in members {
-            let sql =
-                format!("INSERT OR IGNORE INTO copy SELECT id, ?1 FROM object WHERE id IN ({unfinished})");
-            transaction.execute(&sql, [member])?;
-        }
-        transaction.execute(&format!("DELETE FROM blob WHERE object IN ({unfinished})"), [])?;
-        // Of what was only announced no member has anything.
-        let announced = transaction.execute("DELETE FROM object WHERE state = 0", [])?;
-        let sql = "UPDATE object SET state = 4, version = version + 1 WHERE state IN (1, 3)";
-        let settled = transaction.execute(sql, [])?;
-        // A change goes forward: some member may have made it.
-        transaction.execute("DELETE FROM undecided", [])?;
-        transaction.commit()?;
-        step!(Settled);
-        Ok(announced + settled)
-    }
-
     /// Announces a destruction, before the first member is touched. Every one of `members` is to say that it has no copy,
     /// also those that are not known to have one: a copy may have been made whose making failed in name only. Answers the
     /// object as it was.

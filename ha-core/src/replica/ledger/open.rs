@@ -257,7 +257,7 @@ impl Ledger {
     }
 
     /// Settles what processes have left that died at work: what was not acknowledged is destroyed. While anybody is at work
-    /// nothing is settled. Answers how many objects that were.
+    /// nothing is settled. Answers how much that was.
     ///
     /// # Errors
     /// [`LedgerError`].

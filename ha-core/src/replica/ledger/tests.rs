@@ -173,7 +173,7 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     let row = ledger.object(id).unwrap().unwrap();
     // Who died while it was made: it goes forward.
     let numbers = ledger.change_begin(&row, &["a", "b"], &change, &found).unwrap();
-    assert_eq!(ledger.settle(&["a", "b"]).unwrap(), 0);
+    assert_eq!(ledger.settle(&["a", "b"]).unwrap(), 2, "one change, on two members");
     assert!(ledger.pending_for("a").unwrap().len() == 1 && !ledger.is_undecided(id).unwrap());
     ledger.change_decided(&numbers, &numbers).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
@@ -181,6 +181,33 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     ledger.destroy_begin(id, &[]).unwrap();
     assert!(matches!(ledger.add_copy(&row, "c"), Err(LedgerError::Conflict)), "it is dead");
     assert!(matches!(ledger.change_begin(&row, &["b"], &change, &found), Err(LedgerError::Conflict)));
+}
+
+#[test]
+fn what_another_process_does_is_seen_and_what_it_leaves_to_members_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
+    let owed = || ["a", "b"].map(|member| ours.owed_to(member).unwrap());
+    let before = ours.version_of_others().unwrap();
+    committed(&ours, 1, &["a", "b"]);
+    assert_eq!(ours.version_of_others().unwrap(), before, "it was not another one's");
+    let id = committed(&theirs, 2, &["a"]);
+    assert_ne!(ours.version_of_others().unwrap(), before);
+    assert_eq!(owed(), [0, 1], "it is to be given to b");
+    let row = theirs.object(id).unwrap().unwrap();
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
+    let numbers = theirs.change_begin(&row, &["a"], &Template::new(), &found).unwrap();
+    assert_eq!(owed(), [0, 1], "it may be taken back");
+    theirs.change_decided(&numbers, &[]).unwrap();
+    assert_eq!(owed(), [1, 1]);
+    theirs.destroy_begin(id, &["a", "b"]).unwrap();
+    assert!(ours.destroyed().unwrap().is_empty() && owed() == [0, 0]);
+    theirs.destroy_final(id).unwrap();
+    assert_eq!((ours.destroyed().unwrap(), owed()), (vec![id], [1, 1]));
+    theirs.acknowledge(id, "a").unwrap();
+    assert_eq!(owed(), [0, 1]);
+    theirs.acknowledge(id, "b").unwrap();
+    assert!(ours.destroyed().unwrap().is_empty() && owed() == [0, 0]);
 }
 
 #[test]
