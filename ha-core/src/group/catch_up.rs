@@ -289,6 +289,12 @@ impl Group {
                     let answer = Self::change_now(lease, handle, &pending, &row);
                     step!(ChangedLater);
                     self.may_be_stale(lease, &row, answer);
+                    if answer.is_err_and(|rv| classify(Function::SetAttributeValue, rv) == Class::Caller)
+                        && self.give_up_change(ledger, lease, handle, &pending, &row)?
+                    {
+                        lease.member.owed.fetch_add(1, Ordering::AcqRel);
+                        continue;
+                    }
                     if note(answer.map(|()| true), changed, what)? {
                         // What is changed now goes before; the next round sees to what is left of this one.
                         if ledger.object(row.id)?.is_some_and(|now| now.is_unchanged_since(&row)) {

@@ -223,20 +223,22 @@ impl Group {
     /// The member's answer; `CKR_USER_NOT_LOGGED_IN` when it has lost its login, which is made again when it is next used;
     /// `CKR_DEVICE_REMOVED` when an object that must be there is not.
     pub(crate) fn looks_alive(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<(), Rv> {
-        link.probe(&*self.world)?;
-        if wrong!(LostTokenBelieved) {
+        let anchor = link.probe(&*self.world)?;
+        if wrong!(LostTokenBelieved) || self.login.who() != super::Who::User {
             return Ok(());
         }
-        if let Some(keys) = link.group_keys()
-            && self.login.who() == super::Who::User
-        {
-            let class = [ck::CKA_CLASS];
-            let there = link.on_anchor(|anchor| link.token.get_attributes(anchor, keys.extractable, &class));
-            if there.is_err() {
-                return self.finds_itself(member, link);
+        let class = [ck::CKA_CLASS];
+        let sees =
+            |key| link.on_anchor(|anchor| link.token.get_attributes(anchor, key, &class).map(drop)).is_ok();
+        match link.group_keys() {
+            Some(keys) if !sees(keys.extractable) => self.finds_itself(member, link),
+            // Another process may have made the keys since the login, so that they are not known here.
+            None if anchor.state != ck::CKS_RW_USER_FUNCTIONS => {
+                link.doubt_login();
+                Err(Rv::USER_NOT_LOGGED_IN)
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A token does not know the group keys by their handles: it has lost its login, or its handles, or itself.

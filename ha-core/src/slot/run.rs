@@ -308,12 +308,9 @@ impl VirtualSlot {
                 class => class,
             };
             lease.set_busy(class != Class::Caller);
-            if class == Class::Object {
-                // Perhaps another process has destroyed it, and the next member has yet to hear of that.
-                group.heed_others();
-                if call.need.objects().any(|o| group.objects.get(o.handle).is_err()) {
-                    return Err(Ended::Answer(Rv::OBJECT_HANDLE_INVALID));
-                }
+            // Perhaps another process has destroyed it, and could not do so on the member that is next.
+            if class == Class::Object && call.need.objects().any(|object| group.is_gone(object)) {
+                return Err(Ended::Answer(Rv::OBJECT_HANDLE_INVALID));
             }
             match class {
                 Class::Caller => return Err(Ended::Answer(rv)),

@@ -105,7 +105,9 @@ impl VirtualSlot {
             {
                 return Err(Rv::USER_NOT_LOGGED_IN);
             }
-            if group.visit(&lease.link) == visit {
+            // A login that is doubted is another thread's to make again: it may have done so since.
+            let is_known = visit.is_some() || group.login.who() != Who::User;
+            if is_known && group.visit(&lease.link) == visit {
                 return Ok((objects, visit));
             }
         }

@@ -1,6 +1,10 @@
 //! What processes leave that die at work, and what is owed to members by whoever sees it.
 
-use super::{Ledger, LedgerError, ObjectId};
+use ha_token::Template;
+use rusqlite::params;
+
+use super::objects::{Found, found_as};
+use super::{Ledger, LedgerError, ObjectId, ObjectRow, codec};
 use crate::seam::step;
 
 type Result<T> = std::result::Result<T, LedgerError>;
@@ -67,5 +71,28 @@ impl Ledger {
         transaction.commit()?;
         step!(Settled);
         Ok(announced + settled + changes)
+    }
+
+    /// A change is refused that was announced by who died at it. Where every member that holds the object is yet to make it,
+    /// so that none is known to have made it, nobody is to make it any more, and the object is found as `found` says. Answers
+    /// whether that is so.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when the object was changed or destroyed since `row` was read; else [`LedgerError`].
+    pub fn change_refused(&self, row: &ObjectRow, change: &Template, found: &Found<'_>) -> Result<bool> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        let change = codec::encode(change);
+        let made = "SELECT EXISTS (SELECT 1 FROM copy c WHERE c.object = ?1 AND NOT EXISTS
+            (SELECT 1 FROM pending p WHERE p.object = ?1 AND p.member = c.member AND p.template = ?2))";
+        if transaction.query_row(made, params![row.id.0, change], |r| r.get(0))? {
+            return Ok(false);
+        }
+        found_as(&transaction, row.id, row.version, found)?;
+        transaction
+            .execute("DELETE FROM pending WHERE object = ?1 AND template = ?2", params![row.id.0, change])?;
+        transaction.commit()?;
+        step!(ChangeTakenBack);
+        Ok(true)
     }
 }

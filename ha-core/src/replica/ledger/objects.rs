@@ -457,7 +457,7 @@ pub struct Found<'a> {
     pub blob: Option<&'a Blob>,
 }
 
-fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {
+pub(super) fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {
     let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1
                WHERE id = ?1 AND state = 2 AND version = ?5";
     let values = params![id.0, found.ckaid, found.label, codec::encode(found.template), version];

@@ -211,6 +211,34 @@ fn what_another_process_does_is_seen_and_what_it_leaves_to_members_is_counted() 
 }
 
 #[test]
+fn a_change_that_is_refused_is_taken_back_unless_some_member_may_have_made_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a", "b"]);
+    let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
+    let back = Found { ckaid: b"1", label: b"k", template: &staged(b"k").template, blob: None };
+    let row = || ledger.object(id).unwrap().unwrap();
+    let numbers = ledger.change_begin(&row(), &["a", "b", "c"], &change, &found).unwrap();
+    ledger.settle(&["a", "b", "c"]).unwrap();
+    let other = vec![Attribute::bytes(ck::CKA_LABEL, *b"other")];
+    assert!(!ledger.change_refused(&row(), &other, &back).unwrap(), "nobody is to make that");
+    assert!(ledger.change_refused(&row(), &change, &back).unwrap());
+    assert_eq!(
+        (row().label, row().template, row().blob),
+        (b"k".to_vec(), staged(b"k").template, staged(b"k").blob)
+    );
+    assert!(
+        ["a", "b", "c"].iter().all(|m| ledger.pending_of(id, m).unwrap().is_empty()) && numbers.len() == 3
+    );
+    let numbers = ledger.change_begin(&row(), &["a", "b"], &change, &found).unwrap();
+    ledger.settle(&["a", "b"]).unwrap();
+    ledger.done(&numbers[..1]).unwrap();
+    assert!(!ledger.change_refused(&row(), &change, &back).unwrap(), "one has made it");
+    assert_eq!(row().label, b"new");
+}
+
+#[test]
 fn a_place_that_others_can_write_or_that_is_no_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
