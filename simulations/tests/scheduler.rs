@@ -152,6 +152,7 @@ fn a_process_that_is_killed_does_nothing_any_more() {
                     .map(|(process, name)| {
                         let (seen, me) = (Arc::clone(&seen), Arc::clone(scheduler));
                         let body = move || {
+                            seen.lock().unwrap().push("begun".into());
                             let _says = Says(Arc::clone(&seen), "unwound");
                             for _ in 0..10 {
                                 seen.lock().unwrap().push(name.into());
@@ -173,7 +174,8 @@ fn a_process_that_is_killed_does_nothing_any_more() {
         let (scheduler, answer) = history();
         answer.unwrap();
         assert_eq!((count(&seen, "one"), count(&seen, "two")), (10, 6), "seed {seed}");
-        assert_eq!((count(&seen, "2 died"), count(&seen, "unwound")), (1, 3));
+        // One may have been killed before it began.
+        assert_eq!((count(&seen, "2 died"), count(&seen, "unwound")), (1, count(&seen, "begun")));
         let first = std::mem::take(&mut *seen.lock().unwrap());
         let again = history().0;
         assert_eq!((again.cost(), &*seen.lock().unwrap()), (scheduler.cost(), &first));
