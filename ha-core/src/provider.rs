@@ -343,6 +343,12 @@ impl Provider {
         hung
     }
 
+    /// The process was killed: it ends without a shutdown, and what is dropped of it later does nothing.
+    #[cfg(feature = "simulation")]
+    pub fn forsake(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
     /// Closes the virtual sessions as their calls end, and waits for what else is in flight.
     fn drain(&self, until: Duration) {
         let pause = self.world.event();

@@ -46,7 +46,8 @@ pub trait Event: Send + Sync {
 #[cfg(feature = "simulation")]
 pub mod turns {
     use std::cell::RefCell;
-    use std::sync::Arc;
+    use std::fs::File;
+    use std::sync::{Arc, Weak};
 
     use ha_token::Rv;
 
@@ -65,6 +66,10 @@ pub mod turns {
         fn disk_is_full(&self) -> bool {
             false
         }
+        /// This thread has done a step of a protocol; `None`: the protocol is over.
+        fn step(&self, step: Option<Step>);
+        /// This thread's process holds a lock of the host's, which ends with the process, however that ends.
+        fn holds(&self, lock: Weak<File>);
     }
 
     /// A row of one of the core's tables.
@@ -76,6 +81,78 @@ pub mod turns {
         Fresh(Rv, Class),
         /// A member's health changed.
         Health(Transition),
+        /// A process died when one of its threads had done this step, and not the next one.
+        Died(Step),
+    }
+
+    macro_rules! steps {
+        ($($(#[$doc:meta])* $name:ident,)*) => {
+            /// A step of what makes, changes or destroys objects: the last thing that was done when a process dies.
+            #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+            pub enum Step { $($(#[$doc])* $name,)* }
+
+            impl Step {
+                /// All of them.
+                pub const ALL: &[Step] = &[$(Step::$name,)*];
+            }
+        };
+    }
+
+    steps! {
+        /// A new object is announced.
+        Announced,
+        /// It was made, as what copies are made from.
+        Made,
+        /// What a copy is made from, and must answer, is durable.
+        Staged,
+        /// The first member has its copy.
+        CopiedOnFirst,
+        /// So has another one.
+        CopiedOnAnother,
+        /// The object is committed.
+        Committed,
+        /// It was given up.
+        Abandoned,
+        /// A destruction is announced.
+        DestructionAnnounced,
+        /// The first member has destroyed its copy.
+        DestroyedOnFirst,
+        /// The destruction is final.
+        Tombstoned,
+        /// Another member has destroyed its copy.
+        DestroyedOnAnother,
+        /// A member is known to have no copy any more.
+        Acknowledged,
+        /// No member has destroyed the object: it is as it was.
+        DestructionTakenBack,
+        /// A change is announced.
+        ChangeAnnounced,
+        /// The first member has made it.
+        ChangedOnFirst,
+        /// So has another one.
+        ChangedOnAnother,
+        /// It goes forward.
+        ChangeDecided,
+        /// No member has made it: the object is as it was.
+        ChangeTakenBack,
+        /// What a process had left that died was given up.
+        Settled,
+        /// A member that was away has destroyed what was destroyed meanwhile.
+        DestroyedLater,
+        /// It has changed what was changed meanwhile.
+        ChangedLater,
+        /// That is noted.
+        ChangeNoted,
+        /// It was given a copy.
+        CopiedLater,
+        /// That is noted.
+        CopyNoted,
+        /// The group keys were made.
+        GroupKeysMade,
+        /// They are known by what they answer.
+        GroupKeysRemembered,
+        /// Another member was given them.
+        GroupKeysGiven,
     }
 
     thread_local! {
@@ -116,7 +193,32 @@ pub mod turns {
         with(|t| full = t.disk_is_full());
         full
     }
+
+    pub(crate) fn step(step: Option<Step>) {
+        with(|t| t.step(step));
+    }
+
+    pub(crate) fn holds(lock: &Arc<File>) {
+        with(|t| t.holds(Arc::downgrade(lock)));
+    }
 }
+
+/// A step of a protocol is done; one of two, as is so or not.
+macro_rules! step {
+    ($step:ident) => {
+        #[cfg(feature = "simulation")]
+        crate::seam::turns::step(Some(crate::seam::turns::Step::$step));
+    };
+    ($so:expr => $step:ident, $other:ident) => {
+        #[cfg(feature = "simulation")]
+        if $so {
+            step!($step);
+        } else {
+            step!($other);
+        }
+    };
+}
+pub(crate) use step;
 
 /// The real one: the operating system's.
 #[derive(Debug)]

@@ -80,7 +80,7 @@ mod tests {
     use std::sync::{Arc, Mutex, MutexGuard};
 
     use super::in_turns::taken;
-    use crate::seam::turns::{Reached, Turns, take_part};
+    use crate::seam::turns::{Reached, Step, Turns, take_part};
 
     thread_local! {
         static HELD: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
@@ -99,6 +99,10 @@ mod tests {
         }
 
         fn reached(&self, _: Reached) {}
+
+        fn step(&self, _: Option<Step>) {}
+
+        fn holds(&self, _: std::sync::Weak<std::fs::File>) {}
     }
 
     #[test]

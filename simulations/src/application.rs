@@ -3,28 +3,32 @@
 mod mistakes;
 mod objects;
 mod search;
+mod theirs;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ha_token::*;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Failed, Standing, Thing};
+use crate::model::{Failed, Owner, Standing, Thing};
 use crate::oracle;
 use crate::plan::{Kind, Op};
 use crate::stage::Stage;
 
 const QUESTION: &[u8] = b"the question that each secret key is asked, of several blocks";
 
-/// One thread of the application, in one life of its process.
+/// One thread of the application, in one process.
 pub struct Application<'a> {
     /// What it plays on.
     pub stage: &'a Stage,
+    /// Its process.
+    pub process: u32,
     /// The virtual slot.
     pub slot: Arc<dyn Token>,
-    /// Its number.
-    pub me: usize,
+    /// Which thread it is.
+    pub me: Owner,
     /// Its session.
     pub session: SessionHandle,
 }
@@ -47,6 +51,9 @@ impl Application<'_> {
             Op::Change(n) => self.change(n),
             Op::Destroy(n) => self.destroy(n),
             Op::UseGone(n) => self.use_gone(n),
+            Op::Theirs(n) => self.theirs(n),
+            Op::TheirsGone(n) => self.theirs_gone(n),
+            Op::DestroyTheirs(n) => self.destroy_theirs(n),
             Op::Mistake(n) => self.mistake(n),
             Op::Reopen => self.reopen(),
             Op::Digest => self.digest(),
@@ -56,7 +63,7 @@ impl Application<'_> {
 
     /// An answer of the slot's, which is counted.
     fn at<T>(&self, step: &'static str, answer: Result<T>) -> Step<T> {
-        self.stage.called();
+        self.stage.called(self.process);
         answer.map_err(|rv| Failed { step, rv })
     }
 
@@ -84,15 +91,29 @@ impl Application<'_> {
         }
     }
 
+    /// The same, of a call with an object: nothing, where another process has destroyed that meanwhile.
+    fn failed_with(&self, thing: &Thing, what: &str, failed: &Failed) {
+        if self.stage.model.is_as_before(thing) {
+            self.failed(&format!("{what} of {}", thing.name()), failed);
+        } else {
+            self.stage.say(format_args!(
+                "{what} of {}: {} answered {}",
+                thing.name(),
+                failed.step,
+                failed.rv
+            ));
+        }
+    }
+
     fn make(&self, kind: Kind) {
-        let things = self.stage.model.make(kind, self.me);
+        let things = self.stage.model.make(kind, self.me, self.process);
         let (copies, ledger) = (self.stage.copies_can_be_had(kind), self.stage.ledger_is_well());
         let set_backs = self.stage.set_backs();
         match self.create(&things, true) {
             Ok(handles) => {
                 // What is acknowledged must be there now, whatever comes next.
                 for (thing, handle) in things.iter().zip(&handles) {
-                    self.stage.model.update(thing, |t| t.handle = Some(*handle));
+                    self.stage.model.update(thing, |t| _ = t.handles.insert(self.process, *handle));
                     self.stage.model.set(thing, Standing::There);
                 }
                 match self.stage.set_backs() == set_backs {
@@ -101,9 +122,11 @@ impl Application<'_> {
                     false => self.stage.lost_where_nowhere(&self.stage.model.again(&things)),
                 }
                 for (thing, handle) in things.iter().zip(&handles) {
+                    let thing =
+                        &Thing { standing: Standing::There, version: thing.version + 1, ..thing.clone() };
                     match self.prove(thing, *handle, handles.last().copied()) {
                         Ok(proof) => self.stage.model.update(thing, |t| t.proof = Some(proof)),
-                        Err(failed) => self.failed(&format!("first use of {}", thing.name()), &failed),
+                        Err(failed) => self.failed_with(thing, "first use", &failed),
                     }
                 }
             }
@@ -118,16 +141,16 @@ impl Application<'_> {
         }
     }
 
-    /// Does something with an object that is there, and stays there while it is done.
+    /// Does something with an object that is there.
     fn with(&self, n: u8, f: impl FnOnce(&Self, &Thing) -> Step<()>) {
         let Some(thing) = self.stage.model.choose(self.me, n, Standing::There) else { return };
         if let Err(failed) = f(self, &thing) {
-            self.failed(&format!("use of {}", thing.name()), &failed);
+            self.failed_with(&thing, "use", &failed);
         }
     }
 
     fn shared(&self) {
-        let Some(thing) = self.stage.model.choose(usize::MAX, 0, Standing::There) else { return };
+        let Some(thing) = self.stage.model.choose(Owner::SHARED, 0, Standing::There) else { return };
         if let Err(failed) = self.ask(&thing, false) {
             self.failed("use of the shared key", &failed);
         }
@@ -152,34 +175,49 @@ impl Application<'_> {
         match changed {
             Ok(true) => self.stage.model.update(&thing, |t| t.ids = vec![id]),
             Ok(false) => {}
-            Err(failed) => self.change_failed(&format!("change of {}", thing.name()), &failed, ledger),
+            Err(failed) if self.stage.model.is_as_before(&thing) => {
+                self.change_failed(&format!("change of {}", thing.name()), &failed, ledger);
+            }
+            Err(failed) => self.failed_with(&thing, "change", &failed),
         }
     }
 
     fn destroy(&self, n: u8) {
-        let Some(thing) = self.stage.model.choose(self.me, n, Standing::There) else { return };
-        let handle = match self.handle(&thing) {
+        if let Some(thing) = self.stage.model.choose(self.me, n, Standing::There) {
+            self.destroy_one(&thing);
+        }
+    }
+
+    fn destroy_one(&self, thing: &Thing) {
+        let handle = match self.handle(thing) {
             Ok(Some(handle)) => handle,
             Ok(None) => return,
-            Err(failed) => return self.failed(&format!("search of {}", thing.name()), &failed),
+            Err(failed) => return self.failed_with(thing, "search", &failed),
         };
         let ledger = self.stage.ledger_is_well();
-        self.stage.model.set(&thing, Standing::Leaving);
+        if !self.stage.model.leaves(thing, self.process) {
+            return;
+        }
         let destroyed = self.slot.destroy_object(self.session, handle);
         match self.at("C_DestroyObject", destroyed) {
-            Ok(()) => self.stage.model.set(&thing, Standing::Gone),
+            Ok(()) => self.stage.model.set(thing, Standing::Gone),
             Err(failed) => {
-                self.stage.model.set(&thing, Standing::Unknown);
+                self.stage.model.set(thing, Standing::Unknown);
                 self.change_failed(&format!("destruction of {}", thing.name()), &failed, ledger);
             }
         }
     }
 
-    /// What is gone is refused as what is not there, whatever goes wrong with members.
     fn use_gone(&self, n: u8) {
-        let Some(thing) = self.stage.model.choose(self.me, n, Standing::Gone) else { return };
-        if let Some(handle) = thing.handle {
-            match self.answer(&thing, handle, false) {
+        if let Some(thing) = self.stage.model.choose(self.me, n, Standing::Gone) {
+            self.is_refused(&thing);
+        }
+    }
+
+    /// What is gone is refused as what is not there, whatever goes wrong with members.
+    fn is_refused(&self, thing: &Thing) {
+        if let Some(handle) = thing.handle(self.process) {
+            match self.answer(thing, handle, false) {
                 Ok(_) => self.stage.broken("G2", format!("{} is gone and was used", thing.name())),
                 Err(Failed { rv: Rv::KEY_HANDLE_INVALID | Rv::OBJECT_HANDLE_INVALID, .. }) => {}
                 Err(Failed { step, rv }) if self.stage.must_succeed() => {
@@ -188,7 +226,7 @@ impl Application<'_> {
                 Err(_) => {}
             }
         }
-        self.is_gone(&thing);
+        self.is_gone(thing);
     }
 
     /// What was lost, or is elsewhere, may be refused in any words, but where it is answered for it is what it was.
@@ -208,18 +246,20 @@ impl Application<'_> {
             kind,
             public: false,
             owner: self.me,
+            busy: None,
             standing: Standing::There,
             version: 0,
             proof: None,
-            handle: None,
-            ids: vec![vec![3, self.me as u8]],
+            handles: BTreeMap::new(),
+            ids: vec![vec![3, self.me.thread as u8]],
         };
         let handles = match self.create(std::slice::from_ref(&thing), false) {
             Ok(handles) => handles,
             Err(failed) => return self.failed("making of a session object", &failed),
         };
         if let Ok(proof) = self.prove(&thing, handles[0], handles.last().copied()) {
-            _ = self.ask(&Thing { handle: Some(handles[0]), proof: Some(proof), ..thing }, false);
+            let handles = BTreeMap::from([(self.process, handles[0])]);
+            _ = self.ask(&Thing { handles, proof: Some(proof), ..thing }, false);
         }
         for handle in handles {
             _ = self.slot.destroy_object(self.session, handle);
@@ -230,7 +270,7 @@ impl Application<'_> {
         self.close();
         match self.slot.open_session(true) {
             Ok(session) => {
-                self.stage.new_session(session);
+                self.stage.new_session(self.process, session);
                 self.session = session;
             }
             Err(rv) => self.stage.broken("G4", format!("C_OpenSession answered {rv}")),

@@ -1,4 +1,5 @@
-//! What a run reached of the core's tables: each row of the fault table, and each change of a member's health.
+//! What a run reached of the core's tables: each row of the fault table, each change of a member's health, and each step
+//! of the protocols at which a process was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,8 +7,10 @@ use std::time::Duration;
 
 use ha_core::policy::failure::{Class, classify, on_fresh_session};
 use ha_core::policy::health::{Event, Health, Settings, Transition, Until};
-use ha_core::seam::turns::Reached;
+use ha_core::seam::turns::{Reached, Step};
 use ha_token::{Function, Rv};
+
+use crate::scenario::Scenario;
 
 /// What can happen to a member in a history. Not the operator's taking a member out, nor a module that is this library
 /// itself, which is quarantined until somebody wants it back: histories have neither.
@@ -35,6 +38,7 @@ pub fn rows() -> BTreeSet<Reached> {
         }
     }
     rows.extend(changes().into_iter().map(Reached::Health));
+    rows.extend(Step::ALL.iter().copied().map(Reached::Died));
     rows
 }
 
@@ -68,9 +72,10 @@ impl Coverage {
         }
     }
 
-    /// The rows that were never reached, in words.
+    /// The rows that were never reached, in words; without those that nothing can reach yet.
     pub fn missing(&self) -> Vec<String> {
-        rows().into_iter().filter(|row| !self.0.contains_key(row)).map(words).collect()
+        let owed = |row: &Reached| matches!(row, Reached::Died(_)) && Scenario::Crashes.is_owed();
+        rows().into_iter().filter(|row| !self.0.contains_key(row) && !owed(row)).map(words).collect()
     }
 
     /// How many rows were reached, and how many there are.
@@ -94,6 +99,7 @@ fn words(row: Reached) -> String {
     match row {
         Reached::Fault(rv, class) => format!("{rv} is {class:?}"),
         Reached::Fresh(rv, class) => format!("{rv}, again on a fresh session, is {class:?}"),
+        Reached::Died(step) => format!("a process died after the step {step:?}"),
         Reached::Health(t) => format!("{} to {}: {}", t.from, t.to, t.cause),
     }
 }
@@ -125,7 +131,8 @@ mod tests {
         let row = Reached::Fault(Rv::DEVICE_ERROR, Class::Member);
         coverage.add(&BTreeMap::from([(row, 3)]));
         let missing = coverage.missing();
-        assert_eq!(coverage.count(), (1, missing.len() + 1));
+        let owed = if Scenario::Crashes.is_owed() { Step::ALL.len() } else { 0 };
+        assert_eq!(coverage.count(), (1, missing.len() + owed + 1));
         assert!(missing.contains(&"CKR_DEVICE_REMOVED is Member".to_owned()), "{missing:?}");
         assert!(coverage.to_string().contains("           3  CKR_DEVICE_ERROR is Member\n"), "{coverage}");
     }

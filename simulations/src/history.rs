@@ -4,27 +4,27 @@
 //! for. Then every member is healed, and everything must come to rest within bounded virtual time: every object on every
 //! member, every call answered, by any member alone.
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ha_core::config::{Config, ConfigError};
-use ha_core::provider::Provider;
 use ha_core::seam::turns::Reached;
 use ha_token::*;
 
-use crate::application::Application;
 use crate::log;
-use crate::member::{Faults, LineConnector};
+use crate::member::Faults;
 use crate::oracle;
-use crate::plan::{End, Kind, Op, Plan};
+use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::scheduler::{Cost, Scheduler};
 use crate::stage::Stage;
 use crate::trace::Trace;
 use crate::trouble::{happen, heal};
-use crate::world::SimWorld;
+use process::{Process, Program};
 
 /// The user's PIN.
 pub const PIN: &str = "simulated-pin-4711";
@@ -37,9 +37,6 @@ pub const WRONG: &str = "simulated-wrong-pin";
 /// How long a member that was in trouble is given to come back before the next trouble, in a gentle history, and
 /// everything to come to rest, at the end.
 pub(crate) const REST: Duration = Duration::from_secs(300);
-
-/// How long a shutdown may wait for what is in flight.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a history ended.
 pub struct Ended {
@@ -141,76 +138,30 @@ pub(crate) fn config(plan: &Plan, dir: &std::path::Path) -> std::result::Result<
     Config::parse(&text)
 }
 
-fn start(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random, process: u32) -> Arc<Provider> {
-    let world = SimWorld::new(&stage.scheduler, random.part("world"), process);
-    let connectors = stage.lines.iter().zip(&stage.devices).map(|(line, device)| {
-        let real = device.connector();
-        Box::new(LineConnector { line: Arc::clone(line), real, process }) as Box<dyn Connector>
-    });
-    let connectors = vec![connectors.collect()];
-    let config = config(&stage.plan, dir).expect("plans are drawn so, and kept ones are looked at");
-    let provider = Provider::with_members(config, world, connectors);
-    Arc::new(provider.expect("the provider starts, whatever its members do"))
-}
-
-/// Opens a session and logs in, as often as it takes in trouble.
-fn log_in(stage: &Stage, slot: &Arc<dyn Token>) -> SessionHandle {
-    loop {
-        let session = match slot.open_session(true) {
-            Ok(session) => {
-                stage.new_session(session);
-                session
-            }
-            // No member was seen yet.
-            Err(Rv::TOKEN_NOT_PRESENT) if !stage.can_log_in() => {
-                stage.scheduler.sleep(Duration::from_millis(500));
-                continue;
-            }
-            Err(rv) => stage.broken("G4", format!("C_OpenSession answered {rv}")),
-        };
-        match slot.login(session, UserType::User, Some(PIN.as_bytes())) {
-            Ok(()) | Err(Rv::USER_ALREADY_LOGGED_IN) => return session,
-            Err(rv) if stage.can_log_in() => {
-                stage.broken("G6", format!("C_Login answered the right PIN with {rv}"));
-            }
-            Err(rv) => {
-                stage.say(format_args!("C_Login answered {rv}"));
-                _ = slot.close_session(session);
-                stage.scheduler.sleep(Duration::from_millis(500));
-            }
-        }
-    }
-}
-
-/// Guarantee G6: a PIN that is refused was sent once, to one member, and is not sent again.
-fn wrong_pin(stage: &Stage, slot: &Arc<dyn Token>) {
-    let Ok(session) = slot.open_session(true) else { return };
-    stage.new_session(session);
-    for _ in 0..2 {
-        match slot.login(session, UserType::User, Some(WRONG.as_bytes())) {
-            Err(Rv::PIN_INCORRECT) => {}
-            answer => stage.broken("G6", format!("a wrong PIN was answered with {answer:?}")),
-        }
-    }
-    let sent: usize =
-        stage.lines.iter().flat_map(|l| l.take_logins()).filter(|a| a.pin == WRONG.as_bytes()).count();
-    if sent != 1 {
-        stage.broken("G6", format!("a wrong PIN was sent {sent} times"));
-    }
-    _ = slot.close_session(session);
-}
-
 fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     let scheduler = &stage.scheduler;
-    let mut process = 1;
-    let mut provider = start(stage, dir, random, process);
-    let mut slot = Arc::clone(&provider.slots()[0]);
-    if stage.plan.wrong_pin {
-        wrong_pin(stage, &slot);
-    }
-    let mut session = log_in(stage, &slot);
+    let watching = Arc::downgrade(stage);
+    scheduler.on_death(move |process| {
+        if let Some(stage) = watching.upgrade() {
+            stage.died(process);
+        }
+    });
+    let mut first = Program::new(stage, dir, 0, random);
+    let beside: Vec<_> = (1..stage.plan.programs().count())
+        .map(|number| {
+            let mut program = Program::new(stage, dir, number, &mut random.part("program"));
+            let ended = Arc::new(Mutex::new(None));
+            let told = Arc::clone(&ended);
+            let body = move || {
+                program.begin();
+                program.live();
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
+            };
+            (scheduler.spawn(&format!("program{number}"), Box::new(body)), ended)
+        })
+        .collect();
     // What every thread uses is made before anything goes wrong.
-    Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session }.act(&Op::Make(Kind::Mac));
+    first.begin();
 
     // In a harsh history each member has its own troubles, whatever the others have.
     let makers = if stage.plan.gentle { 1 } else { stage.plan.members };
@@ -224,111 +175,58 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
             scheduler.spawn("trouble", Box::new(body))
         })
         .collect();
-    for (life, threads) in stage.plan.lives.iter().enumerate() {
-        if life > 0 {
-            Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session }.close();
-            stage.all_closed(&slot);
-            stop(stage, &provider, process);
-            let end = stage.plan.end(life - 1);
-            if end == End::Torn {
-                // All that it has done is synced by now.
-                stage.disk.keep();
-            }
-            process += 1;
-            // A process that has ended holds nothing any more when the next one begins.
-            drop((slot, provider));
-            stage.begin_life(end);
-            provider = start(stage, dir, random, process);
-            slot = Arc::clone(&provider.slots()[0]);
-            session = log_in(stage, &slot);
-        }
-        stage.disk.begin_life(threads, stage.plan.end(life));
-        let workers: Vec<_> = threads
-            .iter()
-            .enumerate()
-            .map(|(me, ops)| {
-                let (stage, slot, ops) = (Arc::clone(stage), Arc::clone(&slot), ops.clone());
-                let body = move || {
-                    let session = log_in(&stage, &slot);
-                    let mut application = Application { stage: &stage, slot, me, session };
-                    let (parts, lives) = (stage.plan.troubles.len() + 1, stage.plan.lives.len());
-                    for (n, op) in ops.iter().enumerate() {
-                        if stage.plan.spread {
-                            stage.await_troubles((life * ops.len() + n) * parts / (lives * ops.len()));
-                        }
-                        application.act(op);
-                    }
-                    application.close();
-                };
-                scheduler.spawn(&format!("app{me}"), Box::new(body))
-            })
-            .collect();
-        workers.into_iter().for_each(|w| scheduler.join(w));
+    first.live();
+    let mut programs = vec![first];
+    for (thread, ended) in beside {
+        scheduler.join(thread);
+        programs.extend(ended.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
     troubles.into_iter().for_each(|t| scheduler.join(t));
 
     stage.say(format_args!("everything is healed"));
+    scheduler.spare_all();
     heal(stage);
+    let processes: Vec<_> = programs.into_iter().map(Program::remains).collect();
     scheduler.sleep(REST);
-    let application = Application { stage, slot: Arc::clone(&slot), me: usize::MAX, session };
     // Nobody looks at a member that is not used: one that was set back is found out when it is.
     let set_back: BTreeSet<usize> = stage.set_backs().into_iter().filter(|m| !stage.is_out(*m)).collect();
     for alone in set_back {
-        leave_alone(&application, alone);
+        leave_alone(stage, &processes, alone);
         heal(stage);
         scheduler.sleep(REST);
     }
     stage.set_calm();
-    application.ask_all();
+    processes.iter().for_each(|p| p.application(stage).ask_all());
     scheduler.sleep(REST);
     oracle::at_rest(stage);
     for alone in (0..stage.plan.members).filter(|m| !stage.is_out(*m)) {
-        leave_alone(&application, alone);
+        leave_alone(stage, &processes, alone);
         stage.set_alone(Some(alone));
-        application.ask_all();
+        processes.iter().for_each(|p| p.application(stage).ask_all());
         stage.set_alone(None);
         heal(stage);
         scheduler.sleep(REST);
         oracle::at_rest(stage);
     }
-    application.close();
-    stage.all_closed(&slot);
-    stop(stage, &provider, process);
+    for process in processes {
+        process.application(stage).close();
+        stage.all_closed(process.number, &process.slot);
+        process.stop(stage);
+        let number = process.number;
+        drop(process);
+        stage.ended(number);
+    }
     oracle::at_the_end(stage);
 }
 
 /// Every other member is dead from now on.
-fn leave_alone(application: &Application<'_>, alone: usize) {
-    let stage = application.stage;
+fn leave_alone(stage: &Stage, processes: &[Process], alone: usize) {
     stage.say(format_args!("member {alone} is alone"));
     for (i, line) in stage.lines.iter().enumerate() {
         line.set(Faults { dead: i != alone, ..Faults::default() });
     }
-    // One whose connection died while nobody used it is found out and connected again.
-    application.wait_for_service(Duration::from_secs(30));
-}
-
-/// Guarantee G5: a process ends whole, and soon. What hangs in a member is left behind, where there is a deadline, and
-/// nothing else.
-fn stop(stage: &Stage, provider: &Provider, process: u32) {
-    let began = stage.scheduler.now();
-    let hanging = provider.shutdown(stage.plan.deadline.unwrap_or(PATIENCE));
-    let left: BTreeSet<String> = match stage.plan.deadline {
-        Some(_) => stage.lines.iter().flat_map(|line| line.hanging()).collect(),
-        None => BTreeSet::new(),
-    };
-    if !hanging.is_empty() && left.is_empty() {
-        stage.broken("G5", format!("shutting down, {hanging:?} hang"));
+    for process in processes {
+        // One whose connection died while nobody used it is found out and connected again.
+        process.application(stage).wait_for_service(Duration::from_secs(30));
     }
-    let running: Vec<_> =
-        stage.scheduler.running(process).into_iter().filter(|name| !left.contains(name)).collect();
-    if !running.is_empty() {
-        stage.broken("G5", format!("{running:?} go on after the shutdown"));
-    }
-    let took = stage.scheduler.now() - began;
-    let most = stage.plan.deadline.map_or(PATIENCE, |d| 2 * d);
-    if took > most {
-        stage.broken("G5", format!("the shutdown took {took:?}"));
-    }
-    oracle::when_ended(stage);
 }

@@ -94,6 +94,17 @@ fn check(plan: &Plan) -> Result<(), String> {
     if plan.lives.is_empty() {
         return Err("its plan has no life".into());
     }
+    if plan.beside.iter().any(Vec::is_empty) {
+        return Err("a program of its plan has no life".into());
+    }
+    for (n, kill) in plan.kills.iter().enumerate() {
+        if plan.programs().nth(kill.program).is_none_or(|lives| kill.life >= lives.len()) {
+            return Err(format!("death {} of its plan is of a process that there is not", n + 1));
+        }
+        if kill.done > 1000 {
+            return Err(format!("death {} of its plan has more than 1000 of 1000 calls done", n + 1));
+        }
+    }
     for (n, trouble) in plan.troubles.iter().enumerate() {
         let wrong = |what: &str| Err(format!("trouble {} of its plan {what}", n + 1));
         if trouble.member >= plan.members {

@@ -168,8 +168,24 @@ impl Line {
         );
     }
 
-    /// What happens to a call of a connection made in `life`.
+    /// What happens to a call of a connection made in `life`. A process that was killed calls nobody.
     fn call<T>(
+        &self,
+        process: u32,
+        life: u64,
+        function: Function,
+        go: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if self.scheduler.is_dead(process) {
+            return Err(Rv::DEVICE_ERROR);
+        }
+        self.scheduler.call_begins();
+        let answer = self.met(process, life, function, go);
+        self.scheduler.call_ends();
+        answer
+    }
+
+    fn met<T>(
         &self,
         process: u32,
         life: u64,
@@ -243,14 +259,17 @@ pub struct LineConnector {
 impl Connector for LineConnector {
     fn connect(&self) -> std::result::Result<Arc<dyn Token>, ConnectError> {
         let line = &self.line;
-        line.scheduler.point();
-        line.hang();
-        line.scheduler.pass(Duration::from_millis(1));
         let error = |rv| ConnectError::Call {
             path: format!("member {}", line.index),
             function: Function::Initialize,
             rv,
         };
+        if line.scheduler.is_dead(self.process) {
+            return Err(error(Rv::DEVICE_ERROR));
+        }
+        line.scheduler.point();
+        line.hang();
+        line.scheduler.pass(Duration::from_millis(1));
         let (life, dead) = {
             let mut state = line.state();
             state.found_dead += u64::from(state.faults.dead);

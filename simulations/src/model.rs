@@ -1,9 +1,11 @@
 //! What the application was told: the reference that every answer must agree with.
 //!
-//! The model is a single perfect token, seen by several threads at once. An object that a call is changing is neither
-//! there nor gone while the call lasts; one whose call ended with an error is what it was, or what it was to become, until
-//! a later answer tells. An answer is judged by what held from the start of its call to the end of it.
+//! The model is a single perfect token, seen by several threads of several processes at once. An object that a call is changing is neither
+//! there nor gone while the call lasts; one whose call ended with an error, or never because its process was killed, is
+//! what it was, or what it was to become, until a later answer tells. An answer is judged by what held from the start of
+//! its call to the end of it. Handles belong to a process, and end with it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +26,7 @@ pub enum Standing {
     Leaving,
     /// It is gone: the application was told so.
     Gone,
-    /// A call that was making or destroying it ended with an error.
+    /// A call that was making or destroying it ended with an error, or its process was killed.
     Unknown,
     /// It was there, and every token that held it was set back: it may be made anew from what the group kept of it, or is
     /// gone, on every member.
@@ -40,6 +42,29 @@ pub enum Proof {
     Answer(Vec<u8>),
 }
 
+/// A thread of a program, in whatever process that runs as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The program.
+    pub program: usize,
+    /// The thread's number in it.
+    pub thread: usize,
+}
+
+impl Owner {
+    /// Nobody in particular: what every thread may use.
+    pub const SHARED: Owner = Owner { program: 0, thread: usize::MAX };
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.program {
+            0 => write!(f, "{}", self.thread),
+            program => write!(f, "{program}.{}", self.thread),
+        }
+    }
+}
+
 /// An object of the application's.
 #[derive(Clone, Debug)]
 pub struct Thing {
@@ -51,16 +76,18 @@ pub struct Thing {
     pub kind: Kind,
     /// Whether it is the public key of a pair; the private one is the number before it.
     pub public: bool,
-    /// The thread that made it.
-    pub owner: usize,
+    /// Who made it.
+    pub owner: Owner,
+    /// The process whose call makes or destroys it.
+    pub busy: Option<u32>,
     /// Whether it is there.
     pub standing: Standing,
     /// Counts the changes of `standing`.
     pub version: u64,
     /// What it must answer, once known.
     pub proof: Option<Proof>,
-    /// Its handle in this life of the process.
-    pub handle: Option<ObjectHandle>,
+    /// Its handle in each process that knows one.
+    pub handles: BTreeMap<u32, ObjectHandle>,
     /// `CKA_ID`, or those that it may be after changes that ended with an error.
     pub ids: Vec<Vec<u8>>,
 }
@@ -86,6 +113,11 @@ impl Thing {
             Kind::Aes => &[ck::CKA_ENCRYPT],
             Kind::Data | Kind::Certificate => &[],
         }
+    }
+
+    /// Its handle in a process.
+    pub fn handle(&self, process: u32) -> Option<ObjectHandle> {
+        self.handles.get(&process).copied()
     }
 
     /// What it is called in a report.
@@ -124,8 +156,8 @@ impl Model {
         [&[1], &id.to_be_bytes()[..]].concat()
     }
 
-    /// What a call is about to make: two things where it is a pair, with one label and one id.
-    pub fn make(&self, kind: Kind, owner: usize) -> Vec<Thing> {
+    /// What a call of a process is about to make: two things where it is a pair, with one label and one id.
+    pub fn make(&self, kind: Kind, owner: Owner, process: u32) -> Vec<Thing> {
         let id = self.new_id();
         let mut things = self.things();
         let first = things.len();
@@ -137,10 +169,11 @@ impl Model {
             kind,
             public: *public,
             owner,
+            busy: Some(process),
             standing: Standing::Making,
             version: 0,
             proof: None,
-            handle: None,
+            handles: BTreeMap::new(),
             ids: vec![id.clone()],
         }));
         things[first..].to_vec()
@@ -153,10 +186,11 @@ impl Model {
         }
     }
 
-    /// Changes where an object stands.
+    /// Changes where an object stands: the call that did so far has ended.
     pub fn set(&self, thing: &Thing, standing: Standing) {
         self.update(thing, |thing| {
             thing.standing = standing;
+            thing.busy = None;
             thing.version += 1;
         });
     }
@@ -167,11 +201,48 @@ impl Model {
         things.iter().filter_map(|t| all.get(t.number?).cloned()).collect()
     }
 
-    /// One of a thread's objects of this standing.
-    pub fn choose(&self, owner: usize, n: u8, standing: Standing) -> Option<Thing> {
+    /// A process is about to destroy an object. False if somebody else does, or has done so since `thing` was looked at.
+    pub fn leaves(&self, thing: &Thing, process: u32) -> bool {
+        let is_free = self.is_as_before(thing);
+        if is_free {
+            self.set(thing, Standing::Leaving);
+            self.update(thing, |thing| thing.busy = Some(process));
+        }
+        is_free
+    }
+
+    /// Whether an object stands as it did when `thing` was looked at.
+    pub fn is_as_before(&self, thing: &Thing) -> bool {
+        thing.number.is_none_or(|number| self.things()[number].version == thing.version)
+    }
+
+    /// A process was killed: what it was at is done or not.
+    pub fn died(&self, process: u32) {
+        for thing in self.things().iter_mut() {
+            thing.handles.remove(&process);
+            if thing.busy == Some(process) {
+                thing.busy = None;
+                thing.standing = Standing::Unknown;
+                thing.version += 1;
+            }
+        }
+    }
+
+    /// One of those objects of this standing that somebody wants.
+    fn pick(&self, n: u8, standing: Standing, wanted: impl Fn(&Thing) -> bool) -> Option<Thing> {
         let things = self.things();
-        let own: Vec<_> = things.iter().filter(|t| t.owner == owner && t.standing == standing).collect();
-        own.get(usize::from(n) % own.len().max(1)).map(|t| (*t).clone())
+        let all: Vec<_> = things.iter().filter(|t| t.standing == standing && wanted(t)).collect();
+        all.get(usize::from(n) % all.len().max(1)).map(|t| (*t).clone())
+    }
+
+    /// One of a thread's objects of this standing.
+    pub fn choose(&self, owner: Owner, n: u8, standing: Standing) -> Option<Thing> {
+        self.pick(n, standing, |t| t.owner == owner)
+    }
+
+    /// One of this standing that another program has made, and that no thread but its own counts on.
+    pub fn choose_theirs(&self, program: usize, n: u8, standing: Standing) -> Option<Thing> {
+        self.pick(n, standing, |t| t.owner.program != program && t.owner != Owner::SHARED)
     }
 
     /// The public key of a pair's private one.

@@ -6,8 +6,8 @@
 //!   It is found whenever every call must succeed (`application::search`). What every token that held it has lost is on
 //!   every member or on none, and is what it was.
 //! * **G2** no zombies: what the application was told is gone is never found or used again, and is on no token at rest.
-//!   What it was told nothing of is on every token or on none, and nothing is there that nobody made, least of all on a
-//!   token that took a member's place.
+//!   What it was told nothing of, also because its process was killed, is on every token or on none, both halves of a
+//!   pair alike, and nothing is there that nobody made, least of all on a token that took a member's place.
 //! * **G3** right key: every signature fits the public key that was read when the key was made; every other answer is the
 //!   one that the object gave then (`application`); the copies of a key have one value (`copies`).
 //! * **G4** availability: while a member that can serve is up, no call fails (`application`); at rest each member alone
@@ -23,7 +23,7 @@
 //!   attribute (`copies`); a search gives each object once, and a mistake the same error on every member (`application`).
 //! * **G9** secrets: no PIN and no key's value is in the log or in a file of the group's (`secrets`).
 //!
-//! And **sessions**: none is left open on a token, and none of the application's outlives its closing.
+//! And **sessions**: no process leaves one open on a token, and none of the application's outlives its closing.
 
 mod copies;
 mod retries;
@@ -112,12 +112,15 @@ pub fn at_rest(stage: &Stage) {
             _ => copies::same(stage, thing, &copies),
         }
     }
+    whole(stage, &things, &held);
     for (member, (device, objects)) in stage.devices.iter().zip(&held).enumerate() {
         // Each thread has one session that rests and one in use, and so has who looks after the member.
-        let threads = stage.plan.lives.iter().map(Vec::len).max().unwrap_or(0);
-        let (open, most) = (device.sessions_open(), 8 + 2 * threads);
-        if open > most {
-            stage.broken("sessions", format!("{open} sessions are open on member {member} at rest"));
+        let most = 8 + 2 * stage.plan.most_threads();
+        for (process, open) in device.sessions_by_process() {
+            if open > most || !stage.is_running(process) {
+                let how = format!("process {process} has {open} sessions open on member {member} at rest");
+                stage.broken("sessions", how);
+            }
         }
         if let Some(object) = objects.first().filter(|_| stage.is_out(member)) {
             let label = String::from_utf8_lossy(&object.label);
@@ -134,12 +137,28 @@ pub fn at_rest(stage: &Stage) {
     }
 }
 
+/// The two halves of a pair have one fate as long as nobody destroys one: they were acknowledged together, or not at all.
+fn whole(stage: &Stage, things: &[Thing], held: &[Vec<Inspected>]) {
+    for halves in things.windows(2) {
+        let [private, public] = halves else { continue };
+        // Made, and given up or left by who died, and nothing since.
+        let untouched = |t: &Thing| t.standing == Standing::Unknown && t.version == 1;
+        if public.public && untouched(private) && untouched(public) {
+            let holders = |t: &Thing| copies::of(held, t).iter().filter(|c| !c.is_empty()).count();
+            if holders(private) != holders(public) {
+                stage.broken("G2", format!("of {} one half is there and the other is not", private.name()));
+            }
+        }
+    }
+}
+
 /// When a process has ended: nothing of it is left on the tokens.
-pub fn when_ended(stage: &Stage) {
+pub fn when_ended(stage: &Stage, process: u32) {
     for (member, device) in stage.devices.iter().enumerate() {
-        let open = device.sessions_open();
         // Nobody can close what is left in a call that hangs.
-        if open != 0 && stage.lines[member].hanging().is_empty() {
+        if stage.lines[member].hanging().is_empty()
+            && let Some(open) = device.sessions_by_process().get(&process.into())
+        {
             stage.broken("sessions", format!("{open} sessions are left open on member {member}"));
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! It is plain data, so that a history that went wrong can be run again with some of it left out.
 
+mod processes;
 mod restless;
 
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::scenario::Scenario;
 use crate::token::Profile;
 
 mod more;
+
+pub use processes::Kill;
 
 /// A kind of object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,6 +58,12 @@ pub enum Op {
     Destroy(u8),
     /// Uses an object that was destroyed.
     UseGone(u8),
+    /// Finds and uses an object that another program has made. A number picks one of all of those.
+    Theirs(u8),
+    /// Looks for, and uses, one that another program has made and that is gone.
+    TheirsGone(u8),
+    /// Destroys one that another program has made.
+    DestroyTheirs(u8),
     /// Asks an object for what it cannot do.
     Mistake(u8),
     /// Closes the session and opens another one.
@@ -214,7 +223,7 @@ pub struct Plan {
     pub spread: bool,
     /// A wrong PIN comes before the right one.
     pub wrong_pin: bool,
-    /// What each thread does, in each life of the process.
+    /// What each thread of the first program does, in each life of its process.
     pub lives: Vec<Vec<Vec<Op>>>,
     /// What goes wrong.
     pub troubles: Vec<Trouble>,
@@ -227,6 +236,12 @@ pub struct Plan {
     /// What becomes of the ledger at the end of each life; nothing after the last of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<End>,
+    /// The same as `lives`, for each program that runs beside the first one, as a process of its own on the same ledger.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Vec<Vec<Vec<Op>>>>,
+    /// The processes that are killed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kills: Vec<Kill>,
 }
 
 /// Functions of which one alone may fail.
@@ -296,17 +311,7 @@ impl Plan {
                 all.into_iter().filter(|k| r.chance(if *k == Kind::Rsa { 150 } else { 600 })).collect();
             if some.is_empty() { vec![Kind::Mac] } else { some }
         };
-        let lives = (0..lives)
-            .map(|_| {
-                (0..threads)
-                    .map(|_| {
-                        let mut ops = vec![Op::Make(*r.pick(&kinds))];
-                        ops.extend((0..per_thread).map(|_| Self::op(r, &weights, &kinds)));
-                        ops
-                    })
-                    .collect()
-            })
-            .collect();
+        let lives = Self::lives(r, lives, threads, per_thread, &weights, &kinds);
         let troubles = scenario.troubles(if r.chance(60) { 0 } else { 1 + r.below(8) });
         let on: Vec<bool> = (0..10).map(|_| scenario.chooses(r.chance(500))).collect();
         let troubles = match storm {
@@ -329,11 +334,58 @@ impl Plan {
             deadline: None,
             makes: Vec::new(),
             ends: Vec::new(),
+            beside: Vec::new(),
+            kills: Vec::new(),
         };
         if !storm {
             plan.add_more(scenario);
+            // Drawn apart: a seed that has none of it means what it meant before. What becomes of the ledger, of what a member
+            // held and of calls that hang is told of one process that ends as it should.
+            let mut apart = Random::new(seed).part("processes");
+            if plan.is_plain() {
+                plan.draw_processes(scenario, &mut apart, &weights, &kinds);
+            }
         }
         plan
+    }
+
+    fn lives(
+        r: &mut Random,
+        lives: usize,
+        threads: usize,
+        per_thread: usize,
+        weights: &[u64],
+        kinds: &[Kind],
+    ) -> Vec<Vec<Vec<Op>>> {
+        let mut thread = || {
+            let mut ops = vec![Op::Make(*r.pick(kinds))];
+            ops.extend((0..per_thread).map(|_| Self::op(r, weights, kinds)));
+            ops
+        };
+        (0..lives).map(|_| (0..threads).map(|_| thread()).collect()).collect()
+    }
+
+    /// Whether nothing becomes of the ledger, of what members hold, or of calls that hang, and all are SoftHSM's.
+    fn is_plain(&self) -> bool {
+        let plain = |t: &Trouble| {
+            let fault = &t.fault;
+            !fault.is_of_the_ledger()
+                && !matches!(fault, Fault::Emptied { .. } | Fault::SetBack { .. } | Fault::Hang)
+        };
+        self.deadline.is_none()
+            && self.makes.is_empty()
+            && self.ends.is_empty()
+            && self.troubles.iter().all(plain)
+    }
+
+    /// What each program does: lives, threads, operations.
+    pub fn programs(&self) -> impl Iterator<Item = &Vec<Vec<Vec<Op>>>> {
+        std::iter::once(&self.lives).chain(&self.beside)
+    }
+
+    /// The threads of the process that has the most of them.
+    pub fn most_threads(&self) -> usize {
+        self.programs().flatten().map(Vec::len).max().unwrap_or(0)
     }
 
     fn op(r: &mut Random, weights: &[u64], kinds: &[Kind]) -> Op {
@@ -414,10 +466,11 @@ impl Plan {
         (0..members).map(trouble).collect()
     }
 
-    /// How many operations and faults there are.
+    /// How many operations, faults and deaths there are.
     pub fn len(&self) -> usize {
+        let operations: usize = self.programs().flatten().flatten().map(Vec::len).sum();
         let ends = self.ends.iter().filter(|end| **end != End::Kept).count();
-        self.lives.iter().flatten().map(Vec::len).sum::<usize>() + self.troubles.len() + ends
+        operations + self.troubles.len() + ends + self.kills.len()
     }
 
     /// What a member's token is.
@@ -452,6 +505,11 @@ impl Plan {
                 *end = End::Kept;
             }
         }
+        for ops in plan.beside.iter_mut().flatten().flatten() {
+            ops.retain(|_| keep());
+        }
+        plan.kills.retain(|_| keep());
+        plan.drop_idle_programs();
         plan
     }
 }

@@ -37,6 +37,10 @@ pub enum Scenario {
     Makes,
     /// Objects are changed all the time, while members refuse that, come and go, or lose what they knew in a call.
     Restless,
+    /// Several processes on one ledger, under any trouble.
+    Processes,
+    /// Processes are killed, alone or beside others, under any trouble.
+    Crashes,
 }
 
 /// What the core owes: scenarios that it cannot pass yet, and by which of its rules. Named on the command line they are
@@ -62,6 +66,11 @@ pub const OWED: &[(Scenario, &str)] = &[
         "G5: lanes (design, section 5): a deadline is read and not kept, and who calls a member that hangs waits as long \
          as it does (seed 0)",
     ),
+    (
+        Scenario::Processes,
+        "G2: what one process has destroyed, and could not on a member that it finds down, is used by another process that \
+         finds that member up and has a handle from before (a search heeds the ledger, an operation does not; seed 264)",
+    ),
 ];
 
 impl Scenario {
@@ -73,7 +82,11 @@ impl Scenario {
     /// Whether members may be in this trouble, of the kinds that every plan draws from.
     pub fn plays(self, fault: &Fault) -> bool {
         match self {
-            Scenario::Everything | Scenario::Restarts | Scenario::Restless => true,
+            Scenario::Everything
+            | Scenario::Restarts
+            | Scenario::Restless
+            | Scenario::Processes
+            | Scenario::Crashes => true,
             Scenario::Calm => false,
             Scenario::Deaths => matches!(fault, Fault::Die),
             Scenario::Errors => matches!(fault, Fault::Err { .. } | Fault::Slow(_)),
@@ -123,7 +136,24 @@ impl Scenario {
 
     /// Whether a seed draws a kind of trouble at all: where the scenario has chosen already it leaves none out.
     pub(crate) fn chooses(self, drawn: bool) -> bool {
-        drawn || !matches!(self, Scenario::Everything | Scenario::Restarts)
+        use Scenario::{Crashes, Everything, Processes, Restarts};
+        drawn || !matches!(self, Everything | Restarts | Processes | Crashes)
+    }
+
+    /// How many programs run beside the first one: as drawn, at least one, or perhaps none.
+    pub(crate) fn beside(self, drawn: u64, one: u64, some: bool) -> u64 {
+        match self {
+            Scenario::Everything if Scenario::Processes.is_owed() => 0,
+            Scenario::Everything => drawn,
+            Scenario::Processes => one,
+            Scenario::Crashes if some => one,
+            _ => 0,
+        }
+    }
+
+    /// Whether processes are killed.
+    pub(crate) fn crashes(self, drawn: bool) -> bool {
+        self == Scenario::Crashes || (self == Scenario::Everything && drawn && !Scenario::Crashes.is_owed())
     }
 
     /// How often the process starts.
@@ -141,7 +171,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::plan::{End, Plan};
+    use crate::plan::{End, Op, Plan};
 
     /// The kinds of trouble that 300 seeds draw, and the ends of ledgers and the makes of tokens.
     fn kinds(scenario: Scenario) -> BTreeSet<String> {
@@ -177,7 +207,11 @@ mod tests {
             set(&["Die", "Err", "Slow", "Sessions", "Logins", "Handles", "Flicker"])
         );
         for scenario in Scenario::value_variants().iter().filter(|s| **s != Scenario::Restless) {
-            assert_eq!(kinds(*scenario).is_subset(&all), !scenario.is_owed(), "{scenario:?}");
+            assert_eq!(
+                kinds(*scenario).is_subset(&all),
+                !scenario.is_owed() || *scenario == Scenario::Processes,
+                "{scenario:?}"
+            );
         }
     }
 
@@ -186,6 +220,32 @@ mod tests {
         let named: Vec<String> = OWED.iter().map(|(scenario, _)| scenario.name()).collect();
         assert_eq!(named.iter().collect::<BTreeSet<_>>().len(), OWED.len());
         assert!(OWED.iter().all(|(_, what)| what.len() > 20));
+    }
+
+    #[test]
+    fn processes_and_their_deaths_are_drawn_where_they_are_asked_for() {
+        let beside = |s| (0..300).map(|seed| Plan::of(s, seed).beside.len()).collect::<BTreeSet<_>>();
+        let deaths = |s| (0..300).map(|seed| Plan::of(s, seed).kills.len().min(1)).collect::<BTreeSet<_>>();
+        for scenario in Scenario::value_variants() {
+            let (programs, killed): (&[usize], &[usize]) = match scenario {
+                Scenario::Processes => (&[1, 2], &[0]),
+                Scenario::Crashes => (&[0, 1, 2], &[1]),
+                Scenario::Everything => (
+                    if Scenario::Processes.is_owed() { &[0] } else { &[0, 1, 2] },
+                    if Scenario::Crashes.is_owed() { &[0] } else { &[0, 1] },
+                ),
+                _ => (&[0], &[0]),
+            };
+            assert_eq!(beside(*scenario), programs.iter().copied().collect(), "{scenario:?}");
+            assert_eq!(deaths(*scenario), killed.iter().copied().collect(), "{scenario:?}");
+        }
+        let plans: Vec<_> = (0..300).map(|seed| Plan::of(Scenario::Processes, seed)).collect();
+        let does = |wanted: fn(&Op) -> bool| {
+            plans.iter().flat_map(Plan::programs).flatten().flatten().flatten().any(wanted)
+        };
+        assert!(does(|op| matches!(op, Op::Theirs(_))));
+        assert!(does(|op| matches!(op, Op::TheirsGone(_))));
+        assert!(does(|op| matches!(op, Op::DestroyTheirs(_))));
     }
 
     #[test]

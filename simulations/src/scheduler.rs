@@ -6,22 +6,28 @@
 //! When no thread can go on the clock jumps to the first moment that somebody waits for: an hour of back-off costs
 //! nothing. When nobody waits for a moment either, the threads have locked each other out, and that is said.
 
+mod death;
+mod waiting;
+
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use ha_core::seam::turns::{self, Reached, Turns};
+use ha_core::seam::turns::{self, Reached, Step, Turns};
 
 use crate::panics::{Stopped, words};
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::seat::Seat;
 use crate::trace::Trace;
+
+pub use death::Fate;
 
 /// A thread's number in its simulation.
 pub type ThreadId = usize;
@@ -43,12 +49,26 @@ enum Status {
     /// It waits for another thread's end.
     Joining(ThreadId),
     Finished,
+    /// Its process was killed: it does nothing any more.
+    Dead,
+}
+
+impl Status {
+    fn is_over(self) -> bool {
+        matches!(self, Status::Finished | Status::Dead)
+    }
 }
 
 struct Row {
     name: String,
+    /// The process that it belongs to, if it belongs to one.
+    process: Option<u32>,
     status: Status,
     seat: Arc<Seat>,
+    /// The last step that it has done of a protocol.
+    step: Option<Step>,
+    /// How far a call to a member is, if it is in one.
+    call: Option<death::Call>,
 }
 
 struct State {
@@ -67,6 +87,9 @@ struct State {
     switches: u64,
     points: u64,
     reached: BTreeMap<Reached, u64>,
+    deaths: death::Deaths,
+    /// What was spent when the first thread had ended, and only what was killed was left.
+    spent: Option<Cost>,
     /// After this moment of virtual time, or so many points, a history is taken for one that does not end.
     longest: Duration,
     most_points: u64,
@@ -122,6 +145,8 @@ impl Scheduler {
                 switches: 0,
                 points: 0,
                 reached: BTreeMap::new(),
+                deaths: death::Deaths::default(),
+                spent: None,
                 longest: Duration::from_secs(100_000),
                 most_points: 3_000_000,
             }),
@@ -129,13 +154,20 @@ impl Scheduler {
             trace,
             disk_full: AtomicBool::new(false),
         });
-        let me = scheduler.enrol("main");
+        let me = scheduler.enrol("main", None);
         let answer = scheduler.as_thread(me, || body(&scheduler));
         // The others are told to stop, one after the other, and the last one gives the baton back here.
         if answer.is_err() || scheduler.others_left(me) {
+            if answer.is_ok() && !scheduler.must_stop() {
+                // What is unwound now is nobody's, and no part of what happened.
+                scheduler.trace.close();
+                let spent = scheduler.cost();
+                scheduler.state().spent = Some(spent);
+            }
             scheduler.state().stop.get_or_insert_with(|| "the history is over".into());
         }
         scheduler.leave_last(me);
+        scheduler.state().deaths.all = true;
         let (panicked, stop) = {
             let mut state = scheduler.state();
             (state.panicked.take(), state.stop.clone())
@@ -152,9 +184,11 @@ impl Scheduler {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enrol(&self, name: &str) -> ThreadId {
+    fn enrol(&self, name: &str, process: Option<u32>) -> ThreadId {
         let mut state = self.state();
-        let row = Row { name: name.into(), status: Status::Ready, seat: Arc::default() };
+        // One that a process was about to start when it was killed never begins.
+        let status = if state.deaths.has(process) { Status::Dead } else { Status::Ready };
+        let row = Row { name: name.into(), process, status, seat: Arc::default(), step: None, call: None };
         state.rows.push(row);
         state.rows.len() - 1
     }
@@ -174,9 +208,19 @@ impl Scheduler {
         answer
     }
 
-    /// Starts a thread. It gets the baton when it is drawn.
+    /// Starts a thread that belongs to no process. It gets the baton when it is drawn.
     pub fn spawn(self: &Arc<Self>, name: &str, body: Box<dyn FnOnce() + Send>) -> ThreadId {
-        let id = self.enrol(name);
+        self.spawn_in(None, name, body)
+    }
+
+    /// The same, for a thread of a process.
+    pub fn spawn_in(
+        self: &Arc<Self>,
+        process: Option<u32>,
+        name: &str,
+        body: Box<dyn FnOnce() + Send>,
+    ) -> ThreadId {
+        let id = self.enrol(name, process);
         let me = Arc::clone(self);
         let seat = Arc::clone(&self.state().rows[id].seat);
         self.pool.run(Box::new(move || {
@@ -260,106 +304,13 @@ impl Scheduler {
     /// What was spent so far.
     pub fn cost(&self) -> Cost {
         let state = self.state();
-        Cost { points: state.points, switches: state.switches, time: state.now }
+        state.spent.unwrap_or(Cost { points: state.points, switches: state.switches, time: state.now })
     }
 
     /// Ends the simulation: every thread stops at its next point.
     pub fn stop(&self, why: String) -> ! {
         self.state().stop.get_or_insert(why);
         resume_unwind(Box::new(Stopped));
-    }
-
-    /// A new event, not set.
-    pub fn new_event(&self) -> EventId {
-        let mut state = self.state();
-        let id = state.set.len() as EventId;
-        state.set.insert(id, false);
-        id
-    }
-
-    /// Sets an event.
-    pub fn set(&self, event: EventId) {
-        {
-            let mut state = self.state();
-            state.set.insert(event, true);
-            for row in &mut state.rows {
-                if matches!(row.status, Status::Waiting { event: Some(e), .. } if e == event) {
-                    row.status = Status::Ready;
-                }
-            }
-        }
-        if Self::is_here() {
-            self.point_of(self.me());
-        }
-    }
-
-    /// Waits for an event, at most until `limit` has passed; answers whether it was set, and resets it.
-    pub fn wait(&self, event: EventId, limit: Option<Duration>) -> bool {
-        let me = self.me();
-        let until = limit.map(|l| self.now() + l);
-        loop {
-            {
-                let mut state = self.state();
-                if state.set.insert(event, false) == Some(true) {
-                    return true;
-                }
-                if until.is_some_and(|u| u <= state.now) {
-                    return false;
-                }
-                if thread::panicking() {
-                    // What is unwound waits for nothing any more, and lets the others get on with theirs.
-                    state.now += limit.unwrap_or_default();
-                    state.rows[me].status = Status::Ready;
-                    drop(state);
-                    self.hand_on(me);
-                    return false;
-                }
-                state.rows[me].status = Status::Waiting { event: Some(event), until };
-                Self::unblock(&mut state);
-            }
-            self.hand_on(me);
-        }
-    }
-
-    /// Waits for a while.
-    pub fn sleep(&self, time: Duration) {
-        let me = self.me();
-        {
-            let mut state = self.state();
-            let until = Some(state.now + time);
-            state.rows[me].status = Status::Waiting { event: None, until };
-            Self::unblock(&mut state);
-        }
-        self.hand_on(me);
-    }
-
-    /// Whether a thread has ended.
-    pub fn is_finished(&self, id: ThreadId) -> bool {
-        self.state().rows[id].status == Status::Finished
-    }
-
-    /// The names of the threads of a process that have not ended.
-    pub fn running(&self, process: u32) -> Vec<String> {
-        let its = format!("{process}:");
-        let state = self.state();
-        let running = state.rows.iter().filter(|r| r.status != Status::Finished && r.name.starts_with(&its));
-        running.map(|r| r.name.clone()).collect()
-    }
-
-    /// Waits until a thread has ended.
-    pub fn join(&self, id: ThreadId) {
-        let me = self.me();
-        loop {
-            {
-                let mut state = self.state();
-                if state.rows[id].status == Status::Finished {
-                    return;
-                }
-                state.rows[me].status = Status::Joining(id);
-                Self::unblock(&mut state);
-            }
-            self.hand_on(me);
-        }
     }
 
     /// Who was told that a lock is not free looks again once somebody has gone on.
@@ -372,17 +323,25 @@ impl Scheduler {
     }
 
     fn point_of(&self, me: ThreadId) {
-        {
+        let dies = {
             let mut state = self.state();
+            if state.rows[me].is_last_call() {
+                return;
+            }
             state.points += 1;
             if state.points > state.most_points && state.stop.is_none() {
                 state.stop = Some(format!("the history does not end: {} points", state.points));
             }
             Self::unblock(&mut state);
+            let dies = state.dies_at(me);
             let stays = state.stays;
-            if state.stop.is_none() && state.random.chance(stays) {
+            if !dies && state.stop.is_none() && state.random.chance(stays) {
                 return;
             }
+            dies
+        };
+        if dies {
+            self.die(me);
         }
         self.hand_on(me);
     }
@@ -417,7 +376,9 @@ impl Scheduler {
             for row in &mut state.rows {
                 match row.status {
                     // Whoever is to stop has to go on for that.
-                    Status::Waiting { .. } | Status::Blocked | Status::Joining(_) if ending => {
+                    Status::Waiting { .. } | Status::Blocked | Status::Joining(_) | Status::Dead
+                        if ending =>
+                    {
                         row.status = Status::Ready;
                     }
                     Status::Waiting { until: Some(until), .. } if until <= now => row.status = Status::Ready,
@@ -438,7 +399,7 @@ impl Scheduler {
                 Some(moment) if moment <= state.longest => state.now = moment.max(now),
                 Some(_) => state.stop = Some("the history does not end: too much time has passed".into()),
                 None => {
-                    let who = state.rows.iter().filter(|r| r.status != Status::Finished);
+                    let who = state.rows.iter().filter(|r| !r.status.is_over());
                     let who: Vec<_> = who.map(|r| format!("{} ({:?})", r.name, r.status)).collect();
                     state.stop = Some(format!("nobody can go on: {}", who.join(", ")));
                     Self::unblock(state);
@@ -507,5 +468,18 @@ impl Turns for Scheduler {
 
     fn disk_is_full(&self) -> bool {
         self.disk_full.load(Ordering::Acquire)
+    }
+
+    fn step(&self, step: Option<Step>) {
+        let Some(me) = ME.get() else { return };
+        self.state().rows[me].step = step;
+    }
+
+    fn holds(&self, lock: Weak<File>) {
+        let Some(me) = ME.get() else { return };
+        let mut state = self.state();
+        if let Some(process) = state.rows[me].process {
+            state.deaths.holds(process, lock);
+        }
     }
 }

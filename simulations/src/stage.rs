@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ha_core::provider::Provider;
 use ha_token::*;
 
 use crate::disk::Disk;
@@ -34,10 +35,10 @@ pub struct Stage {
     /// Everything is healed.
     calm: AtomicBool,
     broken: Mutex<Option<(&'static str, String)>>,
-    /// Handles of objects and of sessions that were given out in this life of the process.
-    given: Mutex<[BTreeSet<Ulong>; 2]>,
-    /// When the application called.
-    calls: Mutex<Vec<Duration>>,
+    /// Handles of objects and of sessions that each process was given.
+    given: Mutex<BTreeMap<u32, [BTreeSet<Ulong>; 2]>>,
+    /// When each process of the application called.
+    calls: Mutex<BTreeMap<u32, Vec<Duration>>>,
     operations: Mutex<Vec<Operation>>,
     /// Values of keys, as far as they tell them.
     secrets: Mutex<BTreeSet<Vec<u8>>>,
@@ -53,6 +54,10 @@ pub struct Stage {
     ledger: Mutex<LedgerState>,
     /// The member that is alone; the number of members where none is.
     alone: AtomicUsize,
+    /// The number of the last process.
+    last_process: AtomicU32,
+    /// The processes that have not ended; of those that were killed what they held is kept.
+    providers: Mutex<BTreeMap<u32, Arc<Provider>>>,
 }
 
 /// What happened to the ledger.
@@ -67,9 +72,18 @@ struct LedgerState {
     forgotten: BTreeMap<usize, BTreeSet<usize>>,
 }
 
+/// What is left of processes does nothing when it goes: it was killed, or the history has gone wrong.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.providers().values().for_each(|provider| provider.forsake());
+    }
+}
+
 /// An operation with a key, from its beginning to its end.
 #[derive(Clone, Debug)]
 pub struct Operation {
+    /// The process.
+    pub process: u32,
     /// The thread that made it.
     pub thread: String,
     /// When it began.
@@ -81,13 +95,15 @@ pub struct Operation {
 /// An operation that goes on: it has ended when this is dropped.
 pub struct Ongoing<'a> {
     stage: &'a Stage,
+    process: u32,
     from: Duration,
 }
 
 impl Drop for Ongoing<'_> {
     fn drop(&mut self) {
         let (scheduler, from) = (&self.stage.scheduler, self.from);
-        let operation = Operation { thread: scheduler.name(), from, until: scheduler.now() };
+        let (process, thread, until) = (self.process, scheduler.name(), scheduler.now());
+        let operation = Operation { process, thread, from, until };
         self.stage.operations.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
     }
 }
@@ -129,6 +145,44 @@ impl Stage {
             disk: Disk::new(folder),
             ledger: Mutex::default(),
             alone: AtomicUsize::new(plan.members),
+            last_process: AtomicU32::new(0),
+            providers: Mutex::default(),
+        }
+    }
+
+    /// The number of another process.
+    pub fn new_process(&self) -> u32 {
+        self.last_process.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn providers(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Provider>>> {
+        self.providers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process has started.
+    pub fn started(&self, process: u32, provider: &Arc<Provider>) {
+        self.providers().insert(process, Arc::clone(provider));
+    }
+
+    /// A process has ended: it holds nothing any more.
+    pub fn ended(&self, process: u32) {
+        let provider = self.providers().remove(&process);
+        drop(provider);
+    }
+
+    /// Whether a process has started, and neither ended nor been killed.
+    pub fn is_running(&self, process: u64) -> bool {
+        let process = u32::try_from(process).unwrap_or_default();
+        self.providers().contains_key(&process) && !self.scheduler.is_dead(process)
+    }
+
+    /// A process was killed. What it was at is done or not, and the members close its sessions.
+    pub fn died(&self, process: u32) {
+        self.say(format_args!("process {process} is killed"));
+        self.devices.iter().for_each(|device| device.process_died(process.into()));
+        self.model.died(process);
+        if let Some(provider) = self.providers().get(&process) {
+            provider.forsake();
         }
     }
 
@@ -142,14 +196,12 @@ impl Stage {
         self.calm.store(true, Ordering::Release);
     }
 
-    /// Another life of the process begins, after one that ended so: what was given out in that one means nothing any more.
+    /// Another life of the first program begins, after one that ended so.
     pub fn begin_life(&self, end: End) {
         let lost = std::mem::take(&mut self.ledger().gone);
         if self.disk.end_life(end) || lost {
             self.ledger_forgets();
         }
-        self.model.things().iter_mut().for_each(|t| t.handle = None);
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
     }
 
     /// The guarantee that was broken, and how.
@@ -303,46 +355,48 @@ impl Stage {
         }
     }
 
-    /// A handle was given out, which none before it may be (what: 0 for an object, 1 for a session).
-    fn is_new(&self, what: usize, handle: Ulong) {
+    /// A process was given a handle, which none before it may be (what: 0 for an object, 1 for a session).
+    fn is_new(&self, process: u32, what: usize, handle: Ulong) {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if !given[what].insert(handle) {
+        if !given.entry(process).or_default()[what].insert(handle) {
             drop(given);
             self.broken("G3", format!("the handle {handle} was given out before"));
         }
     }
 
     /// An object was made.
-    pub fn new_object(&self, handle: ObjectHandle) {
-        self.is_new(0, handle.0);
+    pub fn new_object(&self, process: u32, handle: ObjectHandle) {
+        self.is_new(process, 0, handle.0);
     }
 
     /// A session was opened.
-    pub fn new_session(&self, handle: SessionHandle) {
-        self.is_new(1, handle.0);
+    pub fn new_session(&self, process: u32, handle: SessionHandle) {
+        self.is_new(process, 1, handle.0);
     }
 
-    /// No session that was opened in this life of the process is open.
-    pub fn all_closed(&self, slot: &Arc<dyn Token>) {
-        let [_, sessions] = self.given.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    /// No session that a process has opened is open.
+    pub fn all_closed(&self, process: u32, slot: &Arc<dyn Token>) {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).get(&process).cloned();
+        let [_, sessions] = given.unwrap_or_default();
         if let Some(open) = sessions.into_iter().find(|s| slot.session_info(SessionHandle(*s)).is_ok()) {
             self.broken("sessions", format!("the session {open} has outlived its closing"));
         }
     }
 
-    /// The slot has answered a call of the application's.
-    pub fn called(&self) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(self.scheduler.now());
+    /// The slot has answered a call of a process's.
+    pub fn called(&self, process: u32) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.entry(process).or_default().push(self.scheduler.now());
     }
 
-    /// When the application called.
-    pub fn calls(&self) -> Vec<Duration> {
+    /// When each process called.
+    pub fn calls(&self) -> BTreeMap<u32, Vec<Duration>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An operation with a key begins.
-    pub fn operation(&self) -> Ongoing<'_> {
-        Ongoing { stage: self, from: self.scheduler.now() }
+    /// An operation of a process's with a key begins.
+    pub fn operation(&self, process: u32) -> Ongoing<'_> {
+        Ongoing { stage: self, process, from: self.scheduler.now() }
     }
 
     /// The operations with keys that have ended.

@@ -17,13 +17,14 @@ struct Inner {
     hash: u64,
     lines: Option<String>,
     log: String,
+    closed: bool,
 }
 
 impl Trace {
     /// An empty one; `readable` keeps the lines too.
     pub fn new(readable: bool) -> Self {
-        let inner =
-            Inner { hash: 0xcbf2_9ce4_8422_2325, lines: readable.then(String::new), log: String::new() };
+        let lines = readable.then(String::new);
+        let inner = Inner { hash: 0xcbf2_9ce4_8422_2325, lines, ..Inner::default() };
         Trace { name: String::new(), inner: Mutex::new(inner) }
     }
 
@@ -32,9 +33,17 @@ impl Trace {
         Trace { name, ..self }
     }
 
+    /// From now on nothing is added.
+    pub fn close(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+    }
+
     /// Adds what `who` did at a moment.
     pub fn add(&self, at: Duration, who: &str, what: std::fmt::Arguments<'_>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.closed {
+            return;
+        }
         let start = inner.hash;
         let mut hasher = Hasher(start);
         _ = writeln!(hasher, "{} {who} {what}", at.as_nanos());
@@ -47,6 +56,9 @@ impl Trace {
     /// Adds a line of the core's log, which is read and not hashed.
     pub fn note(&self, at: Duration, who: &str, what: &str) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.closed {
+            return;
+        }
         if let Some(lines) = &mut inner.lines {
             _ = writeln!(lines, "{:>12.6} {who:<10}   log: {what}", at.as_secs_f64());
         }

@@ -63,7 +63,7 @@ impl World for SimWorld {
 
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<Box<dyn Thread>> {
         let name = format!("{}:{name}", self.process);
-        let id = self.scheduler.spawn(&name, body);
+        let id = self.scheduler.spawn_in(Some(self.process), &name, body);
         Ok(Box::new(SimThread(Arc::clone(&self.scheduler), id)))
     }
 

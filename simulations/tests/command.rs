@@ -25,7 +25,7 @@ fn a_wrong_command_line_is_answered_with_2_and_a_reason() {
         (&["--from", "18446744073709551615", "--seeds", "2"], "there are no 2 seeds from"),
         (
             &["--scenario", "weather"],
-            "possible values: everything, calm, deaths, errors, lost-state, no-room, restarts, restless",
+            "possible values: everything, calm, deaths, errors, lost-state, no-room, restarts, flaps",
         ),
         (&["--scenario"], "a value is required"),
         (&["--time", "5"], "is no time"),

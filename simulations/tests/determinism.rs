@@ -7,6 +7,7 @@ use simulations::history::play;
 use simulations::plan::Plan;
 use simulations::pool::Pool;
 use simulations::run::differs;
+use simulations::scenario::Scenario;
 
 #[test]
 fn a_history_that_is_played_twice_is_the_same() {
@@ -17,6 +18,19 @@ fn a_history_that_is_played_twice_is_the_same() {
         // Where the threads come from, and how many there are already, decides nothing.
         assert_eq!(differs(&plan, &first, &Pool::new()), None, "seed {seed}");
     }
+}
+
+#[test]
+fn a_history_with_processes_that_are_killed_is_the_same_too() {
+    let pool = Pool::new();
+    let mut died = 0;
+    for seed in 0..10 {
+        let plan = Plan::of(Scenario::Crashes, seed);
+        let first = play(&plan, &pool, true);
+        died += first.lines.matches(" is killed\n").count();
+        assert_eq!(differs(&plan, &first, &Pool::new()), None, "seed {seed}");
+    }
+    assert!(died >= 5, "{died} processes were killed");
 }
 
 #[test]

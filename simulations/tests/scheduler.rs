@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ha_core::seam::World;
+use ha_core::seam::turns::Turns as _;
 use simulations::pool::Pool;
 use simulations::random::Random;
-use simulations::scheduler::Scheduler;
+use simulations::scheduler::{Fate, Scheduler};
 use simulations::trace::Trace;
 use simulations::world::SimWorld;
 
@@ -120,6 +121,131 @@ fn a_panic_in_a_thread_that_outlives_the_first_one_is_the_histories_end_too() {
     });
     let words = answer.unwrap_err();
     assert!(words.starts_with("thread 1:outlives panicked: when it was stopped"), "{words}");
+}
+
+type Seen = Arc<Mutex<Vec<String>>>;
+
+fn count(seen: &Seen, what: &str) -> usize {
+    seen.lock().unwrap().iter().filter(|s| *s == what).count()
+}
+
+/// Says when it is dropped.
+struct Says(Seen, &'static str);
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(self.1.into());
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_does_nothing_any_more() {
+    for seed in 0..30 {
+        let seen = Seen::default();
+        let history = || {
+            let seen = Arc::clone(&seen);
+            Scheduler::run(&Pool::new(), Random::new(seed), Trace::new(false), move |scheduler| {
+                let told = Arc::clone(&seen);
+                scheduler.on_death(move |process| told.lock().unwrap().push(format!("{process} died")));
+                scheduler.doom(2, Fate { at: 5, at_work: false, done: 0 });
+                let threads: Vec<_> = [(1, "one"), (2, "two"), (2, "two")]
+                    .map(|(process, name)| {
+                        let (seen, me) = (Arc::clone(&seen), Arc::clone(scheduler));
+                        let body = move || {
+                            seen.lock().unwrap().push("begun".into());
+                            let _says = Says(Arc::clone(&seen), "unwound");
+                            for _ in 0..10 {
+                                seen.lock().unwrap().push(name.into());
+                                me.point();
+                            }
+                        };
+                        scheduler.spawn_in(Some(process), name, Box::new(body))
+                    })
+                    .into();
+                threads.into_iter().for_each(|t| scheduler.join(t));
+                assert!(scheduler.is_dead(2) && !scheduler.is_dead(1));
+                assert_eq!(scheduler.running(2), Vec::<String>::new());
+                // Those that were killed stay where they are, until all is over.
+                assert_eq!(count(&seen, "unwound"), 1);
+                let late = scheduler.spawn_in(Some(2), "late", Box::new(|| panic!("it runs")));
+                scheduler.join(late);
+            })
+        };
+        let (scheduler, answer) = history();
+        answer.unwrap();
+        assert_eq!((count(&seen, "one"), count(&seen, "two")), (10, 6), "seed {seed}");
+        // One may have been killed before it began.
+        assert_eq!((count(&seen, "2 died"), count(&seen, "unwound")), (1, count(&seen, "begun")));
+        let first = std::mem::take(&mut *seen.lock().unwrap());
+        let again = history().0;
+        assert_eq!((again.cost(), &*seen.lock().unwrap()), (scheduler.cost(), &first));
+    }
+}
+
+/// What was asked for, done, and heard of by who asked, when a process is killed while its threads call members.
+fn calls(seed: u64, done: u64) -> [usize; 3] {
+    let seen = Seen::default();
+    let theirs = Arc::clone(&seen);
+    let (_, answer) = Scheduler::run(&Pool::new(), Random::new(seed), Trace::new(false), move |scheduler| {
+        scheduler.doom(1, Fate { at: 4, at_work: false, done });
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let (seen, me) = (Arc::clone(&theirs), Arc::clone(scheduler));
+                let says = move |what: &str| seen.lock().unwrap().push(what.into());
+                let body = move || {
+                    for _ in 0..4 {
+                        says("asked");
+                        me.call_begins();
+                        me.point();
+                        me.sleep(Duration::from_millis(3));
+                        says("done");
+                        me.call_ends();
+                        says("heard");
+                    }
+                };
+                scheduler.spawn_in(Some(1), "calls", Box::new(body))
+            })
+            .collect();
+        threads.into_iter().for_each(|t| scheduler.join(t));
+        assert!(scheduler.is_dead(1));
+    });
+    answer.unwrap();
+    ["asked", "done", "heard"].map(|what| count(&seen, what))
+}
+
+#[test]
+fn what_a_member_is_asked_for_when_the_process_is_killed_is_done_or_not() {
+    let mut in_flight = 0;
+    for seed in 0..30 {
+        let [asked, done, heard] = calls(seed, 1000);
+        assert_eq!(asked, done, "seed {seed}: all of them were done");
+        assert!(heard < done, "seed {seed}: nobody was told of the last ones");
+        in_flight = in_flight.max(done - heard);
+        let [asked, done, heard] = calls(seed, 0);
+        assert!(done == heard && done < asked, "seed {seed}: what was in flight was not done");
+    }
+    assert!(in_flight > 1, "more than one was in flight at once");
+}
+
+#[test]
+fn the_locks_of_a_process_go_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock");
+    let open = || std::fs::File::create(&path).unwrap();
+    let (_, answer) = Scheduler::run(&Pool::new(), Random::new(3), Trace::new(false), |scheduler| {
+        let (held, me) = (Arc::new(open()), Arc::clone(scheduler));
+        held.try_lock().unwrap();
+        scheduler.doom(1, Fate { at: 1, at_work: false, done: 0 });
+        let body = move || {
+            me.holds(Arc::downgrade(&held));
+            me.point();
+            me.point();
+        };
+        assert!(open().try_lock().is_err());
+        scheduler.join(scheduler.spawn_in(Some(1), "holds", Box::new(body)));
+        assert!(open().try_lock().is_ok());
+    });
+    answer.unwrap();
 }
 
 /// Panics while it is unwound, which no process survives.

@@ -16,6 +16,7 @@ use crate::policy::health::Event;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, Pending};
 use crate::replica::life;
 use crate::replica::proof::Outcome;
+use crate::seam::step;
 
 /// What catching up did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +115,7 @@ impl Group {
                     link.set_ability(None);
                 }
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
+                member.left.store(done.left.len(), Ordering::Release);
                 member.may_take.store(done.left.len() > done.uncopyable, Ordering::Release);
                 // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.
                 if done.undone || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire)) {
@@ -267,6 +269,7 @@ impl Group {
                         object.forget(lease.member.index);
                     }
                     let answer = lease.token().destroy_object(lease.session, handle);
+                    step!(DestroyedLater);
                     self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), destroyed, what)? {
                         lease.link.unbind(handle);
@@ -297,7 +300,14 @@ impl Group {
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     let answer = Self::change_now(lease, handle, &pending, &row);
+                    step!(ChangedLater);
                     self.may_be_stale(lease, &row, answer);
+                    if answer.is_err_and(|rv| classify(Function::SetAttributeValue, rv) == Class::Caller)
+                        && self.give_up_change(ledger, lease, handle, &pending, &row)?
+                    {
+                        lease.member.owed.fetch_add(1, Ordering::AcqRel);
+                        continue;
+                    }
                     if note(answer.map(|()| true), changed, what)? {
                         // What is changed now goes before; the next round sees to what is left of this one.
                         if ledger.object(row.id)?.is_some_and(|now| now.is_unchanged_since(&row)) {
@@ -326,6 +336,7 @@ impl Group {
             let Some(row) = ledger.object(row.id)?.filter(|r| r.is_committed()) else { continue };
             *uncopyable += usize::from(!row.is_copyable());
             let given = self.give(ledger, lease, &row)?;
+            step!(CopiedLater);
             let made = match given {
                 Ok(Given { made, .. }) => Ok(made),
                 Err(rv) => Err(rv),

@@ -11,6 +11,7 @@ use crate::policy::failure::{Class, classify};
 use crate::replica::is_secret;
 use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow};
 use crate::replica::proof::{self, Outcome};
+use crate::seam::step;
 
 /// How often a change is tried when other processes change the same object at the same time.
 const TRIES: u32 = 5;
@@ -50,6 +51,7 @@ impl Group {
             match self.destroy_on(ledger, member, object, &row) {
                 Ok(()) => {
                     let is_first = !std::mem::replace(&mut is_final, true);
+                    step!(is_first => DestroyedOnFirst, DestroyedOnAnother);
                     let noted = if is_first { ledger.destroy_final(id) } else { Ok(()) };
                     if wrong!(DestructionCountsForAll) {
                         for member in &self.members {
@@ -373,7 +375,10 @@ impl Group {
                 }
             });
             match answer {
-                Ok(done) => (changed, *made) = (changed || done, done),
+                Ok(done) => {
+                    step!(changed => ChangedOnAnother, ChangedOnFirst);
+                    (changed, *made) = (changed || done, done);
+                }
                 Err(rv) if classify(Function::SetAttributeValue, rv) == Class::Caller => {
                     if !changed {
                         return Err((rv, uncertain));

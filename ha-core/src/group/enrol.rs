@@ -8,6 +8,7 @@ use ha_token::{Function, Result, Rv, UserType};
 use super::{Group, Lease, Link, Member, Who};
 use crate::policy::failure::{Class, classify};
 use crate::replica::group_key::{self, GroupKeys, NotMoved};
+use crate::seam::step;
 
 /// How often a member is given the group keys once more that fails vaguely.
 const KEY_TRIES: u32 = 8;
@@ -52,6 +53,7 @@ impl Group {
             let mut made = Err(Rv::DEVICE_ERROR);
             for first in writers.iter() {
                 made = group_key::create(first.on(), &group, false).and_then(|keys| {
+                    step!(GroupKeysMade);
                     self.recognise_group_keys(first, &keys)?;
                     first.link.set_group_keys(Some(keys));
                     Ok(())
@@ -91,6 +93,7 @@ impl Group {
                 .and_then(|key| group_key::transfer(source.on(), &keys, writer.on(), group, &key));
             let (failed, function, rv) = match moved {
                 Ok(there) => {
+                    step!(GroupKeysGiven);
                     writer.link.set_group_keys(Some(there));
                     writer.member.key_tries.store(0, Ordering::Release);
                     if writer.member.lacks.load(Ordering::Acquire) {

@@ -19,8 +19,9 @@ use crate::replica::group_key;
 /// How long a call waits for members that it has found dead and that are connected anew.
 const RETURN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// After so many of the longest intervals a member that refused some of what it lacks is asked once more.
-const LACKING_INTERVALS: u32 = 10;
+/// After so many of the longest intervals a member that refused some of what it lacks is asked once more, and what other
+/// processes have left is looked for.
+const LOOKING_INTERVALS: u32 = 10;
 
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -77,8 +78,10 @@ impl Group {
         let members: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
         match ledger.settle(&members) {
             Ok(0) => {}
-            Ok(objects) => {
-                tracing::warn!(group = %self.config.label, objects, "a process died while it made or destroyed these: what was not acknowledged is destroyed");
+            Ok(left) => {
+                tracing::warn!(group = %self.config.label, left, "a process died while it made, changed or destroyed something: what was not acknowledged is destroyed, and a change is made");
+                // Also those that were just brought up to date: it was not known then.
+                self.members.iter().for_each(|m| self.falls_behind(m));
             }
             Err(error) => {
                 tracing::warn!(group = %self.config.label, %error, "what was left half done cannot be settled now");
@@ -111,11 +114,15 @@ impl Group {
                         member.wake.wait(Some(at - now));
                     }
                 }
-                // What it refused then it may take now.
-                (State::Up, _) if member.may_take.load(Ordering::Acquire) => {
-                    let again = self.config.recovery.max_interval * LACKING_INTERVALS;
+                (State::Up, _) => {
+                    let again = self.config.recovery.max_interval * LOOKING_INTERVALS;
                     if !member.wake.wait(Some(again)) {
-                        self.falls_behind(member);
+                        // What it refused then it may take now.
+                        if member.may_take.load(Ordering::Acquire) {
+                            self.falls_behind(member);
+                        } else {
+                            self.look_for_leavings(member);
+                        }
                     }
                 }
                 _ => {
@@ -216,20 +223,22 @@ impl Group {
     /// The member's answer; `CKR_USER_NOT_LOGGED_IN` when it has lost its login, which is made again when it is next used;
     /// `CKR_DEVICE_REMOVED` when an object that must be there is not.
     pub(crate) fn looks_alive(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<(), Rv> {
-        link.probe(&*self.world)?;
-        if wrong!(LostTokenBelieved) {
+        let anchor = link.probe(&*self.world)?;
+        if wrong!(LostTokenBelieved) || self.login.who() != super::Who::User {
             return Ok(());
         }
-        if let Some(keys) = link.group_keys()
-            && self.login.who() == super::Who::User
-        {
-            let class = [ck::CKA_CLASS];
-            let there = link.on_anchor(|anchor| link.token.get_attributes(anchor, keys.extractable, &class));
-            if there.is_err() {
-                return self.finds_itself(member, link);
+        let class = [ck::CKA_CLASS];
+        let sees =
+            |key| link.on_anchor(|anchor| link.token.get_attributes(anchor, key, &class).map(drop)).is_ok();
+        match link.group_keys() {
+            Some(keys) if !sees(keys.extractable) => self.finds_itself(member, link),
+            // Another process may have made the keys since the login, so that they are not known here.
+            None if anchor.state != ck::CKS_RW_USER_FUNCTIONS => {
+                link.doubt_login();
+                Err(Rv::USER_NOT_LOGGED_IN)
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A token does not know the group keys by their handles: it has lost its login, or its handles, or itself.

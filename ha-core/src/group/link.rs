@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::map::RandomState;
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use ha_token::{MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, ck};
+use ha_token::{
+    MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, SessionInfo, Token, TokenInfo, Ulong, ck,
+};
 
 use crate::mutants::wrong;
 use crate::pin::Pin;
@@ -365,16 +367,16 @@ impl Link {
         }
     }
 
-    /// Whether the token is still the one that was connected, and answers.
+    /// Whether the token is still the one that was connected, and answers: how its first session is.
     ///
     /// # Errors
     /// The member's answer; `CKR_TOKEN_NOT_RECOGNIZED` if another token is behind the slot now.
-    pub fn probe(&self, world: &dyn World) -> Result<()> {
+    pub fn probe(&self, world: &dyn World) -> Result<SessionInfo> {
         let now = self.info_now(world)?;
         if now.serial != self.info.serial {
             return Err(Rv::TOKEN_NOT_RECOGNIZED);
         }
-        self.on_anchor(|anchor| self.token.session_info(anchor)).map(drop)
+        self.on_anchor(|anchor| self.token.session_info(anchor))
     }
 }
 

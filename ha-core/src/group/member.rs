@@ -1,6 +1,6 @@
 //! A member: its configuration, its health, its current connection and its load.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub struct Member {
     pub(super) lacks: AtomicBool,
     /// Whether some of that is what it refused, and may take at another time.
     pub(super) may_take: AtomicBool,
+    /// How much it could not be given, or made to destroy or change.
+    pub(super) left: AtomicUsize,
     /// Tries in a row to bring it up to date that left something.
     pub(super) behind_tries: AtomicU32,
     /// Tries in a row to give it the group keys that it failed in words that say nothing.
@@ -106,6 +108,7 @@ impl Member {
             owed: AtomicU64::new(0),
             lacks: AtomicBool::new(false),
             may_take: AtomicBool::new(false),
+            left: AtomicUsize::new(0),
             behind_tries: AtomicU32::new(0),
             key_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),

@@ -21,6 +21,7 @@ mod login;
 mod matching;
 mod member;
 mod objects;
+mod others;
 mod pins;
 mod put;
 mod replicate;
@@ -35,7 +36,7 @@ mod wrapped;
 mod writers;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ pub struct Group {
     seen: AtomicBool,
     stopping: AtomicBool,
     by_hand: AtomicBool,
+    /// The ledger's state when it was last looked at for what other processes have done.
+    heeded: AtomicI64,
     /// Whether no keeper looks after the members: whoever calls does.
     alone: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
@@ -176,6 +179,7 @@ impl Group {
             seen: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             by_hand: AtomicBool::new(false),
+            heeded: AtomicI64::new(-1),
             alone: AtomicBool::new(false),
             keepers: Mutex::default(),
             on_appear: Mutex::default(),

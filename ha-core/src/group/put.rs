@@ -14,6 +14,7 @@ use crate::policy::failure::Class;
 use crate::replica::ledger::{Blob, Ledger, LedgerError, ObjectId, Staged};
 use crate::replica::proof::Outcome;
 use crate::replica::verifier::Verifier;
+use crate::seam::step;
 
 /// How a copy is made on a member.
 pub(super) enum How {
@@ -108,7 +109,10 @@ impl Group {
                 break;
             }
             match self.put_on(writer, &items) {
-                Ok(handles) => done.push((writer, handles)),
+                Ok(handles) => {
+                    step!(done.is_empty() => CopiedOnFirst, CopiedOnAnother);
+                    done.push((writer, handles));
+                }
                 Err((NotPut::Unproven(reason), clean)) => {
                     if !clean {
                         touched.push(writer);

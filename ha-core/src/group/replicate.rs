@@ -12,6 +12,7 @@ use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Intent, LedgerError, ObjectId};
 use crate::replica::proof::{self, Known};
 use crate::replica::{is_secret, life};
+use crate::seam::step;
 
 /// How key pairs are made on one member: with a template of the private session key that is wanted.
 pub(crate) type MakePair<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<(ObjectHandle, ObjectHandle)>;
@@ -321,6 +322,7 @@ impl Group {
             sources.push(index);
             match make(writer) {
                 Ok(made) => {
+                    step!(Made);
                     self.succeeded();
                     return Ok((writer, made));
                 }

@@ -311,6 +311,10 @@ impl VirtualSlot {
                 class => class,
             };
             lease.set_busy(class != Class::Caller);
+            // Perhaps another process has destroyed it, and could not do so on the member that is next.
+            if class == Class::Object && call.need.objects().any(|object| group.is_gone(object)) {
+                return Err(Ended::Answer(Rv::OBJECT_HANDLE_INVALID));
+            }
             match class {
                 Class::Caller => return Err(Ended::Answer(rv)),
                 Class::Login if group.login.who() == Who::Nobody => return Err(Ended::Answer(rv)),

@@ -38,6 +38,7 @@ impl VirtualSlot {
             |kind| DIFFER.contains(&kind) || matches!(kind, ck::CKA_EXTRACTABLE | ck::CKA_NEVER_EXTRACTABLE);
         let (told, asked): (Template, Template) = template.iter().cloned().partition(|a| is_told(a.kind));
         let template = &asked;
+        group.heed_others();
         let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
         // One that has fallen behind may lack what the others have; by the end of the search it may have been given it.
         let mut behind = false;
@@ -106,7 +107,9 @@ impl VirtualSlot {
             {
                 return Err(Rv::USER_NOT_LOGGED_IN);
             }
-            if group.visit(&lease.link) == visit {
+            // A login that is doubted is another thread's to make again: it may have done so since.
+            let is_known = visit.is_some() || group.login.who() != Who::User;
+            if is_known && group.visit(&lease.link) == visit {
                 return Ok((objects, visit));
             }
         }

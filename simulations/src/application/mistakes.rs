@@ -18,7 +18,7 @@ impl Application<'_> {
         let handle = match self.handle(&thing) {
             Ok(Some(handle)) => handle,
             Ok(None) => return,
-            Err(failed) => return self.failed(&format!("search of {}", thing.name()), &failed),
+            Err(failed) => return self.failed_with(&thing, "search", &failed),
         };
         let ledger = self.stage.ledger_is_well();
         let (asked, right) = match thing.kind {
@@ -31,7 +31,10 @@ impl Application<'_> {
             Err(Failed { rv, .. }) if right.contains(&rv) => {}
             // A change is no mistake before the ledger was asked.
             Err(Failed { step, rv })
-                if self.stage.must_succeed() && ledger.is_some() && ledger == self.stage.ledger_is_well() =>
+                if self.stage.must_succeed()
+                    && self.stage.model.is_as_before(&thing)
+                    && ledger.is_some()
+                    && ledger == self.stage.ledger_is_well() =>
             {
                 let how = format!("{}: {step} answered a mistake with {rv}, not {right:?}", thing.name());
                 self.stage.broken("G8", how);

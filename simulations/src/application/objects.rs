@@ -66,7 +66,7 @@ impl Application<'_> {
                 vec![self.at("C_CreateObject", made)?]
             }
         };
-        made.iter().for_each(|handle| self.stage.new_object(*handle));
+        made.iter().for_each(|handle| self.stage.new_object(self.process, *handle));
         Ok(made)
     }
 
@@ -105,7 +105,7 @@ impl Application<'_> {
 
     /// What an object answers to the question.
     pub(super) fn answer(&self, thing: &Thing, handle: ObjectHandle, parts: bool) -> Step<Vec<u8>> {
-        let _operation = self.stage.operation();
+        let _operation = self.stage.operation(self.process);
         let (op, mut mechanism, input) = match thing.kind {
             Kind::Ec if thing.public => return self.read(handle, ck::CKA_EC_POINT),
             Kind::Rsa if thing.public => return self.read(handle, ck::CKA_MODULUS),
@@ -153,7 +153,10 @@ impl Application<'_> {
             Some(proof) => proof.clone(),
             None => {
                 let public = match self.stage.model.public_of(thing) {
-                    Some(public) if public.standing == Standing::There => self.handle(&public)?,
+                    Some(public) if public.standing == Standing::There => match self.handle(&public)? {
+                        None => return Ok(()),
+                        found => found,
+                    },
                     _ => None,
                 };
                 let proof = self.prove(thing, handle, public)?;

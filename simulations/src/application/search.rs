@@ -13,22 +13,28 @@ type Seen = BTreeMap<(Ulong, Vec<u8>), Vec<Option<Vec<u8>>>>;
 impl Application<'_> {
     /// The object's handle, looked for where it was made in an earlier life, and remembered.
     pub(super) fn handle(&self, thing: &Thing) -> Step<Option<ObjectHandle>> {
-        if thing.handle.is_some() {
-            return Ok(thing.handle);
+        if let Some(handle) = thing.handle(self.process) {
+            return Ok(Some(handle));
         }
         let found = self.search(&named(thing))?;
         self.once(thing, &found);
         let handle = found.first().copied();
-        self.stage.model.update(thing, |t| t.handle = handle);
+        if let Some(handle) = handle {
+            self.stage.model.update(thing, |t| _ = t.handles.insert(self.process, handle));
+        }
         Ok(handle)
     }
 
-    /// What is there is found, and once.
+    /// What is there from the search's beginning to its end is found, and once.
     fn once(&self, thing: &Thing, found: &[ObjectHandle]) {
         if found.len() > 1 {
             self.stage.broken("G8", format!("{} is found {} times", thing.name(), found.len()));
         }
-        if found.is_empty() && thing.standing == Standing::There && self.stage.must_serve(thing) {
+        if found.is_empty()
+            && thing.standing == Standing::There
+            && self.stage.must_serve(thing)
+            && self.stage.model.is_as_before(thing)
+        {
             self.stage.broken("G1", format!("{} is there and is not found by its label", thing.name()));
         }
     }
@@ -37,7 +43,7 @@ impl Application<'_> {
     pub(super) fn find(&self, thing: &Thing) -> Step<()> {
         let found = self.search(&named(thing))?;
         self.once(thing, &found);
-        if let (Some(found), Some(known)) = (found.first(), thing.handle)
+        if let (Some(found), Some(known)) = (found.first(), thing.handle(self.process))
             && *found != known
         {
             let (found, known) = (found.0, known.0);
@@ -87,7 +93,9 @@ impl Application<'_> {
         }
         let things = self.stage.model.things().clone();
         for (thing, (standing, version)) in things.iter().zip(before) {
-            let Some(handle) = thing.handle.filter(|_| thing.version == version) else { continue };
+            let Some(handle) = thing.handle(self.process).filter(|_| thing.version == version) else {
+                continue;
+            };
             let there = found.contains(&handle);
             match standing {
                 Standing::There if !there && self.stage.must_serve(thing) => {

@@ -67,7 +67,7 @@ mod tests {
     use ha_token::Attribute;
 
     use super::*;
-    use crate::model::Model;
+    use crate::model::{Model, Owner};
 
     fn copy(thing: &Thing, id: &[u8], flags: &[(AttributeType, bool)]) -> Inspected {
         Inspected {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn copies_that_differ_are_found_out() {
-        let mut thing = Model::default().make(Kind::Aes, 0).remove(0);
+        let mut thing = Model::default().make(Kind::Aes, Owner::SHARED, 1).remove(0);
         thing.standing = Standing::There;
         let id = thing.ids[0].clone();
         let right = copy(&thing, &id, &[(ck::CKA_ENCRYPT, true)]);

@@ -1,4 +1,4 @@
-//! G7: what is tried again is bounded in each window of time, not over a history: hours of rest allow no storm.
+//! G7: what a process tries again is bounded in each window of time, not over a history: hours of rest allow no storm.
 
 use std::time::Duration;
 
@@ -14,10 +14,14 @@ const KEPT: usize = 100;
 /// No window has more retries than the calls in it pay for, and a bounded number from before.
 pub(super) fn bounded(stage: &Stage) {
     let refused: Vec<Vec<Refused>> = stage.lines.iter().map(|l| l.refused()).collect();
-    let mut paid: Vec<Duration> = stage.operations().iter().flat_map(|o| further(o, &refused)).collect();
-    paid.sort_unstable();
-    if let Err(how) = judge(&paid, &stage.calls()) {
-        stage.broken("G7", how);
+    let operations = stage.operations();
+    for (process, calls) in stage.calls() {
+        let its = operations.iter().filter(|o| o.process == process);
+        let mut paid: Vec<Duration> = its.flat_map(|o| further(o, &refused)).collect();
+        paid.sort_unstable();
+        if let Err(how) = judge(&paid, &calls) {
+            stage.broken("G7", format!("process {process}: {how}"));
+        }
     }
 }
 
@@ -70,7 +74,7 @@ mod tests {
     #[test]
     fn a_retry_on_a_third_member_is_a_further_one() {
         let refused = |at| Refused { at: ms(at), thread: "app0".into() };
-        let operation = Operation { thread: "app0".into(), from: ms(10), until: ms(20) };
+        let operation = Operation { process: 1, thread: "app0".into(), from: ms(10), until: ms(20) };
         let other = Refused { at: ms(14), thread: "app1".into() };
         // Twice on the first, as a fresh session is tried; what others meet, and what was before, is not its.
         let met = [vec![refused(9), refused(11), refused(12)], vec![refused(13), other], vec![refused(15)]];

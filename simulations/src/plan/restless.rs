@@ -90,6 +90,8 @@ impl Plan {
             deadline: None,
             makes: Vec::new(),
             ends: Vec::new(),
+            beside: Vec::new(),
+            kills: Vec::new(),
         }
     }
 

@@ -125,7 +125,17 @@ impl Device {
             s.store.next_process += 1;
             s.store.next_process
         });
+        self.connector_of(process)
+    }
+
+    /// The same, for the process of this number.
+    pub fn connector_of(&self, process: u64) -> Box<dyn Connector> {
         Box::new(DeviceConnector::new(Arc::clone(&self.shared), process))
+    }
+
+    /// A process was killed: its sessions are closed, and with them goes its login.
+    pub fn process_died(&self, process: u64) {
+        self.with(|s| drop(s.processes.remove(&process)));
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -245,6 +255,14 @@ impl Device {
     /// How many sessions are open in all processes.
     pub fn sessions_open(&self) -> usize {
         self.with(|s| s.processes.values().map(|p| p.sessions.len()).sum())
+    }
+
+    /// How many sessions are open in each process that has any.
+    pub fn sessions_by_process(&self) -> BTreeMap<u64, usize> {
+        let open = |s: &mut State| s.processes.iter().map(|(n, p)| (*n, p.sessions.len())).collect();
+        let mut open: BTreeMap<u64, usize> = self.with(open);
+        open.retain(|_, n| *n > 0);
+        open
     }
 }
 

@@ -4,12 +4,13 @@
 //! forked child has the file open too: a lock is let go in so many words, not by closing, or the child would keep it.
 
 use std::fs::{File, TryLockError};
+use std::sync::Arc;
 
 use ha_member::fork_generation;
 
 /// A lock that is held; let go when dropped, by the process that took it.
 pub struct HostLock {
-    file: File,
+    file: Arc<File>,
     generation: u64,
 }
 
@@ -23,7 +24,7 @@ impl HostLock {
         lock: impl Fn(&File) -> Result<(), TryLockError>,
     ) -> Result<Self, (File, TryLockError)> {
         match lock(&file) {
-            Ok(()) => Ok(HostLock { file, generation: fork_generation() }),
+            Ok(()) => Ok(HostLock { file: Arc::new(file), generation: fork_generation() }),
             Err(error) => Err((file, error)),
         }
     }
@@ -31,6 +32,13 @@ impl HostLock {
     /// Whether this process took it: a forked child inherits it, and must leave it alone.
     pub(super) fn is_ours(&self) -> bool {
         self.generation == fork_generation()
+    }
+
+    /// It is this process's alone, and ends with it: a simulation, whose processes are one, has to be told.
+    pub(super) fn of_this_process(self) -> Self {
+        #[cfg(feature = "simulation")]
+        crate::seam::turns::holds(&self.file);
+        self
     }
 
     /// The file.
@@ -44,6 +52,8 @@ impl Drop for HostLock {
         if self.is_ours() {
             _ = self.file.unlock();
         }
+        #[cfg(feature = "simulation")]
+        crate::seam::turns::step(None);
     }
 }
 
@@ -70,8 +80,10 @@ mod tests {
         let open = || File::create(dir.path().join("lock")).unwrap();
         let file = open();
         file.try_lock().unwrap();
-        let parents =
-            HostLock { file: file.try_clone().unwrap(), generation: fork_generation().wrapping_sub(1) };
+        let parents = HostLock {
+            file: Arc::new(file.try_clone().unwrap()),
+            generation: fork_generation().wrapping_sub(1),
+        };
         drop(parents);
         assert!(HostLock::take(open(), File::try_lock).is_err());
     }

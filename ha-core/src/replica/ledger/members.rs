@@ -4,6 +4,7 @@ use ha_token::{MechanismInfo, Ulong};
 use rusqlite::{OptionalExtension, params};
 
 use super::{Ledger, LedgerError, ObjectRow, room};
+use crate::seam::step;
 
 fn known_group_keys(connection: &rusqlite::Connection) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT value FROM meta WHERE key = 'group keys'";
@@ -45,7 +46,9 @@ impl Ledger {
         if !self.is_read_only() && known_group_keys(&connection)?.is_none() {
             room()?;
             let sql = "INSERT OR IGNORE INTO meta VALUES ('group keys', ?1)";
-            connection.execute(sql, [fingerprint])?;
+            if connection.execute(sql, [fingerprint])? == 1 {
+                step!(GroupKeysRemembered);
+            }
         }
         Ok(known_group_keys(&connection)?.unwrap_or_else(|| fingerprint.to_vec()))
     }

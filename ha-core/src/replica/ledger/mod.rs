@@ -9,6 +9,7 @@
 mod beside;
 mod codec;
 mod host;
+mod leavings;
 mod members;
 mod objects;
 mod open;

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
+use crate::seam::step;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -64,6 +65,7 @@ impl Ledger {
     pub fn begin(&self, intent: &Intent) -> Result<()> {
         let sql = "INSERT INTO object (id, state, class) VALUES (?1, ?2, ?3)";
         self.writable()?.execute(sql, params![intent.id.0, State::Intent as i64, stored(intent.class)])?;
+        step!(Announced);
         Ok(())
     }
 
@@ -94,7 +96,9 @@ impl Ledger {
                 params![id.0, stored(blob.format), blob.extractable, blob.bytes],
             )?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Staged);
+        Ok(())
     }
 
     /// The objects are acknowledged: all of them, or none. `copies`: for each the members that hold it, proven.
@@ -110,7 +114,9 @@ impl Ledger {
                 transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
             }
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Committed);
+        Ok(())
     }
 
     /// Gives up an object that was not committed: from now on it is destroyed, to be taken off the members that may have
@@ -127,37 +133,9 @@ impl Ledger {
             transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         forget_if_gone(&transaction, id)?;
-        Ok(transaction.commit()?)
-    }
-
-    /// Whether something is being made, changed or destroyed, or was by who died at it.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn has_unfinished(&self) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 1, 3)) OR EXISTS (SELECT 1 FROM undecided)";
-        Ok(self.connection().query_row(sql, [], |r| r.get(0))?)
-    }
-
-    /// What is neither acknowledged nor destroyed is to be taken off these members, if it is on them.
-    pub(super) fn give_up_unfinished(&self, members: &[&str]) -> Result<usize> {
-        let mut connection = self.writable()?;
-        let transaction = connection.transaction()?;
-        let unfinished = "SELECT id FROM object WHERE state IN (1, 3)";
-        for member in members {
-            let sql =
-                format!("INSERT OR IGNORE INTO copy SELECT id, ?1 FROM object WHERE id IN ({unfinished})");
-            transaction.execute(&sql, [member])?;
-        }
-        transaction.execute(&format!("DELETE FROM blob WHERE object IN ({unfinished})"), [])?;
-        // Of what was only announced no member has anything.
-        let announced = transaction.execute("DELETE FROM object WHERE state = 0", [])?;
-        let sql = "UPDATE object SET state = 4, version = version + 1 WHERE state IN (1, 3)";
-        let settled = transaction.execute(sql, [])?;
-        // A change goes forward: some member may have made it.
-        transaction.execute("DELETE FROM undecided", [])?;
         transaction.commit()?;
-        Ok(announced + settled)
+        step!(Abandoned);
+        Ok(())
     }
 
     /// Announces a destruction, before the first member is touched. Every one of `members` is to say that it has no copy,
@@ -175,6 +153,7 @@ impl Ledger {
             transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         transaction.commit()?;
+        step!(DestructionAnnounced);
         Ok(ObjectRow { version: before.version + 1, ..before })
     }
 
@@ -187,7 +166,9 @@ impl Ledger {
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Destroying], State::Destroyed)?;
         transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Tombstoned);
+        Ok(())
     }
 
     /// No member destroyed it: it is as it was, on the members in `copies`.
@@ -202,7 +183,9 @@ impl Ledger {
         for member in copies {
             transaction.execute("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(DestructionTakenBack);
+        Ok(())
     }
 
     /// A member no longer holds an object, nor has anything to change in it. Once every one has said so of a destroyed
@@ -220,7 +203,9 @@ impl Ledger {
         transaction
             .execute("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         forget_if_gone(&transaction, id)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(Acknowledged);
+        Ok(())
     }
 
     /// The destroyed objects that a member may still hold.
@@ -272,6 +257,7 @@ impl Ledger {
                      WHERE o.id = ?1 AND c.member = ?2 AND o.state = 2 AND o.version = ?3";
         let there =
             connection.query_row(there, params![row.id.0, member, row.version], |_| Ok(())).optional()?;
+        step!(CopyNoted);
         there.ok_or(LedgerError::Conflict)
     }
 
@@ -305,6 +291,7 @@ impl Ledger {
             announced.push((member, number));
         }
         transaction.commit()?;
+        step!(ChangeAnnounced);
         Ok(announced)
     }
 
@@ -320,7 +307,9 @@ impl Ledger {
             transaction.execute("DELETE FROM undecided WHERE number = ?1", [number])?;
         }
         made(&transaction, done)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(ChangeDecided);
+        Ok(())
     }
 
     /// Whether a change of an object is announced that may be taken back.
@@ -361,7 +350,9 @@ impl Ledger {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![member, before.id.0, codec::encode(back)])?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(ChangeTakenBack);
+        Ok(())
     }
 
     /// The changes that a member has yet to make, oldest first; also those that may be taken back.
@@ -407,7 +398,9 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         made(&transaction, numbers)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        step!(ChangeNoted);
+        Ok(())
     }
 
     /// One object.
@@ -474,7 +467,7 @@ fn holders_of(transaction: &Transaction<'_>, id: ObjectId) -> Result<Vec<String>
     Ok(holders.collect::<rusqlite::Result<_>>()?)
 }
 
-fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {
+pub(super) fn found_as(connection: &Connection, id: ObjectId, version: i64, found: &Found<'_>) -> Result<()> {
     let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1
                WHERE id = ?1 AND state = 2 AND version = ?5";
     let values = params![id.0, found.ckaid, found.label, codec::encode(found.template), version];

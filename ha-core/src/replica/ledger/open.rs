@@ -257,12 +257,13 @@ impl Ledger {
     }
 
     /// Settles what processes have left that died at work: what was not acknowledged is destroyed. While anybody is at work
-    /// nothing is settled. Answers how many objects that were.
+    /// nothing is settled. Answers how much that was.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub fn settle(&self, members: &[&str]) -> Result<usize, LedgerError> {
-        let Ok(_alone) = HostLock::take(self.lock_file("work.lock")?, File::try_lock) else { return Ok(0) };
+        let Ok(alone) = HostLock::take(self.lock_file("work.lock")?, File::try_lock) else { return Ok(0) };
+        let _alone = alone.of_this_process();
         self.give_up_unfinished(members)
     }
 
@@ -295,7 +296,7 @@ impl Ledger {
         let pause = world.event();
         loop {
             match HostLock::take(file, &lock) {
-                Ok(held) => return Ok(held),
+                Ok(held) => return Ok(held.of_this_process()),
                 Err((_, TryLockError::Error(e))) => return Err(place(e.to_string())),
                 Err((_, TryLockError::WouldBlock)) if world.now() >= until => {
                     return Err(place(format!("another process {why}")));

@@ -180,7 +180,7 @@ fn what_a_member_lacks_and_has_yet_to_change() {
     let row = ledger.object(id).unwrap().unwrap();
     // Who died while it was made: it goes forward.
     let all = numbers(ledger.change_begin(&row, &["a", "b"], &change, &found).unwrap());
-    assert_eq!(ledger.settle(&["a", "b"]).unwrap(), 0);
+    assert_eq!(ledger.settle(&["a", "b"]).unwrap(), all.len(), "one change, on each");
     assert!(ledger.pending_for("a").unwrap().len() == 1 && !ledger.is_undecided(id).unwrap());
     ledger.change_decided(&all, &all).unwrap();
     assert!(ledger.pending_for("b").unwrap().is_empty());
@@ -206,6 +206,59 @@ fn a_change_is_for_whoever_was_given_a_copy_since_it_was_prepared() {
     // What was not known before is not set back.
     ledger.change_rollback(&before, &all, &["a"], &Template::new()).unwrap();
     assert!(ledger.pending_for("a").unwrap().is_empty());
+}
+
+#[test]
+fn what_another_process_does_is_seen_and_what_it_leaves_to_members_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
+    let owed = || ["a", "b"].map(|member| ours.owed_to(member).unwrap());
+    let before = ours.version_of_others().unwrap();
+    committed(&ours, 1, &["a", "b"]);
+    assert_eq!(ours.version_of_others().unwrap(), before, "it was not another one's");
+    let id = committed(&theirs, 2, &["a"]);
+    assert_ne!(ours.version_of_others().unwrap(), before);
+    assert_eq!(owed(), [0, 1], "it is to be given to b");
+    let row = theirs.object(id).unwrap().unwrap();
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
+    let all = numbers(theirs.change_begin(&row, &["a"], &Template::new(), &found).unwrap());
+    assert_eq!(owed(), [0, 1], "it may be taken back");
+    theirs.change_decided(&all, &[]).unwrap();
+    assert_eq!(owed(), [1, 1]);
+    theirs.destroy_begin(id, &["a", "b"]).unwrap();
+    assert!(ours.destroyed().unwrap().is_empty() && owed() == [0, 0]);
+    theirs.destroy_final(id).unwrap();
+    assert_eq!((ours.destroyed().unwrap(), owed()), (vec![id], [1, 1]));
+    theirs.acknowledge(id, "a").unwrap();
+    assert_eq!(owed(), [0, 1]);
+    theirs.acknowledge(id, "b").unwrap();
+    assert!(ours.destroyed().unwrap().is_empty() && owed() == [0, 0]);
+}
+
+#[test]
+fn a_change_that_is_refused_is_taken_back_unless_some_member_may_have_made_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a", "b"]);
+    let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
+    let found = Found { ckaid: b"1", label: b"new", template: &staged(b"new").template, blob: None };
+    let back = Found { ckaid: b"1", label: b"k", template: &staged(b"k").template, blob: None };
+    let row = || ledger.object(id).unwrap().unwrap();
+    let all = numbers(ledger.change_begin(&row(), &["a", "b", "c"], &change, &found).unwrap());
+    ledger.settle(&["a", "b", "c"]).unwrap();
+    let other = vec![Attribute::bytes(ck::CKA_LABEL, *b"other")];
+    assert!(!ledger.change_refused(&row(), &other, &back).unwrap(), "nobody is to make that");
+    assert!(ledger.change_refused(&row(), &change, &back).unwrap());
+    assert_eq!(
+        (row().label, row().template, row().blob),
+        (b"k".to_vec(), staged(b"k").template, staged(b"k").blob)
+    );
+    assert!(["a", "b", "c"].iter().all(|m| ledger.pending_of(id, m).unwrap().is_empty()) && all.len() == 3);
+    let all = numbers(ledger.change_begin(&row(), &["a", "b"], &change, &found).unwrap());
+    ledger.settle(&["a", "b"]).unwrap();
+    ledger.done(&all[..1]).unwrap();
+    assert!(!ledger.change_refused(&row(), &change, &back).unwrap(), "one has made it");
+    assert_eq!(row().label, b"new");
 }
 
 #[test]

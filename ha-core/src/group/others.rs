@@ -1,0 +1,94 @@
+//! What other processes of this host have done: they write it to the ledger, and tell nobody.
+
+use std::sync::atomic::Ordering;
+
+use ha_token::{AttributeType, ObjectHandle, ck};
+
+use super::change::changed;
+use super::copies::{Trouble, row_traits};
+use super::{Group, Lease, Member, Object, Origin};
+use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow, Pending, State};
+
+/// What changes what a key's copies are made from: it is not taken back.
+const SEALING: [AttributeType; 2] = [ck::CKA_EXTRACTABLE, ck::CKA_WRAP_WITH_TRUSTED];
+
+impl Group {
+    /// Heeds what other processes have written to the ledger since it was last looked at. What they have destroyed is found
+    /// no more, also on a member that they could not reach; a member that they could not give something is not believed when it does
+    /// not find it.
+    pub(crate) fn heed_others(&self) {
+        let Some(ledger) = &self.ledger else { return };
+        if let Err(error) = self.heed(ledger) {
+            tracing::warn!(group = %self.config.label, %error, "what other processes have done cannot be read now");
+        }
+    }
+
+    fn heed(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let version = ledger.version_of_others()?;
+        if self.heeded.load(Ordering::Acquire) == version {
+            return Ok(());
+        }
+        for id in ledger.destroyed()? {
+            if let Some(object) = self.objects.by_id(id) {
+                self.forget_object(&object);
+            }
+        }
+        for member in &self.members {
+            if ledger.owed_to(member.name())? > member.left.load(Ordering::Acquire) {
+                self.falls_behind(member);
+            }
+        }
+        // Only now: another thread that searches meanwhile heeds it for itself.
+        self.heeded.store(version, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether an object is destroyed, by whichever process: it is found and used no more then.
+    pub(crate) fn is_gone(&self, object: &Object) -> bool {
+        let (Some(ledger), Origin::Ledger(id)) = (&self.ledger, object.origin) else { return false };
+        let is_gone = |row: Option<ObjectRow>| row.is_none_or(|row| row.state == State::Destroyed);
+        let is_gone = ledger.object(id).is_ok_and(is_gone);
+        if is_gone {
+            self.forget_object(object);
+        }
+        is_gone
+    }
+
+    /// What other processes leave that die is seen to by whoever lives, also if nobody uses it.
+    pub(super) fn look_for_leavings(&self, member: &Member) {
+        self.heed_others();
+        if self.ledger.as_ref().is_some_and(|l| l.has_unfinished().unwrap_or(false)) {
+            self.falls_behind(member);
+        }
+    }
+
+    /// A change that a member refuses as the application's mistake, and that none is known to have made: who announced it
+    /// has died before it could be told. The object is as its copy here is; answers whether that is so.
+    pub(super) fn give_up_change(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        handle: ObjectHandle,
+        pending: &Pending,
+        row: &ObjectRow,
+    ) -> Result<bool, Trouble> {
+        let kinds: Vec<_> = pending.template.iter().map(|a| a.kind).collect();
+        if kinds.iter().any(|kind| SEALING.contains(kind)) {
+            return Ok(false);
+        }
+        let here = lease.on().read(handle, &kinds)?;
+        let traits = changed(&row_traits(row), &here);
+        let mut template = row.template.clone();
+        template.retain(|a| !kinds.contains(&a.kind));
+        template.extend(here);
+        let found = Found { ckaid: &traits.id, label: &traits.label, template: &template, blob: None };
+        let is_so = ledger.change_refused(row, &pending.template, &found)?;
+        if is_so {
+            tracing::warn!(group = %self.config.label, member = lease.member.name(), "a process died while it changed an object, and the change is refused: the object is as it was");
+            if let Some(object) = self.objects.by_id(row.id) {
+                object.set_traits(traits);
+            }
+        }
+        Ok(is_so)
+    }
+}

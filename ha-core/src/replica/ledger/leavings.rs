@@ -1,0 +1,98 @@
+//! What processes leave that die at work, and what is owed to members by whoever sees it.
+
+use ha_token::Template;
+use rusqlite::params;
+
+use super::objects::{Found, found_as};
+use super::{Ledger, LedgerError, ObjectId, ObjectRow, codec};
+use crate::seam::step;
+
+type Result<T> = std::result::Result<T, LedgerError>;
+
+impl Ledger {
+    /// Whether something is being made, changed or destroyed, or was by who died at it.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn has_unfinished(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 1, 3)) OR EXISTS (SELECT 1 FROM undecided)";
+        Ok(self.connection().query_row(sql, [], |r| r.get(0))?)
+    }
+
+    /// Changes whenever another process, or another connection of this one, writes to the ledger.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn version_of_others(&self) -> Result<i64> {
+        Ok(self.connection().pragma_query_value(None, "data_version", |r| r.get(0))?)
+    }
+
+    /// The objects that are destroyed, and that some member may still hold.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn destroyed(&self) -> Result<Vec<ObjectId>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached("SELECT id FROM object WHERE state = 4")?;
+        let rows = statement.query_map([], |r| r.get::<_, [u8; 16]>(0))?;
+        Ok(rows.map(|id| id.map(ObjectId)).collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// How much a member is yet to destroy, to change and to be given; without what is not decided.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn owed_to(&self, member: &str) -> Result<usize> {
+        let sql = "SELECT (SELECT count(*) FROM copy c JOIN object o ON o.id = c.object WHERE c.member = ?1 AND o.state = 4)
+            + (SELECT count(*) FROM pending p JOIN object o ON o.id = p.object
+               WHERE p.member = ?1 AND o.state = 2 AND p.number NOT IN (SELECT number FROM undecided))
+            + (SELECT count(*) FROM object WHERE state = 2 AND id NOT IN (SELECT object FROM copy WHERE member = ?1))";
+        let owed: i64 = self.connection().query_row(sql, [member], |r| r.get(0))?;
+        Ok(usize::try_from(owed).unwrap_or(0))
+    }
+
+    /// What is neither acknowledged nor destroyed is to be taken off these members, if it is on them.
+    pub(super) fn give_up_unfinished(&self, members: &[&str]) -> Result<usize> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        let unfinished = "SELECT id FROM object WHERE state IN (1, 3)";
+        for member in members {
+            let sql =
+                format!("INSERT OR IGNORE INTO copy SELECT id, ?1 FROM object WHERE id IN ({unfinished})");
+            transaction.execute(&sql, [member])?;
+        }
+        transaction.execute(&format!("DELETE FROM blob WHERE object IN ({unfinished})"), [])?;
+        // Of what was only announced no member has anything.
+        let announced = transaction.execute("DELETE FROM object WHERE state = 0", [])?;
+        let sql = "UPDATE object SET state = 4, version = version + 1 WHERE state IN (1, 3)";
+        let settled = transaction.execute(sql, [])?;
+        // A change goes forward: some member may have made it.
+        let changes = transaction.execute("DELETE FROM undecided", [])?;
+        transaction.commit()?;
+        step!(Settled);
+        Ok(announced + settled + changes)
+    }
+
+    /// A change is refused that was announced by who died at it. Where every member that holds the object is yet to make it,
+    /// so that none is known to have made it, nobody is to make it any more, and the object is found as `found` says. Answers
+    /// whether that is so.
+    ///
+    /// # Errors
+    /// [`LedgerError::Conflict`] when the object was changed or destroyed since `row` was read; else [`LedgerError`].
+    pub fn change_refused(&self, row: &ObjectRow, change: &Template, found: &Found<'_>) -> Result<bool> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        let change = codec::encode(change);
+        let made = "SELECT EXISTS (SELECT 1 FROM copy c WHERE c.object = ?1 AND NOT EXISTS
+            (SELECT 1 FROM pending p WHERE p.object = ?1 AND p.member = c.member AND p.template = ?2))";
+        if transaction.query_row(made, params![row.id.0, change], |r| r.get(0))? {
+            return Ok(false);
+        }
+        found_as(&transaction, row.id, row.version, found)?;
+        transaction
+            .execute("DELETE FROM pending WHERE object = ?1 AND template = ?2", params![row.id.0, change])?;
+        transaction.commit()?;
+        step!(ChangeTakenBack);
+        Ok(true)
+    }
+}
