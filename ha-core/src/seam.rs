@@ -135,8 +135,6 @@ pub mod turns {
         ChangeDecided,
         /// No member has made it: the object is as it was.
         ChangeTakenBack,
-        /// What a process had left that died was given up.
-        Settled,
         /// A member that was away has destroyed what was destroyed meanwhile.
         DestroyedLater,
         /// It has changed what was changed meanwhile.

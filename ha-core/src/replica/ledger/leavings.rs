@@ -69,7 +69,6 @@ impl Ledger {
         // A change goes forward: some member may have made it.
         let changes = transaction.execute("DELETE FROM undecided", [])?;
         transaction.commit()?;
-        step!(Settled);
         Ok(announced + settled + changes)
     }
 
