@@ -54,6 +54,7 @@ pub const ANSWERS: &[(&str, &str, &str, Then, &str)] = &[
     ("Generate * as nobody", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
     ("Pair * as nobody", "*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
     ("Copy * as nobody", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
+    ("Copy * as so", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
     ("Copy * as user", "ok*", "CKR_KEY_NOT_WRAPPABLE", TakeBack, ODD),
     ("Generate * as nobody", "CKR_*", "CKR_USER_NOT_LOGGED_IN", GoOn, TWO_MISTAKES),
     ("Generate * as so", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
