@@ -28,6 +28,7 @@ pub const ANSWERS: &[(&str, &str, &str, Then, &str)] = &[
     ("FindInit *", "CKR_OPERATION_ACTIVE", "*", TakeBack, ONE_OPERATION),
     ("Sign *", "CKR_OPERATION_ACTIVE", "*", GoOn, ONE_OPERATION),
     ("Check *", "CKR_OPERATION_ACTIVE", "*", GoOn, ONE_OPERATION),
+    ("Find*", "CKR_GENERAL_ERROR", "*", End, LEFT_OVER),
     ("Find *", "CKR_OPERATION_ACTIVE", "*", GoOn, ONE_OPERATION),
     ("Cancel *", "CKR_ARGUMENTS_BAD", "*", End, "PKCS#11 3.0, which SoftHSM does not have"),
     ("CancelAll *", "CKR_FUNCTION_NOT_SUPPORTED", "*", End, "PKCS#11 3.0, which SoftHSM does not have"),
@@ -54,6 +55,7 @@ pub const ANSWERS: &[(&str, &str, &str, Then, &str)] = &[
     ("Generate * as nobody", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
     ("Pair * as nobody", "*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
     ("Copy * as nobody", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
+    ("Copy * as so", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
     ("Copy * as user", "ok*", "CKR_KEY_NOT_WRAPPABLE", TakeBack, ODD),
     ("Generate * as nobody", "CKR_*", "CKR_USER_NOT_LOGGED_IN", GoOn, TWO_MISTAKES),
     ("Generate * as so", "ok*", "CKR_USER_NOT_LOGGED_IN", TakeBack, NO_GROUP_KEYS),
@@ -95,6 +97,8 @@ const ODD: &str = "what wraps on SoftHSM pads such lengths, and a copy would not
 const TRUSTED: &str = "the group's own key, made without a ceremony, is not trusted, and may not wrap it";
 const UNPROVEN: &str = "a key that may do nothing by which it could be proven is refused";
 const NO_GROUP_KEYS: &str = "keys are copied under keys of the group, which are private";
+const LEFT_OVER: &str =
+    "SoftHSM cannot read what is left of session objects that it could not make; another member is asked";
 const SENSITIVE: &str = "every key that may not be extracted is sensitive, and cannot be told so again";
 const HALF: &str = "a pair of which one half is on the token is made there, and the other half copied";
 const DATES: &str =
