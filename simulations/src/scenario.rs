@@ -71,6 +71,11 @@ pub const OWED: &[(Scenario, &str)] = &[
         "G2: what one process has destroyed, and could not on a member that it finds down, is used by another process that \
          finds that member up and has a handle from before (a search heeds the ledger, an operation does not; seed 264)",
     ),
+    (
+        Scenario::Crashes,
+        "the same, and G4: a key cannot be made while a member is well that lost its token before and that nobody has used \
+         since, because that is found out only when the other one is lost too (seed 1277)",
+    ),
 ];
 
 impl Scenario {
@@ -209,7 +214,7 @@ mod tests {
         for scenario in Scenario::value_variants().iter().filter(|s| **s != Scenario::Restless) {
             assert_eq!(
                 kinds(*scenario).is_subset(&all),
-                !scenario.is_owed() || *scenario == Scenario::Processes,
+                !scenario.is_owed() || [Scenario::Processes, Scenario::Crashes].contains(scenario),
                 "{scenario:?}"
             );
         }

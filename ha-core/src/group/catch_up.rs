@@ -403,16 +403,16 @@ impl Group {
         Ok(match found {
             Copy::At(handle) => Ok(Given { handle, made: false }),
             Copy::Absent => {
-                let undecided = ledger.is_undecided(row.id)?;
-                self.make_copy(lease, row, undecided).map(|handle| Given { handle, made: true })
+                let untried = ledger.is_to_be_changed(row.id)?;
+                self.make_copy(lease, row, untried).map(|handle| Given { handle, made: true })
             }
             Copy::Unclear => Err(UNCLEAR),
         })
     }
 
-    /// Makes a copy as the ledger has the object. What is `undecided` may be a change that every member refuses: it is
-    /// tried on a session object, since SoftHSM keeps half of a token object that it refuses.
-    fn make_copy(&self, lease: &Lease, row: &ObjectRow, undecided: bool) -> Result<ha_token::ObjectHandle> {
+    /// Makes a copy as the ledger has the object. What is `untried` may be a change that every member refuses, and who
+    /// announced it may have died before it was told: it is tried on a session object, since SoftHSM keeps half of a token object that it refuses.
+    fn make_copy(&self, lease: &Lease, row: &ObjectRow, untried: bool) -> Result<ha_token::ObjectHandle> {
         let mut template = life::of_copy(&row.template);
         match &row.blob {
             Some(_) if lease.link.group_keys().is_none() => return Err(Rv::KEY_NOT_WRAPPABLE),
@@ -428,7 +428,7 @@ impl Group {
             Some(blob) => self.unwrap_blob(lease, blob, template),
             None => lease.token().create_object(lease.session, template),
         };
-        if undecided && !wrong!(UndecidedNotTried) {
+        if untried && !wrong!(UndecidedNotTried) {
             let trial = make(&life::public_as_made(&template))?;
             lease.on().discard(trial);
         }

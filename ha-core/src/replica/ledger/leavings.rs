@@ -72,6 +72,15 @@ impl Ledger {
         Ok(announced + settled + changes)
     }
 
+    /// Whether some member is yet to change an object.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn is_to_be_changed(&self, id: ObjectId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)";
+        Ok(self.connection().query_row(sql, [id.0], |r| r.get(0))?)
+    }
+
     /// A change is refused that was announced by who died at it. Where every member that holds the object is yet to make it,
     /// so that none is known to have made it, nobody is to make it any more, and the object is found as `found` says. Answers
     /// whether that is so.
