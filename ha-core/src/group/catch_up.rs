@@ -411,7 +411,8 @@ impl Group {
     }
 
     /// Makes a copy as the ledger has the object. What is `untried` may be a change that every member refuses, and who
-    /// announced it may have died before it was told: it is tried on a session object, since SoftHSM keeps half of a token object that it refuses.
+    /// announced it may have died before it was told: it is tried on a session object, since SoftHSM keeps half of a token
+    /// object that it refuses.
     fn make_copy(&self, lease: &Lease, row: &ObjectRow, untried: bool) -> Result<ha_token::ObjectHandle> {
         let mut template = life::of_copy(&row.template);
         match &row.blob {

@@ -405,7 +405,7 @@ pub(super) fn still_to_set(lease: &Lease, handle: ObjectHandle, wanted: &Templat
 }
 
 /// Whether a change has something in it that no token takes back (PKCS#11 v3.2, sections 4.4, 4.9 and 4.10).
-fn is_one_way(template: &Template) -> bool {
+pub(super) fn is_one_way(template: &Template) -> bool {
     const ONCE_TRUE: [AttributeType; 2] = [ck::CKA_SENSITIVE, ck::CKA_WRAP_WITH_TRUSTED];
     const ONCE_FALSE: [AttributeType; 2] = [ck::CKA_EXTRACTABLE, ck::CKA_COPYABLE];
     template.iter().any(|a| match a.value.as_bool() {

@@ -2,20 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use ha_token::{AttributeType, ObjectHandle, ck};
+use ha_token::ObjectHandle;
 
-use super::change::changed;
+use super::change::{changed, is_one_way};
 use super::copies::{Trouble, row_traits};
 use super::{Group, Lease, Member, Object, Origin};
 use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow, Pending, State};
 
-/// What changes what a key's copies are made from: it is not taken back.
-const SEALING: [AttributeType; 2] = [ck::CKA_EXTRACTABLE, ck::CKA_WRAP_WITH_TRUSTED];
-
 impl Group {
     /// Heeds what other processes have written to the ledger since it was last looked at. What they have destroyed is found
-    /// no more, also on a member that they could not reach; a member that they could not give something is not believed when it does
-    /// not find it.
+    /// no more, also on a member that they could not reach; a member that they could not give something is not believed when
+    /// it does not find it.
     pub(crate) fn heed_others(&self) {
         let Some(ledger) = &self.ledger else { return };
         if let Err(error) = self.heed(ledger) {
@@ -73,7 +70,8 @@ impl Group {
         row: &ObjectRow,
     ) -> Result<bool, Trouble> {
         let kinds: Vec<_> = pending.template.iter().map(|a| a.kind).collect();
-        if kinds.iter().any(|kind| SEALING.contains(kind)) {
+        // What some member may have made it cannot take back.
+        if is_one_way(&pending.template) {
             return Ok(false);
         }
         let here = lease.on().read(handle, &kinds)?;
