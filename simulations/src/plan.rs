@@ -2,8 +2,10 @@
 //!
 //! It is plain data, so that a history that went wrong can be run again with some of it left out.
 
+mod more;
 mod processes;
 mod restless;
+mod written;
 
 use std::time::Duration;
 
@@ -14,9 +16,8 @@ use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::token::Profile;
 
-mod more;
-
 pub use processes::Kill;
+use written::{functions, numbers};
 
 /// A kind of object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -511,39 +512,5 @@ impl Plan {
         plan.kills.retain(|_| keep());
         plan.drop_idle_programs();
         plan
-    }
-}
-
-/// Return codes as the numbers that they are.
-mod numbers {
-    use ha_token::Rv;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(answers: &[Rv], to: S) -> Result<S::Ok, S::Error> {
-        answers.iter().map(|rv| rv.0).collect::<Vec<_>>().serialize(to)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<Rv>, D::Error> {
-        Ok(Vec::deserialize(from)?.into_iter().map(Rv).collect())
-    }
-}
-
-/// Functions by the standard's names.
-mod functions {
-    use ha_token::Function;
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(functions: &[Function], to: S) -> Result<S::Ok, S::Error> {
-        functions.iter().map(|f| f.name()).collect::<Vec<_>>().serialize(to)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<Function>, D::Error> {
-        let names = Vec::<String>::deserialize(from)?;
-        let function = |name: &String| Function::ALL.iter().copied().find(|f| f.name() == name);
-        names
-            .iter()
-            .map(|n| function(n).ok_or_else(|| D::Error::custom(format!("no function {n}"))))
-            .collect()
     }
 }
