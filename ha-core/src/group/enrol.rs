@@ -88,9 +88,23 @@ impl Group {
                 tracing::error!(group = %self.config.label, member = writer.member.name(), "the member has no group keys and cannot be given them without its security officer: it gets no new keys");
                 return false;
             }
-            let moved = group_key::begin_enrolment(writer.on())
-                .map_err(NotMoved::Receiver)
-                .and_then(|key| group_key::transfer(source.on(), &keys, writer.on(), group, &key));
+            let transfer = |keys: &GroupKeys| {
+                group_key::begin_enrolment(writer.on())
+                    .map_err(NotMoved::Receiver)
+                    .and_then(|key| group_key::transfer(source.on(), keys, writer.on(), group, &key))
+            };
+            let mut moved = transfer(&keys);
+            if let Err(NotMoved::Giver(rv)) = &moved
+                && classify(Function::WrapKey, *rv) == Class::Object
+            {
+                // It has lost its handles since, and has them under others.
+                source.link.set_group_keys(None);
+                if self.recall_group_keys(source).is_ok()
+                    && let Some(keys) = source.link.group_keys()
+                {
+                    moved = transfer(&keys);
+                }
+            }
             let (failed, function, rv) = match moved {
                 Ok(there) => {
                     step!(GroupKeysGiven);
