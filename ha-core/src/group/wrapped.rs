@@ -235,10 +235,12 @@ impl Group {
     /// Unwraps a blob as a token object.
     ///
     /// # Errors
-    /// The member's answer; `CKR_KEY_NOT_WRAPPABLE` when it lacks the mechanism.
+    /// The member's answer; `CKR_KEY_NOT_WRAPPABLE` when it lacks the mechanism, `CKR_FUNCTION_FAILED` when it did not tell.
     pub(crate) fn unwrap_blob(&self, writer: &Lease, blob: &Blob, kept: &Template) -> Result<ObjectHandle> {
         let keys = writer.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
-        let format = self.ability(writer)?.unwraps(blob.format).ok_or(Rv::KEY_NOT_WRAPPABLE)?;
+        let ability = self.ability(writer)?;
+        let unable = || if ability.is_certain() { Rv::KEY_NOT_WRAPPABLE } else { Rv::FUNCTION_FAILED };
+        let format = ability.unwraps(blob.format).ok_or_else(unable)?;
         wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, format, kept)
     }
 
