@@ -4,6 +4,7 @@
 //! sessions ([`Lease`]) and is told how the calls made on them ended; the rules of PKCS#11 are the slot's.
 
 mod authenticate;
+mod backing;
 mod catch_up;
 mod change;
 mod changed_pins;
@@ -11,6 +12,7 @@ mod check;
 mod copies;
 mod doubted;
 mod enrol;
+mod give;
 mod identify;
 mod initialise;
 mod keeper;

@@ -43,8 +43,7 @@ impl Group {
     /// Whether an object is destroyed, by whichever process: it is found and used no more then.
     pub(crate) fn is_gone(&self, object: &Object) -> bool {
         let (Some(ledger), Origin::Ledger(id)) = (&self.ledger, object.origin) else { return false };
-        let is_gone = |row: Option<ObjectRow>| row.is_none_or(|row| row.state == State::Destroyed);
-        let is_gone = ledger.object(id).is_ok_and(is_gone);
+        let is_gone = ledger.object(id).is_ok_and(|row| is_over(row.as_ref()));
         if is_gone {
             self.forget_object(object);
         }
@@ -89,4 +88,9 @@ impl Group {
         }
         Ok(is_so)
     }
+}
+
+/// Whether an object of this row is destroyed, for good: once every member has said so it has no row any more.
+pub(super) fn is_over(row: Option<&ObjectRow>) -> bool {
+    row.is_none_or(|row| row.state == State::Destroyed)
 }

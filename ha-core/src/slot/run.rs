@@ -277,10 +277,7 @@ impl VirtualSlot {
             let mut visit = None;
             let (mut lease, rv) = match tried.take() {
                 Some(failure) => failure,
-                // Where one session was lost the others of the pool are too.
-                None => match if session { group.open_lease(member) } else { group.lease(member) }
-                    .inspect(|_| watch::retried())
-                {
+                None => match self.lend(member, session).inspect(|_| watch::retried()) {
                     Ok(mut lease) => {
                         visit = object.then(|| group.visit(&lease.link));
                         match f(&mut lease) {
@@ -347,6 +344,11 @@ impl VirtualSlot {
                 Class::Capacity | Class::Member => return Err(Ended::Next(class, rv)),
             }
         }
+    }
+
+    /// A backing session. Where one was lost the others of the pool are too.
+    fn lend(&self, member: &Arc<Member>, one_was_lost: bool) -> Result<Lease> {
+        if one_was_lost { self.group.open_lease(member) } else { self.group.lease(member) }
     }
 
     /// Whether a call is with a key that wants a login for each use (`CKA_ALWAYS_AUTHENTICATE`): then that is what is
