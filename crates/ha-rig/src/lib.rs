@@ -13,6 +13,8 @@ mod tokens;
 mod wait;
 mod watched;
 
+use ha_token::{AttributeType, ck};
+
 pub use passing::{Hook, Passing, Signing};
 pub use places::{p11_kit_client, softhsm};
 pub use process::{Alone, another_user, can_mount, give_to, is_alone, is_root, limit_files, set_mode};
@@ -26,3 +28,15 @@ pub use watched::{Act, Sent, Watch, Watched};
 pub const PIN: &str = "1234";
 /// The security officer's PIN of every token.
 pub const SO_PIN: &str = "12345678";
+
+/// Where an RSA private key's parts are kept, in the order of PKCS#1; the public key has the first two.
+pub const RSA_PARTS: [AttributeType; 8] = [
+    ck::CKA_MODULUS,
+    ck::CKA_PUBLIC_EXPONENT,
+    ck::CKA_PRIVATE_EXPONENT,
+    ck::CKA_PRIME_1,
+    ck::CKA_PRIME_2,
+    ck::CKA_EXPONENT_1,
+    ck::CKA_EXPONENT_2,
+    ck::CKA_COEFFICIENT,
+];

@@ -1,6 +1,6 @@
 //! The table: kinds of keys, what they may be used for, whether they may be extracted, how they were made.
 
-use ha_rig::Tokens;
+use ha_rig::{RSA_PARTS, Tokens};
 use ha_token::{
     Attribute, AttributeType, Mechanism, ObjectHandle, OpKind, Output, Result, Rv, Template, TemplateExt,
     Ulong, ck,
@@ -265,16 +265,7 @@ fn rsa_keys() {
             Attribute::ulong(ck::CKA_MODULUS_BITS, 1024),
             Attribute::bytes(ck::CKA_PUBLIC_EXPONENT, [1, 0, 1]),
         ],
-        parts: &[
-            ck::CKA_MODULUS,
-            ck::CKA_PUBLIC_EXPONENT,
-            ck::CKA_PRIVATE_EXPONENT,
-            ck::CKA_PRIME_1,
-            ck::CKA_PRIME_2,
-            ck::CKA_EXPONENT_1,
-            ck::CKA_EXPONENT_2,
-            ck::CKA_COEFFICIENT,
-        ],
+        parts: &RSA_PARTS,
         uses: &[ck::CKA_SIGN, ck::CKA_DECRYPT, ck::CKA_UNWRAP],
         operation: Some((ck::CKA_SIGN, OpKind::Sign, ck::CKM_SHA256_RSA_PKCS, 20)),
         mute: false,

@@ -1,6 +1,7 @@
 //! Keys as cryptography wants them: read from objects, used, and encoded for travel.
 
-use ha_token::{Attribute, AttributeType, Template, Ulong, ck};
+use ha_rig::RSA_PARTS;
+use ha_token::{Attribute, Template, Ulong, ck};
 use rsa::BoxedUint;
 use rsa::traits::PublicKeyParts;
 
@@ -42,18 +43,6 @@ pub(super) struct RsaKey {
     /// Private exponent, primes, their exponents, coefficient; nothing for a public key.
     private: Vec<Vec<u8>>,
 }
-
-/// Where an RSA private key's parts are kept, in the order of PKCS#1.
-const RSA_PARTS: [AttributeType; 8] = [
-    ck::CKA_MODULUS,
-    ck::CKA_PUBLIC_EXPONENT,
-    ck::CKA_PRIVATE_EXPONENT,
-    ck::CKA_PRIME_1,
-    ck::CKA_PRIME_2,
-    ck::CKA_EXPONENT_1,
-    ck::CKA_EXPONENT_2,
-    ck::CKA_COEFFICIENT,
-];
 
 fn number(bytes: &[u8]) -> BoxedUint {
     BoxedUint::from_be_slice_vartime(bytes)
