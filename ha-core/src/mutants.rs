@@ -138,6 +138,20 @@ mod seeded {
         LostOwnerKept,
         /// a member that came back empty is believed to hold what it held
         EmptiedBelieved,
+        /// a search does not heed what other processes have done
+        OthersNotHeeded,
+        /// what another process has destroyed is asked for on the next member
+        GoneIsAskedFor,
+        /// nobody looks for what was left by a process that died
+        LeavingsNotSought,
+        /// a change of a process that died is made for ever, although it is refused
+        RefusedChangeStays,
+        /// what was settled is told to nobody
+        SettledUntold,
+        /// group keys under handles that were lost are not found again
+        LostGroupKeysBelieved,
+        /// a fault of a connection that was replaced counts
+        ReplacedBlamed,
     }
 
     static ON: AtomicU32 = AtomicU32::new(u32::MAX);

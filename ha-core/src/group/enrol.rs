@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use ha_token::{Function, Result, Rv, UserType};
 
 use super::{Group, Lease, Link, Member, Who};
+use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::replica::group_key::{self, GroupKeys, NotMoved};
 use crate::seam::step;
@@ -96,6 +97,7 @@ impl Group {
             let mut moved = transfer(&keys);
             if let Err(NotMoved::Giver(rv)) = &moved
                 && classify(Function::WrapKey, *rv) == Class::Object
+                && !wrong!(LostGroupKeysBelieved)
             {
                 // It has lost its handles since, and has them under others.
                 source.link.set_group_keys(None);

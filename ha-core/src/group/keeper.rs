@@ -81,7 +81,9 @@ impl Group {
             Ok(left) => {
                 tracing::warn!(group = %self.config.label, left, "a process died while it made, changed or destroyed something: what was not acknowledged is destroyed, and a change is made");
                 // Also those that were just brought up to date: it was not known then.
-                self.members.iter().for_each(|m| self.falls_behind(m));
+                if !wrong!(SettledUntold) {
+                    self.members.iter().for_each(|m| self.falls_behind(m));
+                }
             }
             Err(error) => {
                 tracing::warn!(group = %self.config.label, %error, "what was left half done cannot be settled now");

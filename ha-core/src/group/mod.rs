@@ -345,7 +345,7 @@ impl Group {
         let transition = {
             let mut health = member.health();
             // Asked under the lock: who saw the failure may have slept while the member was connected anew.
-            let is_over = link.is_some_and(|l| !member.is_current(l));
+            let is_over = link.is_some_and(|l| !member.is_current(l)) && !wrong!(ReplacedBlamed);
             let transition = if is_over { None } else { health.on(event, now, random) };
             member.publish(&health);
             transition

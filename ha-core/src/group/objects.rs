@@ -356,3 +356,16 @@ impl Default for Objects {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_who_take_an_object_out_one_does() {
+        let objects = Objects::new();
+        let traits = Traits { class: 0, key_type: 0, id: Box::default(), label: Box::default() };
+        let object = objects.add(Origin::Session(SessionHandle(1)), traits, false, None);
+        assert!(objects.remove(&object) && !objects.remove(&object));
+    }
+}

@@ -7,6 +7,7 @@ use ha_token::ObjectHandle;
 use super::change::{changed, is_one_way};
 use super::copies::{Trouble, row_traits};
 use super::{Group, Lease, Member, Object, Origin};
+use crate::mutants::wrong;
 use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow, Pending, State};
 
 impl Group {
@@ -15,6 +16,9 @@ impl Group {
     /// it does not find it.
     pub(crate) fn heed_others(&self) {
         let Some(ledger) = &self.ledger else { return };
+        if wrong!(OthersNotHeeded) {
+            return;
+        }
         if let Err(error) = self.heed(ledger) {
             tracing::warn!(group = %self.config.label, %error, "what other processes have done cannot be read now");
         }
@@ -47,11 +51,14 @@ impl Group {
         if is_gone {
             self.forget_object(object);
         }
-        is_gone
+        is_gone && !wrong!(GoneIsAskedFor)
     }
 
     /// What other processes leave that die is seen to by whoever lives, also if nobody uses it.
     pub(super) fn look_for_leavings(&self, member: &Member) {
+        if wrong!(LeavingsNotSought) {
+            return;
+        }
         self.heed_others();
         if self.ledger.as_ref().is_some_and(|l| l.has_unfinished().unwrap_or(false)) {
             self.falls_behind(member);
@@ -70,7 +77,7 @@ impl Group {
     ) -> Result<bool, Trouble> {
         let kinds: Vec<_> = pending.template.iter().map(|a| a.kind).collect();
         // What some member may have made it cannot take back.
-        if is_one_way(&pending.template) {
+        if is_one_way(&pending.template) || wrong!(RefusedChangeStays) {
             return Ok(false);
         }
         let here = lease.on().read(handle, &kinds)?;

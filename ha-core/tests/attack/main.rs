@@ -10,6 +10,7 @@ mod blame;
 mod durability;
 mod dying;
 mod messages;
+mod namesakes;
 mod one_token;
 mod pins;
 mod processes;

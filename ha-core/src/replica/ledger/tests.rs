@@ -135,6 +135,7 @@ fn an_object_given_up_never_counts_as_made() {
     ledger.begin(&Intent { id, class: ck::CKO_PRIVATE_KEY }).unwrap();
     ledger.stage(id, &staged(b"k")).unwrap();
     ledger.abandon(id, &["a".into()]).unwrap();
+    assert!(ledger.object(id).unwrap().unwrap().blob.is_none(), "what was given up is not kept");
     assert!(matches!(ledger.commit(&[(id, vec!["a".into()])]), Err(LedgerError::Conflict)));
     assert_eq!(ledger.tombstones_for("a").unwrap().len(), 1);
 }
