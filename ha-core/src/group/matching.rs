@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::copies::changes_names;
-use super::{Group, Lease, Object, Place, Traits, Trust};
+use super::{Group, Lease, Place, Traits, Trust};
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
@@ -96,12 +96,20 @@ impl Group {
         Ok(false)
     }
 
-    /// Forgets the handle that an object had on a member if the token knows it no more: a token that lost its login, and
-    /// was logged in to again, gives its private objects other handles.
-    fn forget_gone(&self, lease: &Lease, object: &Object, seen: ObjectHandle, traits: &Traits) -> Result<()> {
-        let Some(place) = object.place(lease.member.index, lease.link.generation) else { return Ok(()) };
+    /// Where an object is on a member, if the token still knows it there: one that lost its login, and was logged in to
+    /// again, gives its private objects other handles.
+    fn place_still(
+        &self,
+        lease: &Lease,
+        row: &ObjectRow,
+        seen: ObjectHandle,
+        traits: &Traits,
+    ) -> Result<Option<Place>> {
+        let (index, generation) = (lease.member.index, lease.link.generation);
+        let Some(object) = self.objects.by_id(row.id) else { return Ok(None) };
+        let Some(place) = object.place(index, generation) else { return Ok(None) };
         if place.handle == seen || place.trust == Trust::Conflict {
-            return Ok(());
+            return Ok(Some(place));
         }
         let gone = match self.read_traits(lease.on(), place.handle) {
             Ok((there, ..)) => there != *traits,
@@ -111,7 +119,37 @@ impl Group {
         if gone {
             object.forget_stale(lease);
         }
-        Ok(())
+        Ok(object.place(index, generation))
+    }
+
+    /// Of these the one that a member's object proves to be, and how many flags it has otherwise: copies of one key under one
+    /// name differ in what they may do. `own` is what the object answers.
+    fn best_fit(
+        &self,
+        lease: &Lease,
+        backing: ObjectHandle,
+        own: Option<&Verifier>,
+        rows: Vec<ObjectRow>,
+    ) -> Result<Option<(usize, ObjectRow)>> {
+        let mut best: Option<(usize, ObjectRow)> = None;
+        for row in rows {
+            let Some(verifier) = row.verifier() else { continue };
+            let same = match own {
+                Some(own) if own.is_identity() && verifier.is_identity() => *own == verifier,
+                _ => self.prove(lease, backing, row.class, &verifier)? == Outcome::Same,
+            };
+            if !same {
+                continue;
+            }
+            let differs = self.differences(lease, backing, &row)?;
+            if best.as_ref().is_none_or(|(least, _)| differs < *least) {
+                best = Some((differs, row));
+            }
+            if differs == 0 {
+                break;
+            }
+        }
+        Ok(best)
     }
 
     /// Which of the ledger's objects a member's object is. Where its names leave no other choice they are believed until it
@@ -131,9 +169,14 @@ impl Group {
         // Looked at once: another thread may be writing down what it has just made.
         let mut places: HashMap<ObjectId, Place> = HashMap::new();
         for row in &live {
-            let Some(object) = self.objects.by_id(row.id) else { continue };
-            self.forget_gone(lease, &object, backing, traits)?;
-            if let Some(place) = object.place(lease.member.index, lease.link.generation) {
+            // Where there is but one it is believed by its names; of several those that are free are asked first.
+            let place = if live.len() == 1 {
+                self.place_still(lease, row, backing, traits)?
+            } else {
+                let object = self.objects.by_id(row.id);
+                object.and_then(|o| o.place(lease.member.index, lease.link.generation))
+            };
+            if let Some(place) = place {
                 places.insert(row.id, place);
             }
         }
@@ -162,38 +205,34 @@ impl Group {
                 live.extend(row.filter(|r| r.class == traits.class && r.key_type == traits.key_type));
             }
         }
-        live.retain(|row| !place_of(row).is_some_and(|p| p.trust == Trust::Proven));
-        let mut fits = Vec::new();
-        if !live.is_empty() {
+        let best = if live.is_empty() {
+            None
+        } else {
             // A public key, or the digest of a content, tells at once; other answers are compared one by one.
             let own = self.make_verifier(lease, backing, traits.class, Known::default())?;
-            let tells = own.as_ref().is_some_and(Verifier::is_identity);
-            for row in live {
-                let Some(verifier) = row.verifier() else { continue };
-                let same = if tells && verifier.is_identity() {
-                    own.as_ref() == Some(&verifier)
-                } else {
-                    self.prove(lease, backing, traits.class, &verifier)? == Outcome::Same
-                };
-                if same {
-                    fits.push(row);
+            let is_placed = |row: &ObjectRow| place_of(row).is_some_and(|p| p.trust == Trust::Proven);
+            let (placed, free): (Vec<_>, Vec<_>) = live.into_iter().partition(is_placed);
+            match self.best_fit(lease, backing, own.as_ref(), free)? {
+                Some((0, row)) => Some(row),
+                best => {
+                    // The token may know some of those no more.
+                    let mut freed = Vec::new();
+                    for row in placed {
+                        let may_be = best.as_ref().is_none_or(|(_, best)| best.verifier() == row.verifier());
+                        if may_be && self.place_still(lease, &row, backing, traits)?.is_none() {
+                            freed.push(row);
+                        }
+                    }
+                    let other = self.best_fit(lease, backing, own.as_ref(), freed)?;
+                    best.into_iter().chain(other).min_by_key(|(differs, _)| *differs).map(|(_, row)| row)
                 }
             }
-        }
-        // Copies of one key under one name differ in what they may do.
-        let mut best: Option<(usize, ObjectRow)> = None;
-        let several = fits.len() > 1;
-        for row in fits {
-            let differs = if several { self.differences(lease, backing, &row)? } else { 0 };
-            if best.as_ref().is_none_or(|(least, _)| differs < *least) {
-                best = Some((differs, row));
-            }
-        }
+        };
         if best.is_none() && self.was_destroyed(lease, backing, traits)? {
             return Ok(Match::Destroyed);
         }
         Ok(match best {
-            Some((_, row)) => Match::Row(Box::new(row), Trust::Proven),
+            Some(row) => Match::Row(Box::new(row), Trust::Proven),
             None if dead.iter().any(|r| r.copies.iter().any(|c| c == name)) => Match::Destroyed,
             None => Match::Foreign,
         })
