@@ -227,18 +227,23 @@ impl Group {
     }
 
     /// Makes a change once more where no member made it, and one that was found dead by it, or a moment ago, is back on a new
-    /// connection.
+    /// connection. Each may come back, and fail again.
     fn where_somebody_is(&self, change: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let connections = || self.up().filter_map(|m| Some((m.index, m.link()?.generation)));
-        let before: Vec<_> = connections().collect();
-        let answer = change();
-        match answer {
-            Err(rv) if classify(Function::DestroyObject, rv) != Class::Caller => {
-                let asked =
-                    connections().filter(|now| before.contains(now)).fold(0, |all, (i, _)| all | 1 << i);
-                if self.wait_for_return(1, asked) && self.may_retry(true) { change() } else { answer }
+        let mut again = 0;
+        loop {
+            let before: Vec<_> = connections().collect();
+            let answer = change();
+            match answer {
+                Err(rv) if classify(Function::DestroyObject, rv) != Class::Caller => {}
+                answer => return answer,
             }
-            answer => answer,
+            let asked = connections().filter(|now| before.contains(now)).fold(0, |all, (i, _)| all | 1 << i);
+            let may = again < self.members.len() && self.wait_for_return(1, asked);
+            if !may || !self.may_retry(again == 0) {
+                return answer;
+            }
+            again += 1;
         }
     }
 

@@ -51,6 +51,8 @@ struct Tries<'g> {
     spent: bool,
     /// The members that answered and are alive, a bit for each: they are not asked again.
     answered: u32,
+    /// The members that failed in this round, a bit for each: one that comes back at once may fail so again.
+    failed: u32,
     /// The first answer that may be the application's fault and not its member's.
     ambiguous: Option<(&'g Arc<Member>, Rv)>,
     /// The last one of a member that has not what is wanted.
@@ -122,17 +124,20 @@ impl VirtualSlot {
             made: usize::from(call.skip.is_some()),
             spent: false,
             answered: 0,
+            failed: 0,
             ambiguous: None,
             other: None,
         };
         let mut answer = self.try_each(&mut tried, &mut left, call, &mut tries, f);
         // Nobody has said it for sure, and somebody could a moment ago, until this call found out or another one. Each may
         // come back, and fail again.
-        for _ in &self.group.members {
-            if !matches!(answer, Err(Failed::Unsure))
-                || tries.spent
-                || !self.group.wait_for_return(1, tries.answered)
-            {
+        for round in 0..self.group.members.len() {
+            if !matches!(answer, Err(Failed::Unsure)) || tries.spent {
+                break;
+            }
+            // One that failed again and again is asked once more, but not in the place of another one.
+            let is_other_back = round > 0 && self.group.wait_for_return(1, tries.answered | tries.failed);
+            if !is_other_back && !self.group.wait_for_return(1, tries.answered) {
                 break;
             }
             answer = self.try_each(&mut None, &mut left, &Call { skip: None, ..*call }, &mut tries, f);
@@ -154,6 +159,7 @@ impl VirtualSlot {
     ) -> std::result::Result<(T, Lease), Failed> {
         let group = &*self.group;
         let answered = tries.answered;
+        tries.failed = 0;
         let first = tried.as_ref().map(|(l, _)| l.member.index);
         let mut plan = None;
         let mut next = || match tried.take() {
@@ -179,9 +185,8 @@ impl VirtualSlot {
             match &answer {
                 Err(Ended::Next(class, rv)) => {
                     *left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });
-                    if *class != Class::Member {
-                        tries.answered |= 1 << index;
-                    }
+                    let which = if *class == Class::Member { &mut tries.failed } else { &mut tries.answered };
+                    *which |= 1 << index;
                 }
                 // Also an error of the application's is an answer, which it would have had from the first member.
                 Ok(_) | Err(Ended::Answer(_)) => {
