@@ -4,6 +4,7 @@ use ha_token::Template;
 use rusqlite::params;
 
 use super::objects::{Found, found_as};
+use super::statements::Statements as _;
 use super::{Ledger, LedgerError, ObjectId, ObjectRow, codec};
 use crate::seam::step;
 
@@ -16,7 +17,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn has_unfinished(&self) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 1, 3)) OR EXISTS (SELECT 1 FROM undecided)";
-        Ok(self.connection().query_row(sql, [], |r| r.get(0))?)
+        Ok(self.connection().first(sql, [], |r| r.get(0))?)
     }
 
     /// Changes whenever another process, or another connection of this one, writes to the ledger.
@@ -24,7 +25,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn version_of_others(&self) -> Result<i64> {
-        Ok(self.connection().pragma_query_value(None, "data_version", |r| r.get(0))?)
+        Ok(self.connection().first("PRAGMA data_version", [], |r| r.get(0))?)
     }
 
     /// The objects that are destroyed, and that some member may still hold.
@@ -47,7 +48,7 @@ impl Ledger {
             + (SELECT count(*) FROM pending p JOIN object o ON o.id = p.object
                WHERE p.member = ?1 AND o.state = 2 AND p.number NOT IN (SELECT number FROM undecided))
             + (SELECT count(*) FROM object WHERE state = 2 AND id NOT IN (SELECT object FROM copy WHERE member = ?1))";
-        let owed: i64 = self.connection().query_row(sql, [member], |r| r.get(0))?;
+        let owed: i64 = self.connection().first(sql, [member], |r| r.get(0))?;
         Ok(usize::try_from(owed).unwrap_or(0))
     }
 
@@ -59,15 +60,15 @@ impl Ledger {
         for member in members {
             let sql =
                 format!("INSERT OR IGNORE INTO copy SELECT id, ?1 FROM object WHERE id IN ({unfinished})");
-            transaction.execute(&sql, [member])?;
+            transaction.run(&sql, [member])?;
         }
-        transaction.execute(&format!("DELETE FROM blob WHERE object IN ({unfinished})"), [])?;
+        transaction.run(&format!("DELETE FROM blob WHERE object IN ({unfinished})"), [])?;
         // Of what was only announced no member has anything.
-        let announced = transaction.execute("DELETE FROM object WHERE state = 0", [])?;
+        let announced = transaction.run("DELETE FROM object WHERE state = 0", [])?;
         let sql = "UPDATE object SET state = 4, version = version + 1 WHERE state IN (1, 3)";
-        let settled = transaction.execute(sql, [])?;
+        let settled = transaction.run(sql, [])?;
         // A change goes forward: some member may have made it.
-        let changes = transaction.execute("DELETE FROM undecided", [])?;
+        let changes = transaction.run("DELETE FROM undecided", [])?;
         transaction.commit()?;
         Ok(announced + settled + changes)
     }
@@ -78,7 +79,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn is_to_be_changed(&self, id: ObjectId) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)";
-        Ok(self.connection().query_row(sql, [id.0], |r| r.get(0))?)
+        Ok(self.connection().first(sql, [id.0], |r| r.get(0))?)
     }
 
     /// A change is refused that was announced by who died at it. Where every member that holds the object is yet to make it,
@@ -93,12 +94,12 @@ impl Ledger {
         let change = codec::encode(change);
         let made = "SELECT EXISTS (SELECT 1 FROM copy c WHERE c.object = ?1 AND NOT EXISTS
             (SELECT 1 FROM pending p WHERE p.object = ?1 AND p.member = c.member AND p.template = ?2))";
-        if transaction.query_row(made, params![row.id.0, change], |r| r.get(0))? {
+        if transaction.first(made, params![row.id.0, change], |r| r.get(0))? {
             return Ok(false);
         }
         found_as(&transaction, row.id, row.version, found)?;
         transaction
-            .execute("DELETE FROM pending WHERE object = ?1 AND template = ?2", params![row.id.0, change])?;
+            .run("DELETE FROM pending WHERE object = ?1 AND template = ?2", params![row.id.0, change])?;
         transaction.commit()?;
         step!(ChangeTakenBack);
         Ok(true)

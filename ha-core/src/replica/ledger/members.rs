@@ -3,12 +3,13 @@
 use ha_token::{MechanismInfo, Ulong};
 use rusqlite::{OptionalExtension, params};
 
+use super::statements::Statements as _;
 use super::{Ledger, LedgerError, ObjectRow, room};
 use crate::seam::step;
 
 fn known_group_keys(connection: &rusqlite::Connection) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT value FROM meta WHERE key = 'group keys'";
-    Ok(connection.query_row(sql, [], |r| r.get(0)).optional()?)
+    Ok(connection.first(sql, [], |r| r.get(0)).optional()?)
 }
 
 type Result<T> = std::result::Result<T, LedgerError>;
@@ -26,13 +27,11 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
         let connection = self.connection();
-        let before = connection
-            .query_row("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0))
-            .optional()?;
+        let before =
+            connection.first("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0)).optional()?;
         if before.is_none() && !self.is_read_only() {
             room()?;
-            connection
-                .execute("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
+            connection.run("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
         }
         Ok(before)
     }
@@ -46,7 +45,7 @@ impl Ledger {
         if !self.is_read_only() && known_group_keys(&connection)?.is_none() {
             room()?;
             let sql = "INSERT OR IGNORE INTO meta VALUES ('group keys', ?1)";
-            if connection.execute(sql, [fingerprint])? == 1 {
+            if connection.run(sql, [fingerprint])? == 1 {
                 step!(GroupKeysRemembered);
             }
         }
@@ -66,7 +65,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn forget_group_keys(&self) -> Result<()> {
-        self.writable()?.execute("DELETE FROM meta WHERE key = 'group keys'", [])?;
+        self.writable()?.run("DELETE FROM meta WHERE key = 'group keys'", [])?;
         Ok(())
     }
 
@@ -77,10 +76,10 @@ impl Ledger {
     pub fn member_renewed(&self, name: &str) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM member WHERE name = ?1", [name])?;
-        transaction.execute("DELETE FROM pending WHERE member = ?1", [name])?;
-        transaction.execute("DELETE FROM copy WHERE member = ?1", [name])?;
-        transaction.execute(
+        transaction.run("DELETE FROM member WHERE name = ?1", [name])?;
+        transaction.run("DELETE FROM pending WHERE member = ?1", [name])?;
+        transaction.run("DELETE FROM copy WHERE member = ?1", [name])?;
+        transaction.run(
             "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
             [],
         )?;
@@ -94,7 +93,7 @@ impl Ledger {
     pub fn copy_lost(&self, row: &ObjectRow, member: &str) -> Result<()> {
         let sql = "DELETE FROM copy WHERE object = ?1 AND member = ?2
                    AND EXISTS (SELECT 1 FROM object WHERE id = ?1 AND state = 2 AND version = ?3)";
-        match self.writable()?.execute(sql, params![row.id.0, member, row.version])? {
+        match self.writable()?.run(sql, params![row.id.0, member, row.version])? {
             1 => Ok(()),
             _ => Err(LedgerError::Conflict),
         }
@@ -108,11 +107,11 @@ impl Ledger {
         let connection = self.connection();
         // A ledger that can only be read may be from before the table.
         let there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mechanisms'";
-        if connection.query_row(there, [], |_| Ok(())).optional()?.is_none() {
+        if connection.first(there, [], |_| Ok(())).optional()?.is_none() {
             return Ok(None);
         }
         let list: Option<Vec<u8>> = connection
-            .query_row("SELECT list FROM mechanisms WHERE member = ?1", [member], |r| r.get(0))
+            .first("SELECT list FROM mechanisms WHERE member = ?1", [member], |r| r.get(0))
             .optional()?;
         Ok(list.as_deref().and_then(decode))
     }
@@ -126,7 +125,7 @@ impl Ledger {
             return Ok(());
         }
         let sql = "INSERT OR REPLACE INTO mechanisms (member, list) VALUES (?1, ?2)";
-        self.writable()?.execute(sql, params![member, encode(list)])?;
+        self.writable()?.run(sql, params![member, encode(list)])?;
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod members;
 mod objects;
 mod open;
 mod sole;
+mod statements;
 #[cfg(test)]
 mod tests;
 

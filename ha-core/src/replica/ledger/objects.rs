@@ -3,6 +3,7 @@
 use ha_token::{Template, Ulong};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
+use super::statements::Statements as _;
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
 use crate::seam::step;
@@ -54,7 +55,7 @@ fn change(connection: &Connection, id: ObjectId, from: &[State], to: State) -> R
     let allowed: String = from.iter().map(|s| (*s as i64).to_string()).collect::<Vec<_>>().join(",");
     let sql =
         format!("UPDATE object SET state = ?2, version = version + 1 WHERE id = ?1 AND state IN ({allowed})");
-    if connection.execute(&sql, params![id.0, to as i64])? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
+    if connection.run(&sql, params![id.0, to as i64])? == 1 { Ok(()) } else { Err(LedgerError::Conflict) }
 }
 
 impl Ledger {
@@ -64,7 +65,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn begin(&self, intent: &Intent) -> Result<()> {
         let sql = "INSERT INTO object (id, state, class) VALUES (?1, ?2, ?3)";
-        self.writable()?.execute(sql, params![intent.id.0, State::Intent as i64, stored(intent.class)])?;
+        self.writable()?.run(sql, params![intent.id.0, State::Intent as i64, stored(intent.class)])?;
         step!(Announced);
         Ok(())
     }
@@ -77,7 +78,7 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Intent], State::Staged)?;
-        transaction.execute(
+        transaction.run(
             "UPDATE object SET key_type = ?2, ckaid = ?3, label = ?4, private = ?5, verifier = ?6, template = ?7, class = ?8 WHERE id = ?1",
             params![
                 id.0,
@@ -91,7 +92,7 @@ impl Ledger {
             ],
         )?;
         if let Some(blob) = &staged.blob {
-            transaction.execute(
+            transaction.run(
                 "INSERT INTO blob (object, format, extractable, bytes) VALUES (?1, ?2, ?3, ?4)",
                 params![id.0, stored(blob.format), blob.extractable, blob.bytes],
             )?;
@@ -111,7 +112,7 @@ impl Ledger {
         for (id, copies) in objects {
             change(&transaction, *id, &[State::Staged], State::Committed)?;
             for member in copies {
-                transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+                transaction.run("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
             }
         }
         transaction.commit()?;
@@ -128,9 +129,9 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Intent, State::Staged], State::Destroyed)?;
-        transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
+        transaction.run("DELETE FROM blob WHERE object = ?1", [id.0])?;
         for member in touched {
-            transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+            transaction.run("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         forget_if_gone(&transaction, id)?;
         transaction.commit()?;
@@ -150,7 +151,7 @@ impl Ledger {
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Committed], State::Destroying)?;
         for member in members {
-            transaction.execute("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+            transaction.run("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         transaction.commit()?;
         step!(DestructionAnnounced);
@@ -165,7 +166,7 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Destroying], State::Destroyed)?;
-        transaction.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
+        transaction.run("DELETE FROM blob WHERE object = ?1", [id.0])?;
         transaction.commit()?;
         step!(Tombstoned);
         Ok(())
@@ -179,9 +180,9 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Destroying], State::Committed)?;
-        transaction.execute("DELETE FROM copy WHERE object = ?1", [id.0])?;
+        transaction.run("DELETE FROM copy WHERE object = ?1", [id.0])?;
         for member in copies {
-            transaction.execute("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+            transaction.run("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
         transaction.commit()?;
         step!(DestructionTakenBack);
@@ -196,12 +197,11 @@ impl Ledger {
     pub fn acknowledge(&self, id: ObjectId, member: &str) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
+        transaction.run("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         if wrong!(TombstoneDroppedEarly) {
-            transaction.execute("DELETE FROM copy WHERE object = ?1", params![id.0])?;
+            transaction.run("DELETE FROM copy WHERE object = ?1", params![id.0])?;
         }
-        transaction
-            .execute("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
+        transaction.run("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         forget_if_gone(&transaction, id)?;
         transaction.commit()?;
         step!(Acknowledged);
@@ -252,11 +252,10 @@ impl Ledger {
     pub fn add_copy(&self, row: &ObjectRow, member: &str) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO copy SELECT id, ?2 FROM object WHERE id = ?1 AND state = 2 AND version = ?3";
         let connection = self.writable()?;
-        connection.execute(sql, params![row.id.0, member, row.version])?;
+        connection.run(sql, params![row.id.0, member, row.version])?;
         let there = "SELECT 1 FROM copy c JOIN object o ON o.id = c.object
                      WHERE o.id = ?1 AND c.member = ?2 AND o.state = 2 AND o.version = ?3";
-        let there =
-            connection.query_row(there, params![row.id.0, member, row.version], |_| Ok(())).optional()?;
+        let there = connection.first(there, params![row.id.0, member, row.version], |_| Ok(())).optional()?;
         step!(CopyNoted);
         there.ok_or(LedgerError::Conflict)
     }
@@ -285,9 +284,9 @@ impl Ledger {
         let mut announced = Vec::new();
         for member in members {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![member, before.id.0, codec::encode(change)])?;
+            transaction.run(sql, params![member, before.id.0, codec::encode(change)])?;
             let number = transaction.last_insert_rowid();
-            transaction.execute("INSERT INTO undecided VALUES (?1)", [number])?;
+            transaction.run("INSERT INTO undecided VALUES (?1)", [number])?;
             announced.push((member, number));
         }
         transaction.commit()?;
@@ -304,7 +303,7 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         for number in numbers {
-            transaction.execute("DELETE FROM undecided WHERE number = ?1", [number])?;
+            transaction.run("DELETE FROM undecided WHERE number = ?1", [number])?;
         }
         made(&transaction, done)?;
         transaction.commit()?;
@@ -318,7 +317,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn is_undecided(&self, id: ObjectId) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM pending JOIN undecided USING (number) WHERE object = ?1)";
-        Ok(self.connection().query_row(sql, [id.0], |r| r.get(0))?)
+        Ok(self.connection().first(sql, [id.0], |r| r.get(0))?)
     }
 
     /// No member is known to have made the change: the object is as it was, and those in `undo`, which may have made it,
@@ -348,7 +347,7 @@ impl Ledger {
         // Of what was not known before there is nothing to set back.
         for member in undo.iter().copied().chain(given).filter(|_| !back.is_empty()) {
             let sql = "INSERT INTO pending (member, object, template) VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![member, before.id.0, codec::encode(back)])?;
+            transaction.run(sql, params![member, before.id.0, codec::encode(back)])?;
         }
         transaction.commit()?;
         step!(ChangeTakenBack);
@@ -425,7 +424,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn count_on(&self, member: &str) -> Result<usize> {
         let sql = "SELECT count(*) FROM copy c JOIN object o ON o.id = c.object WHERE c.member = ?1 AND o.state = 2";
-        let count: i64 = self.connection().query_row(sql, [member], |r| r.get(0))?;
+        let count: i64 = self.connection().first(sql, [member], |r| r.get(0))?;
         Ok(count as usize)
     }
 
@@ -471,28 +470,28 @@ pub(super) fn found_as(connection: &Connection, id: ObjectId, version: i64, foun
     let sql = "UPDATE object SET ckaid = ?2, label = ?3, template = ?4, version = version + 1
                WHERE id = ?1 AND state = 2 AND version = ?5";
     let values = params![id.0, found.ckaid, found.label, codec::encode(found.template), version];
-    if connection.execute(sql, values)? != 1 {
+    if connection.run(sql, values)? != 1 {
         return Err(LedgerError::Conflict);
     }
     if let Some(blob) = found.blob {
         let sql = "UPDATE blob SET format = ?2, extractable = ?3, bytes = ?4 WHERE object = ?1";
-        connection.execute(sql, params![id.0, stored(blob.format), blob.extractable, blob.bytes])?;
+        connection.run(sql, params![id.0, stored(blob.format), blob.extractable, blob.bytes])?;
     }
     Ok(())
 }
 
 fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
     for number in numbers {
-        connection.execute("DELETE FROM pending WHERE number = ?1", [number])?;
-        connection.execute("DELETE FROM undecided WHERE number = ?1", [number])?;
+        connection.run("DELETE FROM pending WHERE number = ?1", [number])?;
+        connection.run("DELETE FROM undecided WHERE number = ?1", [number])?;
     }
     Ok(())
 }
 
 fn forget_if_gone(connection: &Connection, id: ObjectId) -> Result<()> {
     let sql = "DELETE FROM object WHERE id = ?1 AND state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE object = ?1)";
-    if connection.execute(sql, [id.0])? == 1 {
-        connection.execute("DELETE FROM blob WHERE object = ?1", [id.0])?;
+    if connection.run(sql, [id.0])? == 1 {
+        connection.run("DELETE FROM blob WHERE object = ?1", [id.0])?;
     }
     Ok(())
 }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::host::HostLock;
 use super::sole::{self, Claim, Sole};
+use super::statements::KINDS;
 use super::{Identity, Ledger, LedgerError, beside};
 use crate::seam::World;
 use crate::sync::Mutex;
@@ -201,6 +203,9 @@ impl Ledger {
         read_only: Option<String>,
         sole: Option<Arc<Sole>>,
     ) -> Result<Ledger, LedgerError> {
+        // Otherwise each statement is planned anew for the values that it is given.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        connection.set_prepared_statement_cache_capacity(KINDS);
         let get = |key: &str| -> Result<Vec<u8>, LedgerError> {
             connection
                 .query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0))
