@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+mod cores;
 pub mod coverage;
 pub mod disk;
 pub mod history;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ha_token::{Function, Rv};
 use serde::{Deserialize, Serialize};
 
+use crate::cores::keep_to;
 use crate::coverage::Coverage;
 use crate::history::{Ended, play};
 use crate::plan::Plan;
@@ -114,8 +115,10 @@ pub fn run(run: &Run, stop: &AtomicBool, tell: impl Fn(&Totals) + Sync) -> (Tota
     let totals = Mutex::new(Totals::default());
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..run.threads.max(1) {
-            scope.spawn(|| {
+        for nth in 0..run.threads.max(1) {
+            let (next, over, totals, failures, tell) = (&next, &over, &totals, &failures, &tell);
+            scope.spawn(move || {
+                keep_to(nth);
                 let pool = Pool::new();
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);

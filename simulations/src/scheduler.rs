@@ -356,12 +356,13 @@ impl Scheduler {
             } else {
                 state.switches += 1;
                 state.current = next;
-                state.rows[next].seat.give();
-                Some(Arc::clone(&state.rows[me].seat))
+                Some((Arc::clone(&state.rows[next].seat), Arc::clone(&state.rows[me].seat)))
             }
         };
-        if let Some(seat) = seat {
-            seat.sit();
+        // Given when the state is free: the next thread needs it at once.
+        if let Some((next, mine)) = seat {
+            next.give();
+            mine.sit();
         }
         if self.must_stop() && !thread::panicking() {
             resume_unwind(Box::new(Stopped));

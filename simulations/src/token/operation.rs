@@ -179,7 +179,7 @@ impl Call<'_> {
                         key.encrypt(padding, input, &mut call.store.random).ok_or(Rv::GENERAL_ERROR)
                     }
                     Operation::Rsa { key, padding, .. } => {
-                        key.decrypt(padding, input, &mut call.store.random).ok_or(Rv::GENERAL_ERROR)
+                        key.decrypt(padding, input).ok_or(Rv::GENERAL_ERROR)
                     }
                     _ => Err(Rv::GENERAL_ERROR),
                 })

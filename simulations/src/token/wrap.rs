@@ -189,7 +189,7 @@ impl Call<'_> {
         let value = match carrier {
             Carrier::Rsa(padding) => {
                 let Some(Key::Rsa(rsa)) = Key::of(by) else { return Err(Rv::GENERAL_ERROR) };
-                rsa.decrypt(padding, wrapped, &mut self.store.random)
+                rsa.decrypt(padding, wrapped)
             }
             carrier => {
                 let aes = Aes::new(by.bytes(ck::CKA_VALUE)).ok_or(Rv::GENERAL_ERROR)?;
