@@ -130,6 +130,8 @@ mod seeded {
         OtherVisitBelieved,
         /// a keeper makes a change that may be taken back
         UndecidedMade,
+        /// a change is made that was done while the list of changes was read
+        DoneIsMadeAgain,
         /// a copy is made with a change that may be refused, untried
         UndecidedNotTried,
         /// what a member said once that it cannot wrap is believed for as long as it is connected

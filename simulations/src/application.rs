@@ -121,12 +121,20 @@ impl Application<'_> {
                     // What one of them had by then went with its state.
                     false => self.stage.lost_where_nowhere(&self.stage.model.again(&things)),
                 }
+                let made = |thing: &Thing| Thing {
+                    standing: Standing::There,
+                    version: thing.version + 1,
+                    ..thing.clone()
+                };
+                let things: Vec<Thing> = things.iter().map(made).collect();
                 for (thing, handle) in things.iter().zip(&handles) {
-                    let thing =
-                        &Thing { standing: Standing::There, version: thing.version + 1, ..thing.clone() };
                     match self.prove(thing, *handle, handles.last().copied()) {
                         Ok(proof) => self.stage.model.update(thing, |t| t.proof = Some(proof)),
-                        Err(failed) => self.failed_with(thing, "first use", &failed),
+                        // A private key is proven with its public half, which another process may have destroyed.
+                        Err(failed) => {
+                            let other = things.iter().find(|t| !self.stage.model.is_as_before(t));
+                            self.failed_with(other.unwrap_or(thing), "first use", &failed);
+                        }
                     }
                 }
             }

@@ -13,6 +13,7 @@
 //! | `calls` | how slices, PINs and outputs cross the C interface; calls without a session |
 //! | `operations`, `messages` | which C function does what, for each kind of operation |
 //! | `secret` | [`Secret`]: memory for PINs |
+//! | `word` | [`SharedWord`]: what the processes of a host tell each other |
 //! | `token` | one C call for each method of [`ha_token::Token`] |
 //!
 //! Modules are never unloaded: a hung call may return into one at any time. Everything here may block for as long as
@@ -32,9 +33,11 @@ pub mod presence;
 mod search;
 mod secret;
 mod token;
+mod word;
 
 pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
 pub use exit::{Ending, before_exit};
 pub use fork::{ForkGuard, ForkLock, fork_generation};
 pub use instance::inside_member;
 pub use secret::Secret;
+pub use word::SharedWord;

@@ -8,7 +8,7 @@ use super::change::{changed, is_one_way};
 use super::copies::{Trouble, row_traits};
 use super::{Group, Lease, Member, Object, Origin};
 use crate::mutants::wrong;
-use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow, Pending, State};
+use crate::replica::ledger::{ByOthers, Found, Ledger, LedgerError, ObjectRow, Pending, State};
 
 impl Group {
     /// Heeds what other processes have written to the ledger since it was last looked at. What they have destroyed is found
@@ -25,14 +25,23 @@ impl Group {
     }
 
     fn heed(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let destroyed = ledger.destroyed_by_others();
         let version = ledger.version_of_others()?;
-        if self.heeded.load(Ordering::Acquire) == version {
+        if self.heeded.load(Ordering::Acquire) == version && !matches!(destroyed, ByOthers::Something(_)) {
             return Ok(());
         }
-        for id in ledger.destroyed()? {
-            if let Some(object) = self.objects.by_id(id) {
-                self.forget_object(&object);
+        if destroyed != ByOthers::Nothing {
+            // Known first: what another thread makes meanwhile has its row before it is known.
+            let known = self.objects.select(|o| matches!(o.origin, Origin::Ledger(_)));
+            let living = ledger.living()?;
+            for object in known {
+                if let Origin::Ledger(id) = object.origin
+                    && !living.contains(&id)
+                {
+                    self.forget_object(&object);
+                }
             }
+            ledger.heeded(destroyed);
         }
         for member in &self.members {
             if ledger.owed_to(member.name())? > member.left.load(Ordering::Acquire) {
@@ -42,6 +51,15 @@ impl Group {
         // Only now: another thread that searches meanwhile heeds it for itself.
         self.heeded.store(version, Ordering::Release);
         Ok(())
+    }
+
+    /// Heeds them if one has said that it destroyed something. Asked wherever the application uses a handle from before: no
+    /// call to the kernel is made where nobody has.
+    pub(crate) fn heed_destructions(&self) {
+        let Some(ledger) = &self.ledger else { return };
+        if matches!(ledger.destroyed_by_others(), ByOthers::Something(_)) {
+            self.heed_others();
+        }
     }
 
     /// Whether an object is destroyed, by whichever process: it is found and used no more then.

@@ -380,6 +380,7 @@ impl VirtualSlot {
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID`, also for a private object without the user's login.
     pub(super) fn object(&self, handle: ObjectHandle) -> Result<Arc<Object>> {
+        self.group.heed_destructions();
         let object = self.group.objects.get(handle)?;
         if object.private && self.group.login.who() != Who::User {
             return Err(Rv::OBJECT_HANDLE_INVALID);

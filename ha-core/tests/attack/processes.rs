@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use ha_rig::{Act, Tokens};
-use ha_token::Function;
+use ha_token::{Function, Rv};
 
 use crate::open_group::{Open, private};
 use crate::setting::{failing_of, foreign, heal, keys, named};
@@ -76,5 +76,41 @@ fn never_a_process_dies_in_a_destruction_and_the_key_is_lost_and_stays_for_ever(
         let open = heal(&tokens);
         let (seen, there) = (open.find(&private(1)).len(), keys(&tokens, 1));
         assert!((seen, there) == (0, [0, 0]) || (seen, there) == (1, [1, 1]), "{at}: {seen} seen, {there:?}");
+    }
+}
+
+/// Destroys the key of its group, and cannot on the second member.
+#[test]
+fn child_that_destroys_on_one_member() {
+    let Ok(text) = std::env::var("ATTACK_CHILD") else { return };
+    let (open, watches) = failing_of(&text);
+    let key = open.find(&private(1))[0];
+    watches[1].refuse(Function::DestroyObject, 1_000_000, Rv::DEVICE_ERROR);
+    open.slot.destroy_object(open.s, key).unwrap();
+    // Before a member that comes back is told of it.
+    std::process::exit(0);
+}
+
+#[test]
+fn never_a_handle_serves_what_another_process_has_destroyed() {
+    if std::env::var_os("ATTACK_CHILD").is_some() {
+        return;
+    }
+    // The next signature is the first member's turn, or the second one's, which still has the key.
+    for before in 4..6 {
+        let tokens = Tokens::in_memory(2);
+        let group = "balance = \"round-robin\"";
+        let open = Open::new(&tokens, group);
+        open.ec_pair(1).unwrap();
+        let key = open.find(&private(1))[0];
+        (0..before).for_each(|_| drop(open.sign(key).unwrap()));
+        let text = tokens.config(false, group);
+        let ended = child("processes::child_that_destroys_on_one_member", &text).output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        for _ in 0..4 {
+            let answer = open.sign(key);
+            let is_gone = matches!(answer, Err(Rv::KEY_HANDLE_INVALID | Rv::OBJECT_HANDLE_INVALID));
+            assert!(is_gone, "{before}: {answer:?}");
+        }
     }
 }

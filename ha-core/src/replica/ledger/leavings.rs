@@ -1,11 +1,13 @@
 //! What processes leave that die at work, and what is owed to members by whoever sees it.
 
+use std::collections::HashSet;
+
 use ha_token::Template;
 use rusqlite::params;
 
 use super::objects::{Found, found_as};
 use super::statements::Statements as _;
-use super::{Ledger, LedgerError, ObjectId, ObjectRow, codec};
+use super::{Ledger, LedgerError, ObjectId, ObjectRow, Pending, codec};
 use crate::seam::step;
 
 type Result<T> = std::result::Result<T, LedgerError>;
@@ -28,13 +30,13 @@ impl Ledger {
         Ok(self.connection().first("PRAGMA data_version", [], |r| r.get(0))?)
     }
 
-    /// The objects that are destroyed, and that some member may still hold.
+    /// The objects that are not destroyed: those that are being made as well.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn destroyed(&self) -> Result<Vec<ObjectId>> {
+    pub fn living(&self) -> Result<HashSet<ObjectId>> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached("SELECT id FROM object WHERE state = 4")?;
+        let mut statement = connection.prepare_cached("SELECT id FROM object WHERE state <> 4")?;
         let rows = statement.query_map([], |r| r.get::<_, [u8; 16]>(0))?;
         Ok(rows.map(|id| id.map(ObjectId)).collect::<rusqlite::Result<_>>()?)
     }
@@ -70,7 +72,22 @@ impl Ledger {
         // A change goes forward: some member may have made it.
         let changes = transaction.run("DELETE FROM undecided", [])?;
         transaction.commit()?;
+        if settled > 0 {
+            self.tell_settled();
+        }
         Ok(announced + settled + changes)
+    }
+
+    /// Whether a change still is a member's to make: who announced it has decided, and did not make it there.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn is_left_to(&self, member: &str, pending: &Pending) -> Result<bool> {
+        // A number that is free may be given to the next change.
+        let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE number = ?1 AND member = ?2 AND object = ?3 AND template = ?4)
+            AND NOT EXISTS (SELECT 1 FROM undecided WHERE number = ?1)";
+        let values = params![pending.number, member, pending.object.0, codec::encode(&pending.template)];
+        Ok(self.connection().first(sql, values, |r| r.get(0))?)
     }
 
     /// Whether some member is yet to change an object.

@@ -8,6 +8,7 @@
 
 mod beside;
 mod codec;
+mod destructions;
 mod host;
 mod leavings;
 mod members;
@@ -18,6 +19,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
+pub use destructions::ByOthers;
 pub use host::HostLock;
 pub use objects::Found;
 
@@ -27,6 +29,8 @@ use std::sync::{MutexGuard, PoisonError};
 
 use ha_token::{Template, Ulong};
 use rusqlite::Connection;
+
+use destructions::Destructions;
 
 use super::verifier::Verifier;
 use crate::sync::Mutex;
@@ -228,6 +232,8 @@ pub struct Ledger {
     _sole: Option<std::sync::Arc<sole::Sole>>,
     /// Whether a copy is read in place of the file.
     beside: bool,
+    /// What processes tell each other of destructions, where they can.
+    destructions: Option<Destructions>,
 }
 
 impl Ledger {

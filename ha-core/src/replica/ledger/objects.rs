@@ -135,6 +135,7 @@ impl Ledger {
         }
         forget_if_gone(&transaction, id)?;
         transaction.commit()?;
+        self.tell_destroyed();
         step!(Abandoned);
         Ok(())
     }
@@ -168,6 +169,7 @@ impl Ledger {
         change(&transaction, id, &[State::Destroying], State::Destroyed)?;
         transaction.run("DELETE FROM blob WHERE object = ?1", [id.0])?;
         transaction.commit()?;
+        self.tell_destroyed();
         step!(Tombstoned);
         Ok(())
     }

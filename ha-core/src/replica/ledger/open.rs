@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
+use super::destructions::Destructions;
 use super::host::HostLock;
 use super::sole::{self, Claim, Sole};
 use super::statements::KINDS;
@@ -144,7 +145,9 @@ impl Ledger {
         }
         transaction.execute_batch(super::members::ADDED)?;
         transaction.commit()?;
-        Self::with(connection, path, wait, None, sole)
+        let mut ledger = Self::with(connection, path, wait, None, sole)?;
+        ledger.destructions = Destructions::open(path);
+        Ok(ledger)
     }
 
     /// A file that this process may not write. SQLite writes beside one that it only reads: so, unless somebody has it
@@ -230,6 +233,7 @@ impl Ledger {
             wait,
             _sole: sole,
             beside: false,
+            destructions: None,
         })
     }
 }

@@ -227,13 +227,67 @@ fn what_another_process_does_is_seen_and_what_it_leaves_to_members_is_counted() 
     theirs.change_decided(&all, &[]).unwrap();
     assert_eq!(owed(), [1, 1]);
     theirs.destroy_begin(id, &["a", "b"]).unwrap();
-    assert!(ours.destroyed().unwrap().is_empty() && owed() == [0, 0]);
+    let lives = || ours.living().unwrap().contains(&id);
+    assert!(lives() && owed() == [0, 0]);
     theirs.destroy_final(id).unwrap();
-    assert_eq!((ours.destroyed().unwrap(), owed()), (vec![id], [1, 1]));
+    assert!(!lives() && owed() == [1, 1]);
     theirs.acknowledge(id, "a").unwrap();
     assert_eq!(owed(), [0, 1]);
     theirs.acknowledge(id, "b").unwrap();
-    assert!(ours.destroyed().unwrap().is_empty() && owed() == [0, 0]);
+    assert!(!lives() && owed() == [0, 0]);
+}
+
+#[test]
+fn a_change_that_its_maker_has_done_is_not_left_to_the_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a"]);
+    let announce = |label: &[u8]| {
+        let row = ledger.object(id).unwrap().unwrap();
+        let change = vec![Attribute::bytes(ck::CKA_LABEL, label)];
+        let found = Found { ckaid: b"1", label, template: &staged(label).template, blob: None };
+        numbers(ledger.change_begin(&row, &[], &change, &found).unwrap())
+    };
+    let first = announce(b"one");
+    let listed = ledger.pending_for("a").unwrap().remove(0);
+    assert!(!ledger.is_left_to("a", &listed).unwrap(), "it is not decided");
+    ledger.change_decided(&first, &[]).unwrap();
+    assert!(ledger.is_left_to("a", &listed).unwrap());
+    ledger.done(&first).unwrap();
+    assert!(!ledger.is_left_to("a", &listed).unwrap());
+    // The next one may have its number.
+    let next = announce(b"two");
+    ledger.change_decided(&next, &[]).unwrap();
+    assert!(!ledger.is_left_to("a", &listed).unwrap());
+    assert!(ledger.is_left_to("a", &ledger.pending_for("a").unwrap()[0]).unwrap());
+}
+
+#[test]
+fn a_destruction_is_told_to_the_others_and_not_to_who_made_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (open_in(dir.path()).unwrap(), open_in(dir.path()).unwrap());
+    let told = || [&ours, &theirs].map(|l| l.destroyed_by_others());
+    let destroy = |by: &Ledger, n: u8| {
+        let id = committed(by, n, &["a"]);
+        by.destroy_begin(id, &["a"]).unwrap();
+        by.destroy_final(id).unwrap();
+    };
+    assert_eq!(told(), [ByOthers::Nothing; 2]);
+    destroy(&theirs, 1);
+    assert_eq!(told(), [ByOthers::Something(1), ByOthers::Nothing]);
+    // Not heeded yet: what is destroyed here meanwhile does not hide it.
+    destroy(&ours, 2);
+    assert_eq!(told(), [ByOthers::Something(2), ByOthers::Something(2)]);
+    for ledger in [&ours, &theirs] {
+        ledger.heeded(ByOthers::Something(2));
+    }
+    assert_eq!(told(), [ByOthers::Nothing; 2]);
+    // What a dead process left is news to everybody.
+    theirs.destroy_begin(committed(&theirs, 3, &["a"]), &["a"]).unwrap();
+    ours.settle(&["a"]).unwrap();
+    assert_eq!(told(), [ByOthers::Something(3), ByOthers::Something(3)]);
+    // A process that begins reads what is there.
+    assert_eq!(open_in(dir.path()).unwrap().destroyed_by_others(), ByOthers::Nothing);
 }
 
 #[test]
