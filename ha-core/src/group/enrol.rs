@@ -53,16 +53,22 @@ impl Group {
                 "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
             let mut made = Err(Rv::DEVICE_ERROR);
             for first in writers.iter() {
-                made = group_key::create(first.on(), &group, false).and_then(|keys| {
-                    step!(GroupKeysMade);
-                    self.recognise_group_keys(first, &keys)?;
-                    first.link.set_group_keys(Some(keys));
-                    Ok(())
-                });
-                // What makes no such keys, as a TPM, leaves it to the next one.
-                if !made.is_err_and(|rv| classify(Function::GenerateKey, rv) == Class::Caller) {
-                    break;
-                }
+                let keys = match group_key::create(first.on(), &group, false) {
+                    Ok(keys) => keys,
+                    Err(rv) => {
+                        made = Err(rv);
+                        match classify(Function::GenerateKey, rv) {
+                            // What makes no such keys, as a TPM, leaves it to the next one.
+                            Class::Caller => continue,
+                            // As does one that cannot write now, if none of them is left there.
+                            Class::Ambiguous if group_key::clear(first.on(), &group).is_ok() => continue,
+                            _ => break,
+                        }
+                    }
+                };
+                step!(GroupKeysMade);
+                made = self.recognise_group_keys(first, &keys).map(|_| first.link.set_group_keys(Some(keys)));
+                break;
             }
             made?;
         }

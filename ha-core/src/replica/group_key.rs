@@ -160,7 +160,11 @@ fn strongest(
     }
 }
 
-fn clear(on: On<'_>, group: &[u8; 16]) -> Result<()> {
+/// Destroys what a member has of group keys that the ledger does not know.
+///
+/// # Errors
+/// The member's answer: some may be left.
+pub fn clear(on: On<'_>, group: &[u8; 16]) -> Result<()> {
     for purpose in Purpose::ALL {
         let template = vec![
             Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
