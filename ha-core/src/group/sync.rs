@@ -83,6 +83,8 @@ impl Group {
     pub(super) fn lost(&self, lease: &Lease) -> Result<Vec<ObjectRow>> {
         // A lost SoftHSM token answers every search with nothing.
         self.looks_alive(&lease.member, &lease.link)?;
+        // Read before the token is: what another process commits meanwhile may not have been there when it was searched.
+        let mut rows = self.ledger()?.objects().map_err(|e| self.ledger_failed(e))?;
         let mut seen = HashSet::new();
         for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
             if let Some(object) = self.object_of(lease, handle)?
@@ -91,11 +93,18 @@ impl Group {
                 seen.insert(id);
             }
         }
-        let mut rows = self.ledger()?.objects().map_err(|e| self.ledger_failed(e))?;
         rows.retain(|r| {
             r.is_committed() && !seen.contains(&r.id) && r.copies.iter().any(|c| c == lease.member.name())
         });
-        Ok(rows)
+        // And what it has changed or destroyed may not have been known.
+        let mut lost = Vec::new();
+        for row in rows {
+            let now = self.ledger()?.object(row.id).map_err(|e| self.ledger_failed(e))?;
+            if now.is_some_and(|now| now.is_committed() && now.is_unchanged_since(&row)) {
+                lost.push(row);
+            }
+        }
+        Ok(lost)
     }
 
     /// Makes the objects that a member held before the group the group's own: each that can be copied is, proven, to
