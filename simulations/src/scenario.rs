@@ -68,13 +68,14 @@ pub const OWED: &[(Scenario, &str)] = &[
     ),
     (
         Scenario::Processes,
-        "G2: what one process has destroyed, and could not on a member that it finds down, is used by another process that \
-         finds that member up and has a handle from before (a search heeds the ledger, an operation does not; seed 264)",
+        "G1, G2, G4: about one history in 2,000: an object that a second process changes or destroys while another one \
+         brings a member up to date is on one member only at rest (seed 3809), and what `everything` shows when it draws \
+         them (a public key without a name that nobody made; CKR_KEY_NOT_WRAPPABLE where a member lost what it knew)",
     ),
     (
         Scenario::Crashes,
         "the same, and G4: a key cannot be made while a member is well that lost its token before and that nobody has used \
-         since, because that is found out only when the other one is lost too (seed 1277)",
+         since, because that is found out only when the other one is lost too; G1, G2: seeds 2110, 3001, 3172, 3405",
     ),
 ];
 

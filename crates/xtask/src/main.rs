@@ -122,8 +122,8 @@ fn test(arguments: &[String]) -> Result<()> {
     seeded.extend(arguments.iter().map(String::as_str));
     cargo(&seeded)?;
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../simulations/kept.jsonl");
-    // As many as are known to be clean: of the next 6,000 three are not yet.
-    for arguments in [&["--replay", kept][..], &["--seeds", "4000", "--time", "3m"]] {
+    // As many as are known to be clean: seed 18036 is not yet.
+    for arguments in [&["--replay", kept][..], &["--seeds", "18000", "--time", "3m"]] {
         cargo(&simulation(&[], &arguments.iter().map(ToString::to_string).collect::<Vec<_>>()))?;
     }
     Ok(())
