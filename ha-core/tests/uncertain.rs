@@ -383,3 +383,29 @@ fn a_token_that_dropped_every_session_is_asked_on_a_new_one() {
     end(open.s).unwrap();
     assert_eq!(group.members[0].status().last_fault.is_some(), faults.is_some(), "the member is well");
 }
+
+/// A key that is proven by enciphering, was renamed while a member was away and is not there: none of the other AES keys there
+/// is taken for it, the group's own least of all, which encipher nothing.
+#[test]
+fn a_key_that_was_renamed_before_a_member_had_it_is_given_to_it() {
+    let tokens = Tokens::new(3);
+    let open = Open::new(&tokens);
+    let group = &open.provider.groups()[0];
+    open.secret(9);
+    watched::lose(group, 2, &open.members[2]);
+    // One of them makes it.
+    open.members[..2].iter().for_each(|member| member.refuse(Function::DigestKey, 1, Rv::FUNCTION_FAILED));
+    let key = open.secret(1);
+    assert_eq!(open.members.iter().map(|member| member.waiting()).sum::<usize>(), 1, "it has another proof");
+    open.members.iter().for_each(|member| member.clear());
+    open.slot.set_attributes(open.s, key, &vec![Attribute::bytes(ck::CKA_ID, [2])]).unwrap();
+    open.members[2].dead.store(false, Ordering::Release);
+    open.all_up();
+    wait(group, "nothing is left to do", |g| {
+        g.sync(true).unwrap().iter().all(|(_, left)| *left == CaughtUp::default())
+    });
+    open.members[..2].iter().for_each(|member| member.dead.store(true, Ordering::Release));
+    let mut mechanism = Mechanism::plain(ck::CKM_AES_ECB);
+    let key = open.find(2)[0];
+    open.slot.op_init(open.s, OpKind::Encrypt, Some(&mut mechanism), key).unwrap();
+}

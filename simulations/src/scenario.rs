@@ -68,9 +68,8 @@ pub const OWED: &[(Scenario, &str)] = &[
     ),
     (
         Scenario::Processes,
-        "G1, G2, G4: about one history in 2,000: an object that a second process changes or destroys while another one \
-         brings a member up to date is on one member only at rest (seed 3809), and what `everything` shows when it draws \
-         them (a public key without a name that nobody made; CKR_KEY_NOT_WRAPPABLE where a member lost what it knew)",
+        "G2, G4: about one history in 3,000 of those of `everything` with several processes: a public key without a name \
+         that nobody made, what is gone is found by its label, CKR_KEY_NOT_WRAPPABLE where a member lost what it knew",
     ),
     (
         Scenario::Crashes,

@@ -8,9 +8,9 @@ use super::login::Visit;
 use super::matching::{NO_TYPE, of_kind};
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
 use crate::mutants::wrong;
-use crate::replica::find_all;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, State};
 use crate::replica::proof::Outcome;
+use crate::replica::{find_all, group_key};
 
 /// What a member has of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,7 +141,12 @@ impl Group {
                 if called_so.contains(&handle) || self.stands_for_another(lease, row, handle) {
                     continue;
                 }
-                match self.namesake(ledger, lease, row, handle)? {
+                let (traits, _, _) = self.read_traits(lease.on(), handle)?;
+                // The group keys are no application's, and answer few challenges.
+                if group_key::is_ours(&traits.label, &traits.id) {
+                    continue;
+                }
+                match Self::namesake(ledger, lease, row, &traits)? {
                     None => candidates.push(handle),
                     Some(State::Staged) => doubtful.push(handle),
                     Some(_) => {}
@@ -199,16 +204,14 @@ impl Group {
         (place.trust == Trust::Proven).then_some(place.handle)
     }
 
-    /// The state of another object of the group that a member's object may be by its names. One that was destroyed counts
+    /// The state of another object of the group that a member's object of these names may be. One that was destroyed counts
     /// as long as this member may hold it: who destroys it there knows it by the same handle.
     fn namesake(
-        &self,
         ledger: &Ledger,
         lease: &Lease,
         row: &ObjectRow,
-        handle: ObjectHandle,
+        traits: &Traits,
     ) -> std::result::Result<Option<State>, Trouble> {
-        let (traits, _, _) = self.read_traits(lease.on(), handle)?;
         let like = ledger.find(traits.class, traits.key_type, &traits.id, &traits.label)?;
         let may_be = |other: &&ObjectRow| match other.state {
             State::Intent => false,
