@@ -203,7 +203,7 @@ fn what_is_destroyed_and_changed_while_a_member_is_away_stays_so() {
     assert!(open.find(&private(1)).is_empty());
     for member in [0, 1] {
         let there = tokens.bare(member, &["-O", "--type", "privkey"]);
-        assert!(!there.contains("ID:         01"), "destroyed on member {member}: {there}");
+        assert!(!there.contains("ID:         01\n"), "destroyed on member {member}: {there}");
         assert!(there.contains("label:      renamed"), "renamed on member {member}: {there}");
     }
     assert_eq!(open.words(true), vec![Word::Same; 3], "a public key, and a pair");

@@ -112,8 +112,8 @@ fn what_was_renamed_and_then_destroyed_is_found_under_its_old_name() {
     assert_eq!(open.words(true), [Word::Same; 2]);
     for member in [0, 1] {
         let list = tokens.bare(member, &["--list-objects"]);
-        assert_eq!(list.matches("ID:         01").count(), 0, "{list}");
-        assert_eq!(list.matches("ID:         02").count(), 2, "{list}");
+        assert_eq!(list.matches("ID:         01\n").count(), 0, "{list}");
+        assert_eq!(list.matches("ID:         02\n").count(), 2, "{list}");
     }
 }
 
