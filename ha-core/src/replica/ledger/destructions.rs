@@ -54,7 +54,8 @@ impl Ledger {
     /// What was told is known here.
     pub fn heeded(&self, what: ByOthers) {
         if let (Some(destructions), ByOthers::Something(now)) = (&self.destructions, what) {
-            destructions.heeded.fetch_max(now, Ordering::AcqRel);
+            // Also a smaller one: the file may have been replaced.
+            destructions.heeded.store(now, Ordering::Release);
         }
     }
 

@@ -286,6 +286,11 @@ fn a_destruction_is_told_to_the_others_and_not_to_who_made_it() {
     theirs.destroy_begin(committed(&theirs, 3, &["a"]), &["a"]).unwrap();
     ours.settle(&["a"]).unwrap();
     assert_eq!(told(), [ByOthers::Something(3), ByOthers::Something(3)]);
+    // One that is told less than it has heeded heeds that once.
+    ours.heeded(ByOthers::Something(9));
+    assert_eq!(ours.destroyed_by_others(), ByOthers::Something(3));
+    ours.heeded(ByOthers::Something(3));
+    assert_eq!(ours.destroyed_by_others(), ByOthers::Nothing);
     // A process that begins reads what is there.
     assert_eq!(open_in(dir.path()).unwrap().destroyed_by_others(), ByOthers::Nothing);
 }
