@@ -33,6 +33,8 @@ struct LineState {
     refused: Vec<Refused>,
     /// The threads that hang in a call, and what each waits for.
     hanging: Vec<(String, EventId)>,
+    /// See [`Line::untold`].
+    untold: BTreeMap<u32, usize>,
     /// How often somebody found it dead.
     found_dead: u64,
 }
@@ -92,6 +94,7 @@ impl Line {
             logins: Vec::new(),
             refused: Vec::new(),
             hanging: Vec::new(),
+            untold: BTreeMap::new(),
             found_dead: 0,
         };
         Arc::new(Line { index, scheduler: Arc::clone(scheduler), state: Mutex::new(state) })
@@ -121,6 +124,14 @@ impl Line {
     /// The threads that hang in a call.
     pub fn hanging(&self) -> Vec<String> {
         self.state().hanging.iter().map(|(thread, _)| thread.clone()).collect()
+    }
+
+    /// The sessions that a process's connection opened and was not told of: nobody can close them.
+    pub fn untold(&self, process: u64) -> usize {
+        u32::try_from(process)
+            .ok()
+            .and_then(|process| self.state().untold.get(&process).copied())
+            .unwrap_or(0)
     }
 
     /// Waits for as long as calls hang.
@@ -223,9 +234,9 @@ impl Line {
             None => go(),
             Some((done, rv)) => {
                 *self.state().faulted.entry((function, rv)).or_default() += 1;
-                if done {
-                    // The answer is lost, whatever it was.
-                    drop(go());
+                // The answer is lost, whatever it was.
+                if done && go().is_ok() && function == Function::OpenSession {
+                    *self.state().untold.entry(process).or_default() += 1;
                 }
                 Err(rv)
             }
@@ -285,6 +296,7 @@ impl Connector for LineConnector {
             return Err(error(Rv::DEVICE_ERROR));
         }
         let real = self.real.connect()?;
+        line.state().untold.remove(&self.process);
         line.trace(self.process, Function::Initialize, &"ok");
         let hook = OnLine { line: Arc::clone(line), process: self.process, life };
         Ok(Arc::new(Passing { real, hook }))

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ha_token::Function;
+
 use crate::history::REST;
 use crate::member::Faults;
 use crate::plan::{Fault, Trouble};
@@ -85,7 +87,10 @@ fn begin(stage: &Stage, member: usize, fault: &Fault) {
         Fault::ReadOnly => device.set_read_only(true),
         Fault::Other => {
             die(stage, member);
-            device.become_other("another-token");
+            // The group takes the first one that it sees for the right one.
+            if line.calls().contains_key(&Function::Login) {
+                device.become_other("another-token");
+            }
             line.set(Faults::default());
         }
         Fault::Emptied { .. } | Fault::SetBack { .. } => {
