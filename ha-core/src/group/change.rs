@@ -158,11 +158,7 @@ impl Group {
         loop {
             // Where one session was lost the others of the pool are too.
             let leased = if session { self.sound_lease(member) } else { self.lease(member) };
-            let mut lease = leased.inspect_err(|rv| {
-                if let Some(link) = member.link() {
-                    self.failed(member, &link, Function::OpenSession, *rv);
-                }
-            })?;
+            let mut lease = leased.map_err(|rv| self.not_lent(member, rv))?;
             let rv = match f(&lease) {
                 Ok(value) => return Ok(value),
                 Err(rv) => rv,
@@ -189,6 +185,18 @@ impl Group {
                 class if self.is_lost(member, &lease.link, class) => return Err(Rv::DEVICE_ERROR),
                 _ => return Err(rv),
             }
+        }
+    }
+
+    /// What is answered where a member gave no backing session; its health knows of it.
+    fn not_lent(&self, member: &Arc<Member>, rv: Rv) -> Rv {
+        let Some(link) = member.link() else { return Rv::DEVICE_ERROR };
+        match self.failed(member, &link, Function::OpenSession, rv) {
+            Class::Capacity => rv,
+            Class::Login if self.login.who() != Who::User => rv,
+            class @ Class::Ambiguous if !self.is_lost(member, &link, class) => rv,
+            // The virtual session and login are sound: these are no answers for the application.
+            _ => Rv::DEVICE_ERROR,
         }
     }
 

@@ -33,6 +33,18 @@ enum Nothing {
     CanBeSeen,
 }
 
+/// Whose a member's objects of one name are, where another one is looked for.
+enum Claim {
+    /// Nobody's.
+    None,
+    /// These have that name too, and may not be here: a proof tells them apart.
+    Some(Vec<ObjectRow>),
+    /// Each is another's.
+    All,
+    /// One with the same value has that name, and is in this state: no proof tells it apart.
+    Twin(State),
+}
+
 /// How often a member is searched again in one call, because it had lost its login.
 const SEARCHES: u32 = 3;
 
@@ -136,7 +148,7 @@ impl Group {
             // Of its kind only: a challenge says nothing of a key of another type.
             let key_type = if wrong!(AnyTypeIsCandidate) { NO_TYPE } else { row.key_type };
             let alike = of_kind(row.class, key_type);
-            let (mut candidates, mut doubtful) = (Vec::new(), Vec::new());
+            let mut by_names: Vec<(Traits, Vec<ObjectHandle>)> = Vec::new();
             for handle in find_all(lease.on(), &alike, 256)? {
                 if called_so.contains(&handle) || self.stands_for_another(lease, row, handle) {
                     continue;
@@ -146,15 +158,28 @@ impl Group {
                 if group_key::is_ours(&traits.label, &traits.id) {
                     continue;
                 }
-                match Self::namesake(ledger, lease, row, &traits)? {
-                    None => candidates.push(handle),
-                    Some(State::Staged) => doubtful.push(handle),
-                    Some(_) => {}
+                match by_names.iter_mut().find(|(names, _)| *names == traits) {
+                    Some((_, handles)) => handles.push(handle),
+                    None => by_names.push((traits, vec![handle])),
+                }
+            }
+            let (mut candidates, mut namesakes, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
+            for (traits, handles) in by_names {
+                match self.claim(ledger, lease, row, &traits, handles.len())? {
+                    Claim::None => candidates.extend(handles),
+                    Claim::Some(others) => namesakes.push((handles, others)),
+                    Claim::Twin(State::Staged) => doubtful.extend(handles),
+                    Claim::Twin(_) | Claim::All => {}
                 }
             }
             let (same, others) = self.prove_each(lease, row, &candidates)?;
-            if let Some(handle) = same.first() {
-                return Ok(Some(Copy::At(*handle)));
+            // Of what other objects may be too only a proof tells.
+            let found = match same.first() {
+                Some(handle) => Some(*handle),
+                None => self.among_namesakes(lease, row, &namesakes)?,
+            };
+            if let Some(handle) = found {
+                return Ok(Some(Copy::At(handle)));
             }
             unclear |= others || !self.prove_each(lease, row, &doubtful)?.0.is_empty();
         }
@@ -204,25 +229,62 @@ impl Group {
         (place.trust == Trust::Proven).then_some(place.handle)
     }
 
-    /// The state of another object of the group that a member's object of these names may be. One that was destroyed counts
-    /// as long as this member may hold it: who destroys it there knows it by the same handle.
-    fn namesake(
+    /// What other objects of the group these `there` objects of a member, all of these names, may be. One that was destroyed
+    /// counts as long as this member may hold it: who destroys it there knows it by the same handle.
+    fn claim(
+        &self,
         ledger: &Ledger,
         lease: &Lease,
         row: &ObjectRow,
         traits: &Traits,
-    ) -> std::result::Result<Option<State>, Trouble> {
-        let like = ledger.find(traits.class, traits.key_type, &traits.id, &traits.label)?;
-        let may_be = |other: &&ObjectRow| match other.state {
+        there: usize,
+    ) -> std::result::Result<Claim, Trouble> {
+        let name = lease.member.name();
+        let may_be = |other: &ObjectRow| match other.state {
             State::Intent => false,
             State::Staged | State::Committed => true,
-            State::Destroying | State::Destroyed => {
-                is_on(other, lease.member.name()) && !wrong!(DyingIsCandidate)
-            }
+            State::Destroying | State::Destroyed => is_on(other, name) && !wrong!(DyingIsCandidate),
         };
-        let others = like.iter().filter(|other| other.id != row.id).filter(may_be);
+        let mut others = ledger.find(traits.class, traits.key_type, &traits.id, &traits.label)?;
+        others.retain(|other| other.id != row.id && may_be(other));
         // One that is being made may have none here yet, which leaves it open; any other one settles it.
-        Ok(others.map(|other| other.state).max_by_key(|state| *state != State::Staged))
+        let twins = others.iter().filter(|other| other.verifier() == row.verifier());
+        if let Some(state) = twins.map(|twin| twin.state).max_by_key(|state| *state != State::Staged) {
+            return Ok(Claim::Twin(state));
+        }
+        let mut certain = 0;
+        for other in others.iter().filter(|other| other.is_committed() && is_on(other, name)) {
+            let is_called_so = !ledger.pending_of(other.id, name)?.iter().any(changes_names);
+            // Those whose handle is known are not among these.
+            certain += usize::from(is_called_so && self.known_handle(lease, other).is_none());
+        }
+        Ok(match (others.is_empty(), there <= certain) {
+            (true, _) => Claim::None,
+            (false, false) => Claim::Some(others),
+            (false, true) => Claim::All,
+        })
+    }
+
+    /// The object, if it is among those that others may be: it proves to be it, and to be none of the others.
+    fn among_namesakes(
+        &self,
+        lease: &Lease,
+        row: &ObjectRow,
+        namesakes: &[(Vec<ObjectHandle>, Vec<ObjectRow>)],
+    ) -> Result<Option<ObjectHandle>> {
+        for (handles, others) in namesakes {
+            for handle in self.prove_each(lease, row, handles)?.0 {
+                let mut is_another = false;
+                // Two imported with one value were challenged each with its own nonce.
+                for verifier in others.iter().filter_map(ObjectRow::verifier).filter(|v| !v.is_identity()) {
+                    is_another |= self.prove(lease, handle, row.class, &verifier)? == Outcome::Same;
+                }
+                if !is_another {
+                    return Ok(Some(handle));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn stands_for_another(&self, lease: &Lease, row: &ObjectRow, handle: ObjectHandle) -> bool {

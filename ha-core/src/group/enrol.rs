@@ -51,26 +51,7 @@ impl Group {
             self.may_make_group_keys()?;
             tracing::warn!(group = %self.config.label,
                 "the group enrols itself, without its members' security officers: whoever has the user PIN can get at the keys; `hactl init` enrols members with a ceremony");
-            let mut made = Err(Rv::DEVICE_ERROR);
-            for first in writers.iter() {
-                let keys = match group_key::create(first.on(), &group, false) {
-                    Ok(keys) => keys,
-                    Err(rv) => {
-                        made = Err(rv);
-                        match classify(Function::GenerateKey, rv) {
-                            // What makes no such keys, as a TPM, leaves it to the next one.
-                            Class::Caller => continue,
-                            // As does one that cannot write now, if none of them is left there.
-                            Class::Ambiguous if group_key::clear(first.on(), &group).is_ok() => continue,
-                            _ => break,
-                        }
-                    }
-                };
-                step!(GroupKeysMade);
-                made = self.recognise_group_keys(first, &keys).map(|_| first.link.set_group_keys(Some(keys)));
-                break;
-            }
-            made?;
+            self.make_group_keys(writers, &group)?;
         }
         let mut kept = Vec::new();
         let all = std::mem::take(writers);
@@ -84,6 +65,44 @@ impl Group {
             return Err(Rv::DEVICE_ERROR);
         }
         Ok(())
+    }
+
+    /// Makes the group keys on the first of these that can.
+    fn make_group_keys(&self, writers: &[Lease], group: &[u8; 16]) -> Result<()> {
+        let mut failed = Rv::DEVICE_ERROR;
+        for first in writers {
+            let rv = match self.make_group_keys_on(first, group) {
+                Ok(()) => return Ok(()),
+                Err(rv) => rv,
+            };
+            failed = rv;
+            let may_be_next = match classify(Function::GenerateKey, rv) {
+                // What makes no such keys, as a TPM, leaves it to the next one.
+                Class::Caller => true,
+                // As does one that cannot now, if none of them is left there, nor known to the ledger.
+                Class::Ambiguous | Class::Capacity => {
+                    group_key::clear(first.on(), group).is_ok()
+                        && !self.ledger()?.has_group_keys().map_err(|e| self.ledger_failed(e))?
+                }
+                _ => false,
+            };
+            if !may_be_next {
+                break;
+            }
+        }
+        Err(failed)
+    }
+
+    fn make_group_keys_on(&self, first: &Lease, group: &[u8; 16]) -> Result<()> {
+        let keys = group_key::create(first.on(), group, false)?;
+        step!(GroupKeysMade);
+        // They are there, and what fails once may be a matter of the moment.
+        if self.recognise_group_keys(first, &keys).or_else(|_| self.recognise_group_keys(first, &keys))? {
+            first.link.set_group_keys(Some(keys));
+            Ok(())
+        } else {
+            Err(Rv::DEVICE_ERROR)
+        }
     }
 
     /// Gives a member the group keys from one of these that has them; from the next one if that one fails. Answers whether

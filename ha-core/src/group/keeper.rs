@@ -217,6 +217,20 @@ impl Group {
         }
     }
 
+    /// Asks a member that is up whether it still is what it was; one that is not is blamed. Answers whether it has lost its
+    /// login, which is made again when it is next used.
+    pub(super) fn look_at(&self, member: &Arc<Member>) -> bool {
+        let Some(link) = member.link() else { return false };
+        match self.looks_alive(member, &link) {
+            Ok(()) => false,
+            Err(Rv::USER_NOT_LOGGED_IN) => true,
+            Err(dead) => {
+                self.blame_on(member, &link, Function::GetTokenInfo, dead);
+                false
+            }
+        }
+    }
+
     /// Whether the token answers and holds what it must hold: a lost SoftHSM token looks healthy otherwise. One that has
     /// lost its handles while nobody used it is alive: the group keys are found again, and what was seen before is of
     /// another [`visit`](Group::visit).

@@ -17,6 +17,9 @@ use crate::seam::step;
 /// How key pairs are made on one member: with a template of the private session key that is wanted.
 pub(crate) type MakePair<'a> = &'a mut dyn FnMut(&Lease, &Template) -> Result<(ObjectHandle, ObjectHandle)>;
 
+/// How often something is made again in one call, for each member: one may fail, be found out, and be back.
+const MOST_TRIES: usize = 2;
+
 impl Group {
     /// Makes a secret or private token key by `make` and puts it on every member.
     ///
@@ -34,8 +37,8 @@ impl Group {
 
     /// Makes something again, from the start, when the member it was made on failed in the middle of it, or one went down,
     /// and enough are up: a try that failed has left nothing that counts. `once` is given the members that it was made on
-    /// before, adds the one it is made on now, and leaves those out. At most once for each member, as far as retries are to be
-    /// had.
+    /// before, adds the one it is made on now, and leaves those out. At most [`MOST_TRIES`] times for each member, as
+    /// far as retries are to be had.
     fn until_whole<T>(&self, mut once: impl FnMut(&mut Vec<usize>) -> Result<T>) -> Result<T> {
         let mut sources = Vec::new();
         let mut tries = 0;
@@ -47,22 +50,21 @@ impl Group {
             match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
                     for member in self.up() {
-                        let Some(link) = member.link() else { continue };
-                        match self.looks_alive(member, &link) {
-                            Ok(()) => {}
-                            // It is logged in to once more.
-                            Err(Rv::USER_NOT_LOGGED_IN) => mended = true,
-                            Err(dead) => self.blame(member, Function::GetTokenInfo, dead),
-                        }
+                        mended |= self.look_at(member);
                     }
                     // A login or handles that were lost are there again, whoever found that out.
                     mended |= self.visits() != visits;
                     let now = self.up().count();
-                    // One that was found dead may be back in a moment, and was not asked.
-                    let asked = sources.iter().fold(0, |all, index| all | 1 << index);
-                    let elsewhere = sources.len() > tried && self.wait_for_return(1, asked);
+                    // One that was found dead may be back in a moment, and was not asked; or it has the group keys, which the
+                    // others lack.
+                    let bits = |all, index: &usize| all | 1 << index;
+                    let asked = match sources.len() > tried {
+                        true => sources.iter().fold(0, bits),
+                        false => self.up().map(|m| m.index).fold(0, |all, index| bits(all, &index)),
+                    };
+                    let elsewhere = self.wait_for_return(1, asked);
                     let in_vain = now >= before && !elsewhere && !mended;
-                    let too_often = tries > self.members.len();
+                    let too_often = tries > MOST_TRIES * self.members.len();
                     if in_vain
                         || too_often
                         // Those that were found dead may have been restarted while nobody used them.

@@ -100,7 +100,8 @@ impl Group {
     ) -> std::result::Result<Blob, NotWrapped> {
         let keys = source.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
         let ability = self.ability(source)?;
-        let mut vague = None;
+        // What it did not tell when it was tried it may be able to.
+        let mut vague = (!ability.is_certain()).then_some(Rv::FUNCTION_FAILED);
         for format in ability.formats(copied.length.map(|l| l as usize)) {
             match wrapping::wrap(source.on(), keys.for_key(extractable), key, format.mechanism) {
                 Ok(bytes) => {
