@@ -66,16 +66,6 @@ pub const OWED: &[(Scenario, &str)] = &[
         "G5: lanes (design, section 5): a deadline is read and not kept, and who calls a member that hangs waits as long \
          as it does (seed 0)",
     ),
-    (
-        Scenario::Processes,
-        "G2, G4: about one history in 3,000 of those of `everything` with several processes: a public key without a name \
-         that nobody made, what is gone is found by its label, CKR_KEY_NOT_WRAPPABLE where a member lost what it knew",
-    ),
-    (
-        Scenario::Crashes,
-        "the same, and G4: a key cannot be made while a member is well that lost its token before and that nobody has used \
-         since, because that is found out only when the other one is lost too; G1, G2: seeds 2110, 3001, 3172, 3405",
-    ),
 ];
 
 impl Scenario {
