@@ -22,9 +22,9 @@ pub(crate) struct Cli {
     /// Seeds that are left out, as 3,5,7: faults that are known and not mended yet.
     #[arg(long, value_delimiter = ',')]
     pub(crate) except: Vec<u64>,
-    /// What is played.
-    #[arg(long, value_name = "NAME", default_value = "everything")]
-    pub(crate) scenario: Scenario,
+    /// What is played. Unless told everything; a seeded bug where it shows soonest.
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<Scenario>,
     /// Begins no history after this long, as 90s, 5m or 2h.
     #[arg(long, value_parser = duration)]
     pub(crate) time: Option<Duration>,
@@ -65,6 +65,21 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
+    /// What is played.
+    pub(crate) fn scenario(&self) -> Scenario {
+        #[cfg(feature = "mutants")]
+        if let Some(mutant) = self.seeded.mutant {
+            return self.scenario_of(mutant);
+        }
+        self.scenario.unwrap_or(Scenario::Everything)
+    }
+
+    /// Where a seeded bug is played.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn scenario_of(&self, mutant: ha_core::mutants::Mutant) -> Scenario {
+        self.scenario.unwrap_or_else(|| crate::mutants::shows_in(mutant))
+    }
+
     /// How many histories are played at once.
     pub(crate) fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -78,8 +93,8 @@ impl Cli {
         if let Some(mutant) = self.seeded.mutant {
             command = format!("cargo xtask mutants --mutant {mutant:?}");
         }
-        if self.scenario != Scenario::Everything {
-            command += &format!(" --scenario {}", self.scenario.name());
+        if self.scenario() != Scenario::Everything {
+            command += &format!(" --scenario {}", self.scenario().name());
         }
         format!("{command} --seed {seed}")
     }

@@ -67,7 +67,7 @@ fn replay(file: &Path, whole: bool) -> ExitCode {
 
 fn show(seed: u64, cli: &Cli) -> ExitCode {
     let pool = Pool::new();
-    let plan = Plan::of(cli.scenario, seed);
+    let plan = Plan::of(cli.scenario(), seed);
     let ended = play(&plan, &pool, true);
     if cli.whole {
         print!("{}", ended.lines);
@@ -111,7 +111,7 @@ fn asked(cli: &Cli, seeds: u64) -> Result<Run, String> {
         return Err(format!("there are no {seeds} seeds from {} on", cli.from));
     }
     Ok(Run {
-        scenario: cli.scenario,
+        scenario: cli.scenario(),
         first: cli.from,
         seeds,
         except: cli.except.clone(),

@@ -12,6 +12,7 @@ use simulations::history::play;
 use simulations::plan::Plan;
 use simulations::pool::Pool;
 use simulations::run::{Failure, run};
+use simulations::scenario::Scenario;
 
 use crate::cli::Cli;
 use crate::{INTERRUPTED, asked, interruption, wrong};
@@ -52,6 +53,15 @@ fn names() -> String {
     Mutant::ALL.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>().join(", ")
 }
 
+/// Where a seeded bug shows soonest: of some there is too little in `everything`.
+pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
+    match mutant {
+        Mutant::GoneIsAskedFor | Mutant::DoneIsMadeAgain => Scenario::Processes,
+        Mutant::LeavingsNotSought | Mutant::SettledUntold | Mutant::RefusedChangeStays => Scenario::Crashes,
+        _ => Scenario::Everything,
+    }
+}
+
 /// What came of the run with one seeded bug.
 #[derive(Serialize, Deserialize)]
 struct Answer {
@@ -86,7 +96,7 @@ fn answer(cli: &Cli) -> ExitCode {
         // What goes wrong without the seeded bug is not its doing.
         switch(None);
         let done = failure.seed + 1 - what.first;
-        if play(&Plan::of(cli.scenario, failure.seed), &pool, false).broken.is_none() {
+        if play(&Plan::of(cli.scenario(), failure.seed), &pool, false).broken.is_none() {
             answer.failure = Some(failure);
             break;
         }
@@ -100,7 +110,13 @@ fn answer(cli: &Cli) -> ExitCode {
 /// Runs this program with one seeded bug. What it answers, or how it ended instead.
 fn ask(cli: &Cli, mutant: Mutant) -> Result<Answer, String> {
     let mut child = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-    child.args(["--answer", "--mutant", &format!("{mutant:?}"), "--scenario", &cli.scenario.name()]);
+    child.args([
+        "--answer",
+        "--mutant",
+        &format!("{mutant:?}"),
+        "--scenario",
+        &cli.scenario_of(mutant).name(),
+    ]);
     child.args(["--from", &cli.from.to_string(), "--seeds", &cli.seeds.unwrap_or(SEEDS).to_string()]);
     child.args(["--jobs", &cli.threads().to_string()]);
     if let Some(time) = cli.time {
@@ -128,7 +144,10 @@ fn all(cli: &Cli) -> ExitCode {
     }
     let interrupted = interruption();
     let (mut run, mut missed, mut died) = (0, 0, 0);
-    println!("{:<30} {:<11} {:>8} {:>8}  what is wrong", "seeded bug", "caught by", "seeds", "seconds");
+    println!(
+        "{:<30} {:<11} {:<11} {:>8} {:>8}  what is wrong",
+        "seeded bug", "played in", "caught by", "seeds", "seconds"
+    );
     for mutant in chosen {
         let started = Instant::now();
         let answer = ask(cli, mutant);
@@ -150,8 +169,9 @@ fn all(cli: &Cli) -> ExitCode {
             }
         };
         println!(
-            "{:<30} {by:<11} {seeds:>8} {:>8.1} {}",
+            "{:<30} {:<11} {by:<11} {seeds:>8} {:>8.1}  {}",
             format!("{mutant:?}"),
+            cli.scenario_of(mutant).name(),
             started.elapsed().as_secs_f64(),
             mutant.what()
         );
