@@ -122,7 +122,7 @@ fn test(arguments: &[String]) -> Result<()> {
     seeded.extend(arguments.iter().map(String::as_str));
     cargo(&seeded)?;
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../simulations/kept.jsonl");
-    // As many as are known to be clean: seed 18036 is not yet.
+    // As many as are known to be clean.
     for arguments in [&["--replay", kept][..], &["--seeds", "18000", "--time", "3m"]] {
         cargo(&simulation(&[], &arguments.iter().map(ToString::to_string).collect::<Vec<_>>()))?;
     }
