@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ha_token::{AttributeType, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::copies::{Copy, Trouble, row_traits};
+use super::keeper::bits;
 use super::{Group, Lease, Member, Object, Origin, Traits, Who};
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
@@ -158,7 +159,12 @@ impl Group {
         loop {
             // Where one session was lost the others of the pool are too.
             let leased = if session { self.sound_lease(member) } else { self.lease(member) };
-            let mut lease = leased.map_err(|rv| self.not_lent(member, rv))?;
+            let mut lease = leased.map_err(|rv| match self.not_lent(member, rv) {
+                Class::Capacity | Class::Ambiguous => rv,
+                Class::Login if self.login.who() != Who::User => rv,
+                // The virtual session and login are sound: these are no answers for the application.
+                _ => Rv::DEVICE_ERROR,
+            })?;
             let rv = match f(&lease) {
                 Ok(value) => return Ok(value),
                 Err(rv) => rv,
@@ -185,18 +191,6 @@ impl Group {
                 class if self.is_lost(member, &lease.link, class) => return Err(Rv::DEVICE_ERROR),
                 _ => return Err(rv),
             }
-        }
-    }
-
-    /// What is answered where a member gave no backing session; its health knows of it.
-    fn not_lent(&self, member: &Arc<Member>, rv: Rv) -> Rv {
-        let Some(link) = member.link() else { return Rv::DEVICE_ERROR };
-        match self.failed(member, &link, Function::OpenSession, rv) {
-            Class::Capacity => rv,
-            Class::Login if self.login.who() != Who::User => rv,
-            class @ Class::Ambiguous if !self.is_lost(member, &link, class) => rv,
-            // The virtual session and login are sound: these are no answers for the application.
-            _ => Rv::DEVICE_ERROR,
         }
     }
 
@@ -246,7 +240,7 @@ impl Group {
                 Err(rv) if classify(Function::DestroyObject, rv) != Class::Caller => {}
                 answer => return answer,
             }
-            let asked = connections().filter(|now| before.contains(now)).fold(0, |all, (i, _)| all | 1 << i);
+            let asked = bits(connections().filter(|now| before.contains(now)).map(|(index, _)| index));
             let may = again < self.members.len() && self.wait_for_return(1, asked);
             if !may || !self.may_retry(again == 0) {
                 return answer;

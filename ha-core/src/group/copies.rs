@@ -35,12 +35,12 @@ enum Nothing {
 
 /// Whose a member's objects of one name are, where another one is looked for.
 enum Claim {
-    /// Nobody's.
-    None,
+    /// Nobody's that is known.
+    Nobody,
     /// These have that name too, and may not be here: a proof tells them apart.
-    Some(Vec<ObjectRow>),
+    Namesakes(Vec<ObjectRow>),
     /// Each is another's.
-    All,
+    Others,
     /// One with the same value has that name, and is in this state: no proof tells it apart.
     Twin(State),
 }
@@ -166,10 +166,10 @@ impl Group {
             let (mut candidates, mut namesakes, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
             for (traits, handles) in by_names {
                 match self.claim(ledger, lease, row, &traits, handles.len())? {
-                    Claim::None => candidates.extend(handles),
-                    Claim::Some(others) => namesakes.push((handles, others)),
+                    Claim::Nobody => candidates.extend(handles),
+                    Claim::Namesakes(others) => namesakes.push((handles, others)),
                     Claim::Twin(State::Staged) => doubtful.extend(handles),
-                    Claim::Twin(_) | Claim::All => {}
+                    Claim::Twin(_) | Claim::Others => {}
                 }
             }
             let (same, others) = self.prove_each(lease, row, &candidates)?;
@@ -259,9 +259,9 @@ impl Group {
             certain += usize::from(is_called_so && self.known_handle(lease, other).is_none());
         }
         Ok(match (others.is_empty(), there <= certain) {
-            (true, _) => Claim::None,
-            (false, false) => Claim::Some(others),
-            (false, true) => Claim::All,
+            (true, _) => Claim::Nobody,
+            (false, false) => Claim::Namesakes(others),
+            (false, true) => Claim::Others,
         })
     }
 

@@ -35,9 +35,7 @@ impl Group {
         Ok(match found {
             Copy::At(handle) => Ok(Given { handle, made: false }),
             Copy::Absent => {
-                // What was taken back since it was read is no longer to be changed.
-                let untried = ledger.is_to_be_changed(row.id)?
-                    || !ledger.object(row.id)?.is_some_and(|now| now.is_unchanged_since(row));
+                let untried = ledger.is_untried(row)?;
                 self.make_copy(lease, row, untried).map(|handle| Given { handle, made: true })
             }
             Copy::Unclear => Err(UNCLEAR),

@@ -294,6 +294,16 @@ impl Group {
         dead.is_some()
     }
 
+    /// What it is taken for that a member gave no backing session; its health knows of it.
+    pub(crate) fn not_lent(&self, member: &Arc<Member>, rv: Rv) -> Class {
+        let Some(link) = member.link() else { return Class::Member };
+        match self.failed(member, &link, Function::OpenSession, rv) {
+            Class::Caller => Class::Member,
+            class if self.is_lost(member, &link, class) => Class::Member,
+            class => class,
+        }
+    }
+
     fn note(&self, member: &Member, function: Function, rv: Rv) {
         member.set_fault(Fault { function, rv, class: Class::Member, at: self.world.wall_clock() });
     }
@@ -463,6 +473,11 @@ impl Group {
             other.index != member.index && other.link().is_some_and(|l| token(&l) == token(link))
         })
     }
+}
+
+/// These members, a bit for each, as [`Group::wait_for_return`] wants them.
+pub(super) fn bits(members: impl IntoIterator<Item = usize>) -> u32 {
+    members.into_iter().fold(0, |all, index| all | 1 << index)
 }
 
 fn same_token(twin: &Member, link: &Link) -> String {

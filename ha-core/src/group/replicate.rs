@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
 use super::change::changed;
+use super::keeper::bits;
 use super::put::{How, Item};
 use super::wrapped::{Make, NotWrapped};
 use super::{Group, Lease, Need, Object, Origin};
@@ -57,10 +58,9 @@ impl Group {
                     let now = self.up().count();
                     // One that was found dead may be back in a moment, and was not asked; or it has the group keys, which the
                     // others lack.
-                    let bits = |all, index: &usize| all | 1 << index;
                     let asked = match sources.len() > tried {
-                        true => sources.iter().fold(0, bits),
-                        false => self.up().map(|m| m.index).fold(0, |all, index| bits(all, &index)),
+                        true => bits(sources.iter().copied()),
+                        false => bits(self.up().map(|m| m.index)),
                     };
                     let elsewhere = self.wait_for_return(1, asked);
                     let in_vain = now >= before && !elsewhere && !mended;

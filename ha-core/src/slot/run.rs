@@ -290,16 +290,7 @@ impl VirtualSlot {
                             Err(rv) => (lease, rv),
                         }
                     }
-                    Err(rv) => {
-                        let Some(link) = member.link() else { return Err(Ended::Next(Class::Member, rv)) };
-                        let class = group.failed(member, &link, Function::OpenSession, rv);
-                        let class = match class {
-                            Class::Caller => Class::Member,
-                            class if group.is_lost(member, &link, class) => Class::Member,
-                            class => class,
-                        };
-                        return Err(Ended::Next(class, rv));
-                    }
+                    Err(rv) => return Err(Ended::Next(group.not_lent(member, rv), rv)),
                 },
             };
             let class = match group.failed(member, &lease.link, call.function, rv) {

@@ -205,6 +205,11 @@ impl Both {
 }
 
 impl Step {
+    /// Whether the program said this, on either side.
+    pub(crate) fn has_said(&self, words: &str) -> bool {
+        [&self.0.bare, &self.0.slot].iter().any(|ran| ran.raw.contains(words))
+    }
+
     /// It succeeded on both sides, and said the same.
     pub(crate) fn same(self) -> Judged {
         self.ends(0, &[])

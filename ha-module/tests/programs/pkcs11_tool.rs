@@ -103,6 +103,16 @@ fn differs_in_what_a_copy_cannot_have(both: &Both) {
     }
 }
 
+/// Writes an EC public key to a file. OpenSC 0.23 makes the key of parameters that it has freed (`read_object`), and says
+/// so where something else was put in their place: on a bare token too, always, without the allocator's cache for each
+/// thread (`GLIBC_TUNABLES=glibc.malloc.tcache_count=0`). Then it is asked again.
+fn reads_ec_key(both: &Both, id: &str) {
+    const TRIES: usize = 8;
+    let read = || both.tool(&format!("--read-object --type pubkey --id {id} -o ec.der"));
+    let step = std::iter::repeat_with(read).take(TRIES).find(|s| !s.has_said("cannot create EVP_PKEY"));
+    step.expect("an EC key that OpenSC reads in one of so many tries").same();
+}
+
 /// Each key does its work; an independent program agrees.
 fn uses_keys(both: &Both) {
     both.tool("--read-object --type pubkey --id 01 -o rsa.der").same();
@@ -123,7 +133,7 @@ fn uses_keys(both: &Both) {
     both.tool("--decrypt --mechanism RSA-PKCS --id 01 -i secret").same().says("hello world");
 
     for (id, hash) in [("02", "sha256"), ("03", "sha512")] {
-        both.tool(&format!("--read-object --type pubkey --id {id} -o ec.der")).same();
+        reads_ec_key(both, id);
         both.step(&format!("openssl dgst -{hash} -binary -out digest data")).same();
         both.tool(&format!("--sign --mechanism ECDSA --signature-format openssl --id {id} -i digest -o sig"))
             .same();
@@ -154,7 +164,7 @@ fn derives_as_the_other_side_does() {
     );
     both.prepare("openssl pkey -in peer.pem -pubout -outform DER -out peer.der", &["peer.der"]);
     both.tool("--keypairgen --key-type EC:prime256v1 --id 02 --label e --usage-derive").differs(&[PRIVATE]);
-    both.tool("--read-object --type pubkey --id 02 -o ec.der").same();
+    reads_ec_key(&both, "02");
     both.step("openssl pkeyutl -derive -inkey peer.pem -peerkey ec.der -peerform DER -out theirs").same();
     for hidden in [None, Some(0)] {
         if let Some(member) = hidden {

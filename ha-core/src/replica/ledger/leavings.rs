@@ -90,13 +90,15 @@ impl Ledger {
         Ok(self.connection().first(sql, values, |r| r.get(0))?)
     }
 
-    /// Whether some member is yet to change an object.
+    /// Whether a row may say what no member has taken yet: some member is yet to change the object; or it has changed since
+    /// the row was read, perhaps because a change was taken back that the row has.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn is_to_be_changed(&self, id: ObjectId) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)";
-        Ok(self.connection().first(sql, [id.0], |r| r.get(0))?)
+    pub fn is_untried(&self, row: &ObjectRow) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)
+            OR NOT EXISTS (SELECT 1 FROM object WHERE id = ?1 AND version = ?2)";
+        Ok(self.connection().first(sql, params![row.id.0, row.version], |r| r.get(0))?)
     }
 
     /// A change is refused that was announced by who died at it. Where every member that holds the object is yet to make it,

@@ -238,6 +238,22 @@ fn what_another_process_does_is_seen_and_what_it_leaves_to_members_is_counted() 
 }
 
 #[test]
+fn a_row_with_a_change_that_was_announced_or_taken_back_since_is_untried() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a"]);
+    let before = ledger.object(id).unwrap().unwrap();
+    assert!(!ledger.is_untried(&before).unwrap());
+    let change = vec![Attribute::bytes(ck::CKA_LABEL, "new")];
+    let numbers = pend(&ledger, id, "b", &change);
+    let announced = ledger.object(id).unwrap().unwrap();
+    assert!(ledger.is_untried(&before).unwrap() && ledger.is_untried(&announced).unwrap());
+    ledger.change_rollback(&before, &numbers, &[], &Template::new()).unwrap();
+    assert!(ledger.is_untried(&announced).unwrap());
+    assert!(!ledger.is_untried(&ledger.object(id).unwrap().unwrap()).unwrap());
+}
+
+#[test]
 fn a_change_that_its_maker_has_done_is_not_left_to_the_member() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open_in(dir.path()).unwrap();
