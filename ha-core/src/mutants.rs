@@ -152,6 +152,8 @@ mod seeded {
         SettledUntold,
         /// group keys under handles that were lost are not found again
         LostGroupKeysBelieved,
+        /// a member that nobody uses is not looked at
+        IdleNotProbed,
         /// a fault of a connection that was replaced counts
         ReplacedBlamed,
     }

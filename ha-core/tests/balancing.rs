@@ -115,6 +115,27 @@ fn a_standby_member_serves_while_no_active_one_is_up_and_stands_back() {
     }
 }
 
+/// A standby member is asked for nothing while an active one is up: its keeper finds out that it died, not the call that
+/// needs it.
+#[test]
+fn a_standby_member_that_dies_is_missed_before_it_is_needed() {
+    let tokens = Tokens::new(2);
+    (0..2).for_each(|i| tokens.serve(i));
+    let config = tokens
+        .config(true, "[group.recovery]\ninterval = \"5ms\"\nmax_interval = \"20ms\"")
+        .replace("name = \"a\"\n", "name = \"a\"\nrole = \"standby\"\n");
+    let group = open(&config);
+    all_to(1, &group.served(20), 20);
+    tokens.kill(0);
+    group.wait_for(0, false);
+    tokens.serve(0);
+    group.wait_for(0, true);
+    tokens.kill(1);
+    // The first call finds out.
+    assert_eq!(group.served(20)[0], 20);
+    assert!(group.provider.shutdown(Duration::from_secs(60)).is_empty());
+}
+
 /// A session that owns session objects keeps a backing session open for them on one member, in which nothing runs.
 #[test]
 fn a_member_with_session_objects_is_not_taken_for_a_busy_one() {

@@ -19,8 +19,8 @@ use crate::replica::group_key;
 /// How long a call waits for members that it has found dead and that are connected anew.
 const RETURN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// After so many of the longest intervals a member that refused some of what it lacks is asked once more, and what other
-/// processes have left is looked for.
+/// A member that is up is looked at after the longest interval. After so many of them one that refused some of what it lacks
+/// is asked once more, and what other processes have left is looked for.
 const LOOKING_INTERVALS: u32 = 10;
 
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
@@ -92,6 +92,8 @@ impl Group {
     }
 
     fn keep(self: &Arc<Self>, member: &Arc<Member>) {
+        // The longest intervals in which it was up and nothing was to be done.
+        let mut quiet: u32 = 0;
         while !self.is_stopping() {
             let now = self.world.now();
             let due = {
@@ -117,8 +119,15 @@ impl Group {
                     }
                 }
                 (State::Up, _) => {
-                    let again = self.config.recovery.max_interval * LOOKING_INTERVALS;
-                    if !member.wake.wait(Some(again)) {
+                    if !member.wake.wait(Some(self.config.recovery.max_interval)) {
+                        quiet += 1;
+                        // One that nobody uses, as a standby member, is missed only when the others are gone.
+                        if !wrong!(IdleNotProbed) {
+                            self.look_at(member);
+                        }
+                        if !quiet.is_multiple_of(LOOKING_INTERVALS) {
+                            continue;
+                        }
                         // What it refused then it may take now.
                         if member.may_take.load(Ordering::Acquire) {
                             self.falls_behind(member);
