@@ -18,6 +18,7 @@ pub mod api;
 mod bare;
 pub mod config;
 pub mod group;
+mod lanes;
 mod log;
 mod map;
 pub mod mutants;

@@ -152,6 +152,8 @@ mod seeded {
         SettledUntold,
         /// group keys under handles that were lost are not found again
         LostGroupKeysBelieved,
+        /// a member is taken back while a change that nobody waited for any more is still being made
+        LateWritesNotAwaited,
         /// a member that nobody uses is not looked at
         IdleNotProbed,
         /// a fault of a connection that was replaced counts

@@ -303,9 +303,10 @@ impl Provider {
     }
 
     /// Stops: waits of slot events end, sessions are closed, keepers' threads are joined, members finalised. At most
-    /// `patience` is waited for calls in flight, then at most as long, or three seconds if that is more, for members to
-    /// finalise. Answers the names of the members in which something hangs: they are left behind, with the threads that
-    /// are in them. Idempotent: a second call answers nothing. May be called from any thread.
+    /// `patience` is waited for calls in flight; then, for members to finalise, what is left of it, and at least three
+    /// seconds, or the longest deadline if that is less. Answers the names of the members in which something hangs: they are
+    /// left behind, with the threads that are in them. Idempotent: a second call answers nothing. May be called from any
+    /// thread.
     pub fn shutdown(&self, patience: Duration) -> Vec<String> {
         if self.stopped.swap(true, Ordering::AcqRel) {
             return Vec::new();
@@ -321,7 +322,7 @@ impl Provider {
         for slot in &self.others {
             _ = slot.close_all_sessions();
         }
-        let until = until.max(self.world.now() + GOODBYE);
+        let until = until.max(self.world.now() + self.goodbye());
         let mut hung: Vec<String> =
             self.groups.iter().zip(parting).flat_map(|(g, p)| g.parted(p, until)).collect();
         let pause = self.world.event();
@@ -341,6 +342,12 @@ impl Provider {
             }
         }
         hung
+    }
+
+    /// How long members may take to finalise: no longer than for any other call.
+    fn goodbye(&self) -> Duration {
+        let deadlines = self.groups.iter().map(|group| group.config.deadline.unwrap_or(GOODBYE));
+        deadlines.max().unwrap_or(GOODBYE).min(GOODBYE)
     }
 
     /// The process was killed: it ends without a shutdown, and what is dropped of it later does nothing.

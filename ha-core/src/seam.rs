@@ -3,7 +3,8 @@
 //! Nothing else in this crate reads a clock, draws a random number, starts a thread or sleeps, so that a simulation
 //! can run the whole core under one seed by giving it another [`World`].
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Time, randomness, threads and waiting. All methods may be called from any thread.
@@ -40,6 +41,10 @@ pub trait Event: Send + Sync {
     fn set(&self);
     /// Waits until it is set, at most `limit` (`None`: without limit), and resets it. Answers whether it was set.
     fn wait(&self, limit: Option<Duration>) -> bool;
+    /// As [`wait`](Event::wait), for what is expected within microseconds: that may be watched for before the thread sleeps.
+    fn wait_soon(&self, limit: Option<Duration>) -> bool {
+        self.wait(limit)
+    }
 }
 
 /// Taking turns: how the threads of a simulation let each other go on.
@@ -245,31 +250,85 @@ impl Thread for SystemThread {
     }
 }
 
+/// How long an event that is expected at once is watched for. A thread that sleeps and is woken loses some microseconds.
+const WATCHED: Duration = Duration::from_micros(50);
+
+/// The threads that watch for an event now.
+static WATCHING: AtomicUsize = AtomicUsize::new(0);
+
+/// How many may: a core that a watcher has nobody else has.
+static MAY_WATCH: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1));
+
 #[derive(Default)]
 struct SystemEvent {
-    set: Mutex<bool>,
+    set: AtomicBool,
+    /// Threads that sleep until it is set.
+    asleep: AtomicUsize,
+    lock: Mutex<()>,
     changed: Condvar,
+}
+
+impl SystemEvent {
+    /// Resets it. Answers whether it was set.
+    fn take(&self) -> bool {
+        self.set.load(Ordering::SeqCst) && self.set.swap(false, Ordering::SeqCst)
+    }
+
+    /// Watches for it for a moment, where there is a core to spare for that.
+    #[expect(clippy::disallowed_methods, reason = "the seam itself")]
+    fn watch(&self) -> bool {
+        if WATCHING.fetch_add(1, Ordering::Relaxed) >= *MAY_WATCH {
+            WATCHING.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        let start = Instant::now();
+        let mut looks = (1u32..).map(|n| {
+            std::hint::spin_loop();
+            (self.take(), n % 32 == 0 && start.elapsed() >= WATCHED)
+        });
+        let is_set = looks.find(|(is_set, is_over)| *is_set || *is_over).is_some_and(|(is_set, _)| is_set);
+        WATCHING.fetch_sub(1, Ordering::Relaxed);
+        is_set
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the seam itself")]
 impl Event for SystemEvent {
     fn set(&self) {
-        *self.set.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_one();
+        self.set.store(true, Ordering::SeqCst);
+        // Who counts itself as asleep looks once more after that: one of the two sees the other.
+        if self.asleep.load(Ordering::SeqCst) > 0 {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.changed.notify_one();
+        }
     }
 
     fn wait(&self, limit: Option<Duration>) -> bool {
-        let guard = self.set.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut guard = match limit {
-            None => self.changed.wait_while(guard, |set| !*set).unwrap_or_else(PoisonError::into_inner),
-            Some(limit) => {
-                self.changed
-                    .wait_timeout_while(guard, limit, |set| !*set)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+        if self.take() {
+            return true;
+        }
+        let start = Instant::now();
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        let is_set = loop {
+            if self.take() {
+                break true;
             }
+            guard = match limit.map(|limit| limit.saturating_sub(start.elapsed())) {
+                Some(Duration::ZERO) => break false,
+                Some(left) => {
+                    self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            };
         };
-        std::mem::take(&mut *guard)
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+        is_set
+    }
+
+    fn wait_soon(&self, limit: Option<Duration>) -> bool {
+        self.take() || self.watch() || self.wait(limit)
     }
 }
 

@@ -4,6 +4,7 @@
 //! this moment. Which faults are on, and when, is the plan's business; here is what they do to a call.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ struct LineState {
     refused: Vec<Refused>,
     /// The threads that hang in a call, and what each waits for.
     hanging: Vec<(String, EventId)>,
+    /// The threads that are in a slow call.
+    slow: Vec<String>,
     /// See [`Line::untold`].
     untold: BTreeMap<u32, usize>,
     /// How often somebody found it dead.
@@ -94,6 +97,7 @@ impl Line {
             logins: Vec::new(),
             refused: Vec::new(),
             hanging: Vec::new(),
+            slow: Vec::new(),
             untold: BTreeMap::new(),
             found_dead: 0,
         };
@@ -121,9 +125,10 @@ impl Line {
         self.state().found_dead
     }
 
-    /// The threads that hang in a call.
+    /// The threads that hang in a call, or take long for one.
     pub fn hanging(&self) -> Vec<String> {
-        self.state().hanging.iter().map(|(thread, _)| thread.clone()).collect()
+        let state = self.state();
+        state.hanging.iter().map(|(thread, _)| thread).chain(&state.slow).cloned().collect()
     }
 
     /// The sessions that a process's connection opened and was not told of: nobody can close them.
@@ -228,7 +233,12 @@ impl Line {
         self.scheduler.pass(takes);
         if !slow.is_zero() {
             // Who does not wait for it goes on meanwhile.
+            let name = self.scheduler.name();
+            self.state().slow.push(name.clone());
             self.scheduler.sleep(slow);
+            let mut state = self.state();
+            let place = state.slow.iter().position(|thread| *thread == name);
+            place.map(|place| state.slow.swap_remove(place));
         }
         let answer = match fault {
             None => go(),
@@ -265,11 +275,14 @@ pub struct LineConnector {
     pub real: Box<dyn Connector>,
     /// The process.
     pub process: u32,
+    /// Raised by each `connect` and `disconnect`: who is overtaken makes nothing.
+    pub attempt: AtomicU64,
 }
 
 impl Connector for LineConnector {
     fn connect(&self) -> std::result::Result<Arc<dyn Token>, ConnectError> {
         let line = &self.line;
+        let attempt = self.attempt.fetch_add(1, Ordering::Relaxed) + 1;
         let error = |rv| ConnectError::Call {
             path: format!("member {}", line.index),
             function: Function::Initialize,
@@ -295,6 +308,10 @@ impl Connector for LineConnector {
             line.trace(self.process, Function::Initialize, &"fails");
             return Err(error(Rv::DEVICE_ERROR));
         }
+        if self.attempt.load(Ordering::Relaxed) != attempt {
+            line.trace(self.process, Function::Initialize, &"was overtaken");
+            return Err(error(Rv::CANT_LOCK));
+        }
         let real = self.real.connect()?;
         line.state().untold.remove(&self.process);
         line.trace(self.process, Function::Initialize, &"ok");
@@ -303,6 +320,7 @@ impl Connector for LineConnector {
     }
 
     fn disconnect(&self) {
+        self.attempt.fetch_add(1, Ordering::Relaxed);
         self.real.disconnect();
     }
 

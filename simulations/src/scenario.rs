@@ -61,11 +61,6 @@ pub const OWED: &[(Scenario, &str)] = &[
          what was destroyed comes back with a member that was away (seed 317); keys count as made before the group, and are \
          not found again on the member that has to serve them alone (seed 29), or are found twice (seed 33)",
     ),
-    (
-        Scenario::Hangs,
-        "G5: lanes (design, section 5): a deadline is read and not kept, and who calls a member that hangs waits as long \
-         as it does (seed 0)",
-    ),
 ];
 
 impl Scenario {

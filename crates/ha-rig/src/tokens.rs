@@ -67,6 +67,11 @@ impl Tokens {
         }
     }
 
+    /// How many tokens there are.
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+
     /// The SoftHSM configuration of a token.
     pub fn conf(&self, i: usize) -> PathBuf {
         self.stores[i].conf().to_owned()
@@ -114,7 +119,7 @@ impl Tokens {
         drop(self.servers[i].lock().unwrap().take());
     }
 
-    /// Stops the server with all its children where they are: calls to it hang until it is killed.
+    /// Stops the server with all its children where they are: calls to it hang until it is killed, or goes on.
     ///
     /// # Panics
     /// When it does not run.
@@ -122,11 +127,20 @@ impl Tokens {
         self.servers[i].lock().unwrap().as_ref().expect("it runs").signal(rustix::process::Signal::STOP);
     }
 
+    /// Lets a server that was stopped go on: calls that hang in it return.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self, i: usize) {
+        self.servers[i].lock().unwrap().as_ref().expect("it runs").signal(rustix::process::Signal::CONT);
+    }
+
     /// The configuration, with lines of its own for the group.
     pub fn config(&self, served: bool, group: &str) -> String {
         let recovery =
             if group.contains("recovery") { "" } else { "[group.recovery]\ninterval = \"100ms\"\n" };
-        self.config_of(served, &format!("deadline = \"off\"\n{group}\n{recovery}"))
+        let deadline = if group.contains("deadline") { "" } else { "deadline = \"off\"\n" };
+        self.config_of(served, &format!("{deadline}{group}\n{recovery}"))
     }
 
     /// The configuration, with nothing in it but these lines for the group and the members.

@@ -139,6 +139,10 @@ codes! {
 }
 
 impl Rv {
+    /// What is said here of a call whose answer nobody waits for any more. In the range that is left to vendors; no module
+    /// is known to use the number, and no application is given it.
+    pub const NO_ANSWER: Rv = Rv(ck::CKR_VENDOR_DEFINED | 0x4E4F_414E);
+
     /// `Ok` for `CKR_OK`, the code itself for anything else.
     pub const fn check(raw: ck::CK_RV) -> Result<(), Rv> {
         if raw == ck::CKR_OK { Ok(()) } else { Err(Rv(raw)) }
@@ -154,6 +158,7 @@ impl fmt::Display for Rv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
+            None if *self == Rv::NO_ANSWER => f.write_str("no answer in time"),
             None => write!(f, "CKR 0x{:08X}", self.0),
         }
     }

@@ -6,8 +6,6 @@ use super::{Config, GroupConfig, SessionObjects};
 
 /// What `generate_deadline` is when the file does not say.
 const GENERATE_DEADLINE: Duration = Duration::from_secs(120);
-/// What `deadline` is when the file does not say.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A setting that has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,16 +37,10 @@ fn of_group(group: &GroupConfig) -> Vec<WithoutEffect> {
         }
     };
     tell(
-        group.deadline.is_some_and(|d| d != DEADLINE),
-        None,
-        "deadline",
-        "calls are not cut off: a member that hangs holds up the calls that are made on it; it bounds the waiting for the ledger only",
-    );
-    tell(
-        group.generate_deadline.is_some_and(|d| d != GENERATE_DEADLINE),
+        group.deadline.is_none() && group.generate_deadline.is_some_and(|d| d != GENERATE_DEADLINE),
         None,
         "generate_deadline",
-        "the making of keys is not cut off: a member that hangs holds it up",
+        "with deadline = \"off\" no call is cut off, that of making a key neither",
     );
     tell(
         group.session_objects == SessionObjects::Replay,
@@ -89,16 +81,17 @@ mod tests {
         assert_eq!(keys("", ""), [""; 0]);
         let defaults = "deadline = \"10s\"\ngenerate_deadline = \"120s\"\nsession_objects = \"local\"\nverify_signatures = false";
         assert_eq!(keys(defaults, ""), [""; 0]);
+        assert_eq!(keys("deadline = \"5s\"\ngenerate_deadline = \"60s\"", ""), [""; 0], "is what is done");
         assert_eq!(keys("deadline = \"off\"\ngenerate_deadline = \"off\"", ""), [""; 0], "is what is done");
     }
 
     #[test]
     fn each_is_named() {
-        let group = "deadline = \"5s\"\ngenerate_deadline = \"60s\"\nsession_objects = \"replay\"\nverify_signatures = true";
+        let group = "deadline = \"off\"\ngenerate_deadline = \"60s\"\nsession_objects = \"replay\"\nverify_signatures = true";
         let member = format!("fingerprint = \"sha256:{}\"", "0".repeat(64));
         assert_eq!(
             keys(group, &member),
-            ["deadline", "generate_deadline", "session_objects", "verify_signatures", "fingerprint"]
+            ["generate_deadline", "session_objects", "verify_signatures", "fingerprint"]
         );
     }
 }

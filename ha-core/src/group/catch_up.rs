@@ -126,16 +126,6 @@ impl Group {
         Ok(())
     }
 
-    /// Something has passed a member by, or what became of it there is not known. What is to be done is found out when it
-    /// is next brought up to date: by its keeper at once if it is up, else when it is back.
-    pub(crate) fn falls_behind(&self, member: &Member) {
-        if wrong!(FallsBehindForgotten) {
-            return;
-        }
-        member.owed.fetch_add(1, Ordering::AcqRel);
-        member.wake.set();
-    }
-
     /// Whether a member may lack what others have: a search that it answered says nothing of that.
     pub(crate) fn lacks_some(&self, member: &Member) -> bool {
         member.lacks.load(Ordering::Acquire) || self.is_behind(member)

@@ -79,7 +79,7 @@ impl Group {
         }
         if is_final {
             for member in self.members.iter().filter(|m| !acknowledged.contains(&m.index)) {
-                self.falls_behind(member);
+                member.falls_behind();
             }
             return ledgers_fault.map_or(Ok(()), |error| Err(self.ledger_failed(error)));
         }
@@ -93,7 +93,7 @@ impl Group {
         ledger.destroy_rollback(id, &copies).map_err(|e| self.ledger_failed(e))?;
         for member in uncertain {
             object.forget(member.index);
-            self.falls_behind(member);
+            member.falls_behind();
         }
         Err(refused)
     }
@@ -318,7 +318,7 @@ impl Group {
                 let undone = ledger.change_rollback(&row, &all, &undo, &back);
                 // What they are to make is written down by now; also by who was given a copy meanwhile.
                 let given = self.members.iter().filter(|m| !holders.iter().any(|h| h.index == m.index));
-                uncertain.into_iter().chain(given).for_each(|member| self.falls_behind(member));
+                uncertain.into_iter().chain(given).for_each(|member| member.falls_behind());
                 return match undone {
                     // Somebody else has changed it since, and with it what this would undo.
                     Ok(()) | Err(LedgerError::Conflict) => Err(rv),
@@ -335,7 +335,7 @@ impl Group {
         }
         object.set_traits(traits);
         for member in self.members.iter().filter(|m| left.iter().any(|(name, _)| name == m.name())) {
-            self.falls_behind(member);
+            member.falls_behind();
         }
         refused.map_or(Ok(()), Err)
     }

@@ -196,7 +196,7 @@ impl Group {
         if !row.is_committed() || ledger.object(row.id)?.is_none_or(is_as_it_was) {
             return Ok(Some(Copy::Absent));
         }
-        self.falls_behind(&lease.member);
+        lease.member.falls_behind();
         Ok(Some(Copy::Unclear))
     }
 

@@ -138,7 +138,7 @@ impl Group {
                     writer.link.set_group_keys(Some(there));
                     writer.member.key_tries.store(0, Ordering::Release);
                     if writer.member.lacks.load(Ordering::Acquire) {
-                        self.falls_behind(&writer.member);
+                        writer.member.falls_behind();
                     }
                     return true;
                 }
@@ -151,7 +151,7 @@ impl Group {
                 // It may be a matter of the moment: without the keys it lacks what is wrapped under them.
                 let vague = class == Class::Ambiguous;
                 if vague && writer.member.key_tries.fetch_add(1, Ordering::AcqRel) < KEY_TRIES {
-                    self.falls_behind(&writer.member);
+                    writer.member.falls_behind();
                 }
                 return false;
             }
@@ -197,7 +197,7 @@ impl Group {
         let wants = |m: &&Arc<Member>| {
             m.may_take.load(Ordering::Acquire) && m.link().is_some_and(|l| l.group_keys().is_none())
         };
-        self.up().filter(wants).for_each(|member| self.falls_behind(member));
+        self.up().filter(wants).for_each(|member| member.falls_behind());
     }
 
     /// Whether these are the group's keys: those that were seen first.

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
-use ha_token::{ConnectError, Function, Rv, ck};
+use ha_token::{ConnectError, Function, Rv, Token, ck};
 
+use super::link::Calls;
 use super::writers::open_lease;
 use super::{Fault, Group, Lease, Link, Member, Who};
 use crate::config::RecoveryMode;
+use crate::lanes::{Deadlines, Lanes, Writes};
 use crate::mutants::wrong;
 use crate::policy::failure::Class;
 use crate::policy::health::{Event, State, Until};
@@ -22,6 +24,9 @@ const RETURN_PATIENCE: Duration = Duration::from_secs(1);
 /// A member that is up is looked at after the longest interval. After so many of them one that refused some of what it lacks
 /// is asked once more, and what other processes have left is looked for.
 const LOOKING_INTERVALS: u32 = 10;
+
+/// How long a member that answers again is kept out by a change of before that has not returned.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a start waits for the members' first answers. A member that takes longer is taken in when it answers.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -60,9 +65,15 @@ impl Group {
             )?);
         }
         *self.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = keepers;
-        let until = self.world.now() + START_PATIENCE;
+        let began = self.world.now();
         while answers.len() < self.members.len() {
             let now = self.world.now();
+            // Without any member there is nothing to go on with.
+            let patience = match self.config.deadline {
+                Some(deadline) if self.up().next().is_some() => deadline.min(START_PATIENCE),
+                _ => START_PATIENCE,
+            };
+            let until = began + patience;
             if now >= until {
                 tracing::warn!(group = %self.config.label, "some members have not answered yet; they are taken in when they do");
                 break;
@@ -82,7 +93,7 @@ impl Group {
                 tracing::warn!(group = %self.config.label, left, "a process died while it made, changed or destroyed something: what was not acknowledged is destroyed, and a change is made");
                 // Also those that were just brought up to date: it was not known then.
                 if !wrong!(SettledUntold) {
-                    self.members.iter().for_each(|m| self.falls_behind(m));
+                    self.members.iter().for_each(|m| m.falls_behind());
                 }
             }
             Err(error) => {
@@ -130,7 +141,7 @@ impl Group {
                         }
                         // What it refused then it may take now.
                         if member.may_take.load(Ordering::Acquire) {
-                            self.falls_behind(member);
+                            member.falls_behind();
                         } else {
                             self.look_for_leavings(member);
                         }
@@ -210,6 +221,7 @@ impl Group {
                 answer => answer?,
             }
             member.set_round_trip(self.world.now().saturating_sub(started));
+            self.wait_for_writes(member, Writes::left);
             Ok(link)
         });
         let answer = match alive {
@@ -334,6 +346,9 @@ impl Group {
     /// One try to connect a member: initialise, find the token, log in, catch up, use.
     pub(crate) fn connect(&self, member: &Arc<Member>) {
         let _one = member.connecting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(link) = member.link() {
+            link.end_lanes();
+        }
         member.set_link(None);
         let token = match member.connector().connect() {
             Ok(token) => token,
@@ -357,7 +372,8 @@ impl Group {
                 return;
             }
         };
-        let link = match Link::open(token, self.next_generation(), &*self.world) {
+        let calls = self.calls_of(member, token);
+        let link = match Link::open(calls, self.next_generation(), &*self.world) {
             Ok(link) => Arc::new(link),
             Err(rv) => {
                 self.note(member, Function::OpenSession, rv);
@@ -387,6 +403,8 @@ impl Group {
             self.health_event(member, Event::ProbeFailed);
             return;
         }
+        // Of the connections before this one.
+        self.wait_for_writes(member, Writes::under_way);
         if let Err(reason) = self.take_in(member, &link) {
             self.put_aside(member, reason);
             return;
@@ -399,6 +417,37 @@ impl Group {
         }
         self.health_event(member, Event::CaughtUp);
         self.appeared();
+    }
+
+    /// Waits for calls of before that may still change the member's token: what it holds is not known until they have
+    /// returned, and what they make nobody would look for.
+    fn wait_for_writes(&self, member: &Member, pending: impl Fn(&Writes) -> usize) {
+        let until = self.world.now() + WRITE_PATIENCE;
+        while pending(&member.writes) > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
+            let now = self.world.now();
+            if now >= until {
+                tracing::warn!(group = %self.config.label, member = member.name(), "a change on the member's token has not returned, and is not waited for any longer; `hactl check` shows what became of it");
+                return;
+            }
+            // Not told of each.
+            member.wake.wait(Some((until - now).min(Duration::from_millis(100))));
+        }
+    }
+
+    /// How the calls of a new connection are made: with a deadline, if there is one.
+    fn calls_of(&self, member: &Arc<Member>, token: Arc<dyn Token>) -> Calls {
+        let Some(call) = self.config.deadline else { return Calls::Direct(token) };
+        let deadlines = Deadlines { call, generate: self.config.generate_deadline };
+        let name = format!("ha-lane-{}", member.name());
+        let writes = Arc::clone(&member.writes);
+        let member = Arc::downgrade(member);
+        let changed_late = move || {
+            if let Some(member) = member.upgrade() {
+                member.falls_behind();
+            }
+        };
+        let outside = (Arc::clone(&self.world), Arc::clone(&self.lanes));
+        Calls::OnLanes(Arc::new(Lanes::new(token, outside, name, deadlines, writes, Box::new(changed_late))))
     }
 
     /// A login without a PIN, on a single member's own PIN pad, cannot be made again for the application: with the

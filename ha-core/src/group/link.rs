@@ -11,6 +11,7 @@ use ha_token::{
     MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, SessionInfo, Token, TokenInfo, Ulong, ck,
 };
 
+use crate::lanes::Lanes;
 use crate::mutants::wrong;
 use crate::pin::Pin;
 use crate::policy::pin::{self, Answer};
@@ -23,10 +24,20 @@ use crate::sync::{Mutex, RwLock};
 /// Idle backing sessions kept open for each connection; more are closed when they come back.
 const POOL: usize = 128;
 
+/// How a connection's calls are made.
+pub(super) enum Calls {
+    /// On the thread that wants them, for as long as they take.
+    Direct(Arc<dyn Token>),
+    /// With a deadline.
+    OnLanes(Arc<Lanes>),
+}
+
 /// One connection: from one initialisation of the member's module to the next.
 pub struct Link {
     /// The token. Answers `CKR_CRYPTOKI_NOT_INITIALIZED` once a newer connection was made.
     pub token: Arc<dyn Token>,
+    /// What its calls are made on, where they have a deadline.
+    lanes: Option<Arc<Lanes>>,
     /// Counts the group's connections: no two have the same.
     pub generation: u64,
     /// What the token said of itself when it was connected.
@@ -73,12 +84,17 @@ impl Link {
     ///
     /// # Errors
     /// The member's answer.
-    pub fn open(token: Arc<dyn Token>, generation: u64, world: &dyn World) -> Result<Self> {
+    pub(super) fn open(calls: Calls, generation: u64, world: &dyn World) -> Result<Self> {
+        let (token, lanes) = match calls {
+            Calls::Direct(token) => (token, None),
+            Calls::OnLanes(lanes) => (Arc::clone(&lanes) as Arc<dyn Token>, Some(lanes)),
+        };
         let info = settled_info(&*token, world)?;
         let mechanisms = mechanisms_of(&*token)?;
         let anchor = token.open_session(true)?;
         Ok(Link {
             token,
+            lanes,
             generation,
             mechanisms,
             anchor: AtomicUsize::new(anchor.0 as usize),
@@ -103,6 +119,18 @@ impl Link {
             group_keys: Mutex::new(None),
             ability: Mutex::new(None),
         })
+    }
+
+    /// The last call was made: the lanes end.
+    pub(super) fn end_lanes(&self) {
+        if let Some(lanes) = &self.lanes {
+            lanes.end();
+        }
+    }
+
+    /// Whether a call was left behind that has not returned.
+    pub(super) fn hangs(&self) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lanes.has_left_some())
     }
 
     /// A session of this connection, for the procedures of `replica`.

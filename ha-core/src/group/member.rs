@@ -10,6 +10,8 @@ use ha_token::{Connector, Function, MechanismInfo, Rv, Ulong};
 use super::link::Link;
 use super::login::Refusals;
 use crate::config::{MemberConfig, Role};
+use crate::lanes::Writes;
+use crate::mutants::wrong;
 use crate::policy::doubt::Doubts;
 use crate::policy::failure::Class;
 use crate::policy::health::{Health, State};
@@ -53,6 +55,8 @@ pub struct Member {
     pub(super) foreign: AtomicBool,
     /// Held while it is brought up to date: by one thread at a time.
     pub(super) catching_up: Mutex<()>,
+    /// Its calls that may change its token.
+    pub(super) writes: Arc<Writes>,
     /// Counts what passed it by: what others were given, or what became of it here is not known.
     pub(super) owed: AtomicU64,
     /// Whether it could not be given all that the others have.
@@ -105,6 +109,7 @@ impl Member {
             generation: AtomicU64::new(0),
             connecting: Mutex::default(),
             catching_up: Mutex::default(),
+            writes: Arc::default(),
             owed: AtomicU64::new(0),
             lacks: AtomicBool::new(false),
             may_take: AtomicBool::new(false),
@@ -122,6 +127,16 @@ impl Member {
             foreign: AtomicBool::new(true),
             wake,
         }
+    }
+
+    /// Something has passed it by, or what became of it here is not known. What is to be done is found out when it is next
+    /// brought up to date: by its keeper at once if it is up, else when it is back.
+    pub(crate) fn falls_behind(&self) {
+        if wrong!(FallsBehindForgotten) {
+            return;
+        }
+        self.owed.fetch_add(1, Ordering::AcqRel);
+        self.wake.set();
     }
 
     /// Its name in the configuration.

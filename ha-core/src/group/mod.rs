@@ -60,6 +60,7 @@ pub use sync::Adopted;
 pub use watch::LastFault;
 
 use crate::config::GroupConfig;
+use crate::lanes::AllLanes;
 use crate::mutants::wrong;
 use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, may_stay, plan};
 use crate::policy::budget::Budget;
@@ -104,6 +105,8 @@ pub struct Group {
     /// Whether no keeper looks after the members: whoever calls does.
     alone: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
+    /// The lanes of every connection that there was.
+    lanes: Arc<AllLanes>,
     on_appear: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// Held while the group keys are made or moved: by one thread at a time.
     bootstrap: Mutex<()>,
@@ -184,6 +187,7 @@ impl Group {
             heeded: AtomicI64::new(-1),
             alone: AtomicBool::new(false),
             keepers: Mutex::default(),
+            lanes: Arc::default(),
             on_appear: Mutex::default(),
             bootstrap: Mutex::default(),
             taking_in: Mutex::default(),

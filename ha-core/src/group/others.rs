@@ -45,7 +45,7 @@ impl Group {
         }
         for member in &self.members {
             if ledger.owed_to(member.name())? > member.left.load(Ordering::Acquire) {
-                self.falls_behind(member);
+                member.falls_behind();
             }
         }
         // Only now: another thread that searches meanwhile heeds it for itself.
@@ -79,7 +79,7 @@ impl Group {
         }
         self.heed_others();
         if self.ledger.as_ref().is_some_and(|l| l.has_unfinished().unwrap_or(false)) {
-            self.falls_behind(member);
+            member.falls_behind();
         }
     }
 

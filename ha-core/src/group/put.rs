@@ -153,7 +153,7 @@ impl Group {
         if !done.is_empty() {
             for writer in refuse_writes {
                 writer.member.refuses_writes.store(true, Ordering::Release);
-                self.falls_behind(&writer.member);
+                writer.member.falls_behind();
             }
         }
         if let Err(rv) = outcome {
@@ -164,7 +164,7 @@ impl Group {
         // Those that could not, and those that were not there or on their way when the writers were counted.
         let passed = |m: &&Arc<Member>| !done.iter().any(|(w, _)| w.member.index == m.index);
         for member in self.members.iter().filter(passed).filter(|_| !local) {
-            self.falls_behind(member);
+            member.falls_behind();
         }
         let mut objects = Vec::new();
         for (n, item) in items.iter().enumerate() {
@@ -237,7 +237,7 @@ impl Group {
                 tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
             }
         }
-        touched.iter().for_each(|w| self.falls_behind(&w.member));
+        touched.iter().for_each(|w| w.member.falls_behind());
     }
 
     /// A key that could not be told from another one later, and would then not be used: it is not made at all.

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Group, Member, Who};
+use crate::policy::health::State;
 use crate::seam::Thread;
 
 /// Members' goodbyes under way.
@@ -30,10 +31,14 @@ impl Group {
         }
     }
 
-    /// Whether a call to a member is in flight, or a keeper at work.
+    /// Whether a call to a member is in flight, or a keeper at work: one whose member is down may be in its
+    /// initialisation, which is not waited for.
     pub(crate) fn is_busy(&self) -> bool {
         let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.members.iter().any(|m| m.load() > 0) || keepers.iter().any(|k| !k.is_finished())
+        let works = |(keeper, member): (&Box<dyn Thread>, &Arc<Member>)| {
+            !keeper.is_finished() && member.state() != State::Down
+        };
+        self.members.iter().any(|m| m.load() > 0) || keepers.iter().zip(&self.members).any(works)
     }
 
     /// Finalises every member in which nothing hangs, each on a thread of its own where there may be threads.
@@ -44,7 +49,7 @@ impl Group {
         let mut parting = Parting { hung: Vec::new(), under_way: Vec::new() };
         let threads = !self.keepers.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         for member in &self.members {
-            if member.load() > 0 {
+            if member.load() > 0 || member.link().is_some_and(|link| link.hangs()) {
                 parting.hung.push(member.index);
                 continue;
             }
@@ -83,6 +88,7 @@ impl Group {
                 hung.push(index);
             }
         }
+        self.lanes.end(&*self.world, until);
         self.reporter.end();
         let left = self.members.iter().filter(|m| hung.contains(&m.index) || m.connector().hangs());
         left.map(|member| {

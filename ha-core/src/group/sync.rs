@@ -288,7 +288,7 @@ impl Group {
                 tracing::error!(group = %self.config.label, %error, "the ledger keeps an announcement that was given up");
             }
             for writer in writers.iter().filter(|w| touched.iter().any(|t| t == w.member.name())) {
-                self.falls_behind(&writer.member);
+                writer.member.falls_behind();
             }
             return match why_not {
                 Some(why) => Ok(Some(why)),
@@ -296,7 +296,7 @@ impl Group {
             };
         }
         for member in self.members.iter().filter(|m| !copies.iter().any(|c| c.0.member.index == m.index)) {
-            self.falls_behind(member);
+            member.falls_behind();
         }
         self.forget_object(object);
         let own = self.objects.add(Origin::Ledger(id), item.traits, object.private, None);

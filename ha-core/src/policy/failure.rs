@@ -151,7 +151,8 @@ fn row(function: Function, rv: Rv) -> Class {
         | Rv::LIBRARY_LOAD_FAILED
         | Rv::FIPS_SELF_TEST_FAILED
         | Rv::MUTEX_BAD
-        | Rv::MUTEX_NOT_LOCKED => Member,
+        | Rv::MUTEX_NOT_LOCKED
+        | Rv::NO_ANSWER => Member,
         // A token gone read-only cannot be told from one that never took writes.
         Rv::TOKEN_WRITE_PROTECTED => Ambiguous,
         Rv::GENERAL_ERROR | Rv::FUNCTION_FAILED => Ambiguous,

@@ -1,0 +1,278 @@
+//! Calls with a deadline: each is made by a thread of ours, a lane, and whoever asked for it waits for it so long and no
+//! longer (guarantee G5).
+//!
+//! PKCS#11 knows no way to end a call that hangs. So a lane owns every byte that its call reads or writes, and a call
+//! whose deadline has passed is left behind with its lane: it touches nobody's memory when it returns. What it made then is
+//! taken back as far as it is a session; of what it may have changed on the token [`Lanes`] tells its group.
+
+mod owned;
+mod pool;
+mod token;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ha_token::{Function, Result, Rv, SessionHandle, Token};
+
+use crate::policy::failure::is_write;
+use crate::seam::World;
+use crate::sync::Mutex;
+pub(crate) use pool::AllLanes;
+use pool::Pool;
+
+/// How long calls to a member are waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Deadlines {
+    /// Every call but those that make keys.
+    pub(crate) call: Duration,
+    /// Calls that make keys; `None`: as long as they take.
+    pub(crate) generate: Option<Duration>,
+}
+
+/// A member's token, whose calls are waited for until their deadline: then they are answered [`Rv::NO_ANSWER`].
+pub(crate) struct Lanes {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    deadlines: Deadlines,
+}
+
+/// A member's calls that may change its token, on the lanes of all of its connections.
+#[derive(Default)]
+pub(crate) struct Writes {
+    under_way: AtomicUsize,
+    left: AtomicUsize,
+}
+
+impl Writes {
+    /// Those that have not returned.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Acquire)
+    }
+
+    /// Those of them that nobody waits for any more.
+    pub(crate) fn left(&self) -> usize {
+        self.left.load(Ordering::Acquire)
+    }
+}
+
+/// What a call that was left behind still has to do with.
+struct Shared {
+    token: Arc<dyn Token>,
+    /// The sessions in which calls hang.
+    stuck: Mutex<HashMap<SessionHandle, Stuck>>,
+    /// How many calls those are.
+    stuck_calls: AtomicUsize,
+    writes: Arc<Writes>,
+    /// A call that may have changed the token has returned, when nobody waited for it any more.
+    changed_late: Box<dyn Fn() + Send + Sync>,
+}
+
+/// A session in which calls hang.
+#[derive(Default)]
+struct Stuck {
+    calls: usize,
+    /// It is to be closed when the last of them returns.
+    close: bool,
+}
+
+/// Where a call's answer goes.
+enum Place<T> {
+    /// Somebody waits for it.
+    Awaited,
+    /// Here it is; `None`: the call panicked.
+    Given(Option<T>),
+    /// Nobody waits any more.
+    Left,
+}
+
+impl Lanes {
+    /// The token's calls, on lanes of their own, which are started as they are needed, and are among `all`. `name` is what their threads are
+    /// called; `changed_late` is called on a lane when a call that may have changed the token returns too late.
+    pub(crate) fn new(
+        token: Arc<dyn Token>,
+        (world, all): (Arc<dyn World>, Arc<AllLanes>),
+        name: String,
+        deadlines: Deadlines,
+        writes: Arc<Writes>,
+        changed_late: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let shared =
+            Shared { token, stuck: Mutex::default(), stuck_calls: AtomicUsize::new(0), writes, changed_late };
+        Lanes { shared: Arc::new(shared), pool: Pool::new(world, all, name), deadlines }
+    }
+
+    /// The lanes end, those in which a call is when that returns. Calls made after this are answered
+    /// `CKR_CRYPTOKI_NOT_INITIALIZED`.
+    pub(crate) fn end(&self) {
+        self.pool.end();
+    }
+
+    /// Whether a call was left behind that has not returned.
+    pub(crate) fn has_left_some(&self) -> bool {
+        self.pool.has_left_some()
+    }
+
+    /// How long a call of this function is waited for.
+    fn limit(&self, function: Function) -> Option<Duration> {
+        match function {
+            Function::GenerateKey | Function::GenerateKeyPair | Function::InitToken => {
+                self.deadlines.generate
+            }
+            _ => Some(self.deadlines.call),
+        }
+    }
+
+    /// A call in no session.
+    fn look<T: Send + 'static>(
+        &self,
+        function: Function,
+        go: impl FnOnce(&dyn Token) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.call(function, None, go, |_, _| {})
+    }
+
+    /// A call in a session.
+    fn within<T: Send + 'static>(
+        &self,
+        function: Function,
+        session: SessionHandle,
+        go: impl FnOnce(&dyn Token) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.call(function, Some(session), go, |_, _| {})
+    }
+
+    /// Makes a call on a lane. `too_late` is given what it answered when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Its answer; [`Rv::NO_ANSWER`] past the deadline.
+    fn call<T: Send + 'static>(
+        &self,
+        function: Function,
+        session: Option<SessionHandle>,
+        go: impl FnOnce(&dyn Token) -> Result<T> + Send + 'static,
+        too_late: impl FnOnce(&dyn Token, T) + Send + 'static,
+    ) -> Result<T> {
+        let world = &self.pool.world;
+        let until = self.limit(function).map(|limit| world.now() + limit);
+        let lane = self.pool.take(until)?;
+        let place = Arc::new(Mutex::new(Place::Awaited));
+        let writes = is_write(function);
+        if writes {
+            self.shared.writes.under_way.fetch_add(1, Ordering::AcqRel);
+        }
+        lane.begin({
+            let (shared, place, lane) = (Arc::clone(&self.shared), Arc::clone(&place), Arc::clone(&lane));
+            Box::new(move || {
+                // A panic is the token's own, and its lane is not to be lost by it.
+                let answer = catch_unwind(AssertUnwindSafe(|| go(&*shared.token))).ok();
+                let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+                if writes {
+                    shared.writes.under_way.fetch_sub(1, Ordering::AcqRel);
+                }
+                if matches!(*place, Place::Left) {
+                    drop(place);
+                    if let Some(Ok(value)) = answer {
+                        too_late(&*shared.token, value);
+                    }
+                    shared.returned(function, session);
+                    return true;
+                }
+                *place = Place::Given(answer);
+                drop(place);
+                lane.done.set();
+                false
+            })
+        });
+        loop {
+            let told = lane.done.wait_soon(until.map(|until| until.saturating_sub(world.now())));
+            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+            match std::mem::replace(&mut *place, Place::Left) {
+                Place::Given(answer) => {
+                    drop(place);
+                    self.pool.give_back(lane);
+                    self.pool.answered();
+                    return answer.unwrap_or(Err(Rv::FUNCTION_FAILED));
+                }
+                // Of the lane's call before this one.
+                _ if told && !self.pool.has_ended() => *place = Place::Awaited,
+                _ => {
+                    // Before the call can return, and look.
+                    self.shared.leave(function, session);
+                    self.pool.leave_behind();
+                    return Err(Rv::NO_ANSWER);
+                }
+            }
+        }
+    }
+
+    /// Closes a session, unless that would be waited for in vain.
+    fn close(&self, session: SessionHandle) -> Result<()> {
+        if self.shared.close_when_it_returns(session) {
+            return Ok(());
+        }
+        if self.pool.hangs() {
+            return Err(Rv::NO_ANSWER);
+        }
+        self.within(Function::CloseSession, session, move |token| token.close_session(session))
+    }
+}
+
+impl Shared {
+    fn stuck(&self) -> MutexGuard<'_, HashMap<SessionHandle, Stuck>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call is left behind.
+    fn leave(&self, function: Function, session: Option<SessionHandle>) {
+        if is_write(function) {
+            self.writes.left.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Some(session) = session {
+            self.stuck().entry(session).or_default().calls += 1;
+            self.stuck_calls.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether a call hangs in a session, which is then closed when that returns.
+    fn close_when_it_returns(&self, session: SessionHandle) -> bool {
+        if self.stuck_calls.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        self.stuck().get_mut(&session).map(|stuck| stuck.close = true).is_some()
+    }
+
+    /// A call that was left behind has returned.
+    fn returned(&self, function: Function, session: Option<SessionHandle>) {
+        if let Some(session) = session
+            && self.is_to_be_closed(session)
+            && let Err(rv) = self.token.close_session(session)
+        {
+            tracing::debug!(%rv, "a backing session in which a call hung could not be closed");
+        }
+        if is_write(function) {
+            self.writes.left.fetch_sub(1, Ordering::AcqRel);
+            (self.changed_late)();
+        }
+    }
+
+    /// One of the calls that hung in a session has returned: whether it was the last, and the session is to be closed.
+    fn is_to_be_closed(&self, session: SessionHandle) -> bool {
+        self.stuck_calls.fetch_sub(1, Ordering::AcqRel);
+        let mut all = self.stuck();
+        let Some(stuck) = all.get_mut(&session) else { return false };
+        stuck.calls -= 1;
+        if stuck.calls > 0 {
+            return false;
+        }
+        all.remove(&session).is_some_and(|stuck| stuck.close)
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.pool.end();
+    }
+}

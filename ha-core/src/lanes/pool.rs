@@ -1,0 +1,273 @@
+//! The threads that make a connection's calls: who has one, who waits for one, and who has left one behind.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use ha_token::{Result, Rv};
+
+use crate::seam::{Event, Thread, World};
+use crate::sync::Mutex;
+
+/// Lanes that one connection may have, with those in which a call hangs.
+const MOST: usize = 64;
+
+/// How long a lane waits for its next call before it ends.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What a lane does. Answers whether its caller had left it behind.
+pub(super) type Job = Box<dyn FnOnce() -> bool + Send>;
+
+/// A thread of ours, and the one call that it makes at a time.
+pub(super) struct Lane {
+    job: Mutex<Option<Job>>,
+    /// There is a job, or the end.
+    wake: Arc<dyn Event>,
+    /// The job is done. Who took the lane waits for it, and nobody else.
+    pub(super) done: Arc<dyn Event>,
+}
+
+/// A caller for whom there was no lane.
+struct Waiter {
+    lane: Mutex<Option<Arc<Lane>>>,
+    /// It has one, or there will be none.
+    told: Arc<dyn Event>,
+}
+
+/// Every lane of a group: of its connections, and of those that there were.
+#[derive(Default)]
+pub(crate) struct AllLanes {
+    pools: Mutex<Vec<Weak<Pool>>>,
+    threads: Mutex<Vec<Box<dyn Thread>>>,
+    /// Calls that were left behind and have not returned: each has its lane.
+    left: AtomicUsize,
+}
+
+impl AllLanes {
+    fn add_pool(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(pool));
+    }
+
+    fn add_thread(&self, thread: Box<dyn Thread>) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
+    /// Ends all of them, and waits for those in which no call hangs; no longer than `until`.
+    pub(crate) fn end(&self, world: &dyn World, until: Duration) {
+        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.end());
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let pause = world.event();
+        let running = || threads.iter().filter(|thread| !thread.is_finished()).count();
+        while running() > self.left.load(Ordering::Acquire) && world.now() < until {
+            pause.wait(Some(Duration::from_millis(1)));
+        }
+        threads.into_iter().filter(|thread| thread.is_finished()).for_each(Thread::join);
+    }
+}
+
+/// One connection's lanes.
+pub(super) struct Pool {
+    pub(super) world: Arc<dyn World>,
+    name: String,
+    all: Arc<AllLanes>,
+    state: Mutex<State>,
+    /// Calls that were left behind and have not returned.
+    left: AtomicUsize,
+    /// The last call that was waited for did not return.
+    hangs: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Every one.
+    lanes: Vec<Arc<Lane>>,
+    /// Those without a call, the last one that had one last.
+    idle: Vec<Arc<Lane>>,
+    waiting: VecDeque<Arc<Waiter>>,
+    ended: bool,
+}
+
+impl Lane {
+    /// Gives it its call.
+    pub(super) fn begin(&self, job: Job) {
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+        self.wake.set();
+    }
+}
+
+impl Pool {
+    /// Without lanes yet; `name` is what their threads are called.
+    pub(super) fn new(world: Arc<dyn World>, all: Arc<AllLanes>, name: String) -> Arc<Self> {
+        let pool = Arc::new(Pool {
+            world,
+            name,
+            all,
+            state: Mutex::default(),
+            left: AtomicUsize::new(0),
+            hangs: AtomicBool::new(false),
+        });
+        pool.all.add_pool(&pool);
+        pool
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane for one call: the one that was used last, a new one, or the first that is free before `until`.
+    ///
+    /// # Errors
+    /// [`Rv::NO_ANSWER`] when none was, or a call was found to hang meanwhile; `CKR_HOST_MEMORY` when a thread could not be
+    /// started; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
+    pub(super) fn take(self: &Arc<Self>, until: Option<Duration>) -> Result<Arc<Lane>> {
+        let waiter = {
+            let mut state = self.state();
+            if state.ended {
+                return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+            }
+            if let Some(lane) = state.idle.pop() {
+                return Ok(lane);
+            }
+            if state.lanes.len() < MOST {
+                let lane = Arc::new(Lane {
+                    job: Mutex::default(),
+                    wake: self.world.event(),
+                    done: self.world.event(),
+                });
+                state.lanes.push(Arc::clone(&lane));
+                drop(state);
+                return self.start(lane);
+            }
+            if self.hangs() {
+                return Err(Rv::NO_ANSWER);
+            }
+            let waiter = Arc::new(Waiter { lane: Mutex::default(), told: self.world.event() });
+            state.waiting.push_back(Arc::clone(&waiter));
+            waiter
+        };
+        waiter.told.wait(until.map(|until| until.saturating_sub(self.world.now())));
+        // Under the lock: it may be given one just now.
+        let mut state = self.state();
+        state.waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
+        let lane = waiter.lane.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lane.ok_or(Rv::NO_ANSWER)
+    }
+
+    fn start(self: &Arc<Self>, lane: Arc<Lane>) -> Result<Arc<Lane>> {
+        let body = {
+            let (pool, lane) = (Arc::clone(self), Arc::clone(&lane));
+            move || pool.work(&lane)
+        };
+        match self.world.spawn(&self.name, Box::new(body)) {
+            Ok(thread) => {
+                self.all.add_thread(thread);
+                Ok(lane)
+            }
+            Err(error) => {
+                tracing::warn!(lane = self.name, %error, "no thread could be started for a call with a deadline");
+                self.state().lanes.retain(|other| !Arc::ptr_eq(other, &lane));
+                Err(Rv::HOST_MEMORY)
+            }
+        }
+    }
+
+    /// A lane's life.
+    fn work(&self, lane: &Arc<Lane>) {
+        loop {
+            let told = lane.wake.wait_soon(Some(IDLE));
+            let job = lane.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(job) = job {
+                if job() {
+                    self.count_left(-1);
+                    self.give_back(Arc::clone(lane));
+                }
+                continue;
+            }
+            let mut state = self.state();
+            let place = state.idle.iter().position(|idle| Arc::ptr_eq(idle, lane));
+            // Whoever took it meanwhile has a call for it.
+            if let Some(place) = place.filter(|_| !told || state.ended) {
+                state.idle.remove(place);
+                state.lanes.retain(|other| !Arc::ptr_eq(other, lane));
+                return;
+            }
+        }
+    }
+
+    /// The lane has no call any more.
+    pub(super) fn give_back(&self, lane: Arc<Lane>) {
+        let mut state = self.state();
+        if let Some(waiter) = state.waiting.pop_front() {
+            *waiter.lane.lock().unwrap_or_else(PoisonError::into_inner) = Some(lane);
+            drop(state);
+            waiter.told.set();
+            return;
+        }
+        let ended = state.ended;
+        state.idle.push(Arc::clone(&lane));
+        drop(state);
+        if ended {
+            lane.wake.set();
+        }
+    }
+
+    /// A call's deadline has passed: it is left behind, and nobody waits for a lane any more.
+    pub(super) fn leave_behind(&self) {
+        self.count_left(1);
+        self.hangs.store(true, Ordering::Release);
+        self.turn_away();
+    }
+
+    fn count_left(&self, change: isize) {
+        for left in [&self.left, &self.all.left] {
+            left.fetch_add(change as usize, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether a call was left behind that has not returned.
+    pub(super) fn has_left_some(&self) -> bool {
+        self.left.load(Ordering::Acquire) > 0
+    }
+
+    fn turn_away(&self) {
+        let waiting = std::mem::take(&mut self.state().waiting);
+        waiting.iter().for_each(|waiter| waiter.told.set());
+    }
+
+    /// A call returned in time.
+    pub(super) fn answered(&self) {
+        if self.hangs() {
+            self.hangs.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether the last call that was waited for did not return.
+    pub(super) fn hangs(&self) -> bool {
+        self.hangs.load(Ordering::Acquire)
+    }
+
+    /// Lanes without a call end now, the others when their call returns: nobody waits for that any more.
+    pub(super) fn end(&self) {
+        let lanes = {
+            let mut state = self.state();
+            state.ended = true;
+            state.lanes.clone()
+        };
+        for lane in lanes {
+            lane.wake.set();
+            lane.done.set();
+        }
+        self.turn_away();
+    }
+
+    /// Whether its lanes have ended, or are about to.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state().ended
+    }
+}
