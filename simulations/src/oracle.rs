@@ -153,11 +153,12 @@ fn whole(stage: &Stage, things: &[Thing], held: &[Vec<Inspected>]) {
     }
 }
 
-/// When a process has ended: nothing of it is left on the tokens.
-pub fn when_ended(stage: &Stage, process: u32) {
+/// When a process has ended: nothing of it is left on the tokens, but those that it has named, by what hung in them.
+pub fn when_ended(stage: &Stage, process: u32, left: &[String]) {
     for (member, device) in stage.devices.iter().enumerate() {
-        // Nobody can close what is left in a call that hangs.
-        if stage.lines[member].hanging().is_empty()
+        // Nobody can close what is left in a call that hangs, or hung until just now.
+        if !left.contains(&format!("m{member}"))
+            && stage.lines[member].hanging().is_empty()
             && let Some(open) = device.sessions_by_process().get(&process.into())
         {
             stage.broken("sessions", format!("{open} sessions are left open on member {member}"));

@@ -12,7 +12,7 @@ use super::link::Calls;
 use super::writers::open_lease;
 use super::{Fault, Group, Lease, Link, Member, Who};
 use crate::config::RecoveryMode;
-use crate::lanes::{Deadlines, Lanes, Writes};
+use crate::lanes::{Deadlines, Lanes, Pending};
 use crate::mutants::wrong;
 use crate::policy::failure::Class;
 use crate::policy::health::{Event, State, Until};
@@ -221,7 +221,7 @@ impl Group {
                 answer => answer?,
             }
             member.set_round_trip(self.world.now().saturating_sub(started));
-            self.wait_for_writes(member, Writes::left);
+            self.wait_for_writes(member, Pending::left_writes);
             Ok(link)
         });
         let answer = match alive {
@@ -372,6 +372,10 @@ impl Group {
                 return;
             }
         };
+        if self.is_stopping() {
+            member.connector().disconnect();
+            return;
+        }
         let calls = self.calls_of(member, token);
         let link = match Link::open(calls, self.next_generation(), &*self.world) {
             Ok(link) => Arc::new(link),
@@ -404,7 +408,7 @@ impl Group {
             return;
         }
         // Of the connections before this one.
-        self.wait_for_writes(member, Writes::under_way);
+        self.wait_for_writes(member, Pending::writes);
         if let Err(reason) = self.take_in(member, &link) {
             self.put_aside(member, reason);
             return;
@@ -421,9 +425,9 @@ impl Group {
 
     /// Waits for calls of before that may still change the member's token: what it holds is not known until they have
     /// returned, and what they make nobody would look for.
-    fn wait_for_writes(&self, member: &Member, pending: impl Fn(&Writes) -> usize) {
+    fn wait_for_writes(&self, member: &Member, which: impl Fn(&Pending) -> usize) {
         let until = self.world.now() + WRITE_PATIENCE;
-        while pending(&member.writes) > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
+        while which(&member.pending) > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
             let now = self.world.now();
             if now >= until {
                 tracing::warn!(group = %self.config.label, member = member.name(), "a change on the member's token has not returned, and is not waited for any longer; `hactl check` shows what became of it");
@@ -439,7 +443,7 @@ impl Group {
         let Some(call) = self.config.deadline else { return Calls::Direct(token) };
         let deadlines = Deadlines { call, generate: self.config.generate_deadline };
         let name = format!("ha-lane-{}", member.name());
-        let writes = Arc::clone(&member.writes);
+        let pending = Arc::clone(&member.pending);
         let member = Arc::downgrade(member);
         let changed_late = move || {
             if let Some(member) = member.upgrade() {
@@ -447,7 +451,7 @@ impl Group {
             }
         };
         let outside = (Arc::clone(&self.world), Arc::clone(&self.lanes));
-        Calls::OnLanes(Arc::new(Lanes::new(token, outside, name, deadlines, writes, Box::new(changed_late))))
+        Calls::OnLanes(Arc::new(Lanes::new(token, outside, name, deadlines, pending, Box::new(changed_late))))
     }
 
     /// A login without a PIN, on a single member's own PIN pad, cannot be made again for the application: with the

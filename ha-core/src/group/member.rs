@@ -10,7 +10,7 @@ use ha_token::{Connector, Function, MechanismInfo, Rv, Ulong};
 use super::link::Link;
 use super::login::Refusals;
 use crate::config::{MemberConfig, Role};
-use crate::lanes::Writes;
+use crate::lanes::Pending;
 use crate::mutants::wrong;
 use crate::policy::doubt::Doubts;
 use crate::policy::failure::Class;
@@ -55,8 +55,8 @@ pub struct Member {
     pub(super) foreign: AtomicBool,
     /// Held while it is brought up to date: by one thread at a time.
     pub(super) catching_up: Mutex<()>,
-    /// Its calls that may change its token.
-    pub(super) writes: Arc<Writes>,
+    /// Its calls that have not returned, where they have a deadline.
+    pub(super) pending: Arc<Pending>,
     /// Counts what passed it by: what others were given, or what became of it here is not known.
     pub(super) owed: AtomicU64,
     /// Whether it could not be given all that the others have.
@@ -109,7 +109,7 @@ impl Member {
             generation: AtomicU64::new(0),
             connecting: Mutex::default(),
             catching_up: Mutex::default(),
-            writes: Arc::default(),
+            pending: Arc::default(),
             owed: AtomicU64::new(0),
             lacks: AtomicBool::new(false),
             may_take: AtomicBool::new(false),

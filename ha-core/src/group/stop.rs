@@ -35,10 +35,8 @@ impl Group {
     /// initialisation, which is not waited for.
     pub(crate) fn is_busy(&self) -> bool {
         let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        let works = |(keeper, member): (&Box<dyn Thread>, &Arc<Member>)| {
-            !keeper.is_finished() && member.state() != State::Down
-        };
-        self.members.iter().any(|m| m.load() > 0) || keepers.iter().zip(&self.members).any(works)
+        self.members.iter().any(|m| m.load() > 0)
+            || keepers.iter().zip(&self.members).any(|(k, m)| !k.is_finished() && m.state() != State::Down)
     }
 
     /// Finalises every member in which nothing hangs, each on a thread of its own where there may be threads.
@@ -90,7 +88,9 @@ impl Group {
         }
         self.lanes.end(&*self.world, until);
         self.reporter.end();
-        let left = self.members.iter().filter(|m| hung.contains(&m.index) || m.connector().hangs());
+        let hangs =
+            |m: &&Arc<Member>| hung.contains(&m.index) || m.connector().hangs() || m.pending.left() > 0;
+        let left = self.members.iter().filter(hangs);
         left.map(|member| {
             tracing::warn!(group = %self.config.label, member = member.name(),
                 "a call to the member did not return in time; it is left behind");

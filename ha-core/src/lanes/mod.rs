@@ -39,20 +39,26 @@ pub(crate) struct Lanes {
     deadlines: Deadlines,
 }
 
-/// A member's calls that may change its token, on the lanes of all of its connections.
+/// A member's calls that have not returned, on the lanes of all of its connections.
 #[derive(Default)]
-pub(crate) struct Writes {
-    under_way: AtomicUsize,
+pub(crate) struct Pending {
+    writes: AtomicUsize,
+    left_writes: AtomicUsize,
     left: AtomicUsize,
 }
 
-impl Writes {
-    /// Those that have not returned.
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::Acquire)
+impl Pending {
+    /// Those that may change its token.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Ordering::Acquire)
     }
 
     /// Those of them that nobody waits for any more.
+    pub(crate) fn left_writes(&self) -> usize {
+        self.left_writes.load(Ordering::Acquire)
+    }
+
+    /// All that nobody waits for any more.
     pub(crate) fn left(&self) -> usize {
         self.left.load(Ordering::Acquire)
     }
@@ -65,7 +71,7 @@ struct Shared {
     stuck: Mutex<HashMap<SessionHandle, Stuck>>,
     /// How many calls those are.
     stuck_calls: AtomicUsize,
-    writes: Arc<Writes>,
+    pending: Arc<Pending>,
     /// A call that may have changed the token has returned, when nobody waited for it any more.
     changed_late: Box<dyn Fn() + Send + Sync>,
 }
@@ -96,11 +102,16 @@ impl Lanes {
         (world, all): (Arc<dyn World>, Arc<AllLanes>),
         name: String,
         deadlines: Deadlines,
-        writes: Arc<Writes>,
+        pending: Arc<Pending>,
         changed_late: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
-        let shared =
-            Shared { token, stuck: Mutex::default(), stuck_calls: AtomicUsize::new(0), writes, changed_late };
+        let shared = Shared {
+            token,
+            stuck: Mutex::default(),
+            stuck_calls: AtomicUsize::new(0),
+            pending,
+            changed_late,
+        };
         Lanes { shared: Arc::new(shared), pool: Pool::new(world, all, name), deadlines }
     }
 
@@ -161,7 +172,7 @@ impl Lanes {
         let place = Arc::new(Mutex::new(Place::Awaited));
         let writes = is_write(function);
         if writes {
-            self.shared.writes.under_way.fetch_add(1, Ordering::AcqRel);
+            self.shared.pending.writes.fetch_add(1, Ordering::AcqRel);
         }
         lane.begin({
             let (shared, place, lane) = (Arc::clone(&self.shared), Arc::clone(&place), Arc::clone(&lane));
@@ -170,7 +181,7 @@ impl Lanes {
                 let answer = catch_unwind(AssertUnwindSafe(|| go(&*shared.token))).ok();
                 let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
                 if writes {
-                    shared.writes.under_way.fetch_sub(1, Ordering::AcqRel);
+                    shared.pending.writes.fetch_sub(1, Ordering::AcqRel);
                 }
                 if matches!(*place, Place::Left) {
                     drop(place);
@@ -227,8 +238,9 @@ impl Shared {
 
     /// A call is left behind.
     fn leave(&self, function: Function, session: Option<SessionHandle>) {
+        self.pending.left.fetch_add(1, Ordering::AcqRel);
         if is_write(function) {
-            self.writes.left.fetch_add(1, Ordering::AcqRel);
+            self.pending.left_writes.fetch_add(1, Ordering::AcqRel);
         }
         if let Some(session) = session {
             self.stuck().entry(session).or_default().calls += 1;
@@ -252,8 +264,9 @@ impl Shared {
         {
             tracing::debug!(%rv, "a backing session in which a call hung could not be closed");
         }
+        self.pending.left.fetch_sub(1, Ordering::AcqRel);
         if is_write(function) {
-            self.writes.left.fetch_sub(1, Ordering::AcqRel);
+            self.pending.left_writes.fetch_sub(1, Ordering::AcqRel);
             (self.changed_late)();
         }
     }

@@ -45,11 +45,13 @@ impl Process {
     /// nothing else.
     pub(super) fn stop(&self, stage: &Stage) {
         let began = stage.scheduler.now();
-        let hanging = self.provider.shutdown(stage.plan.deadline.unwrap_or(PATIENCE));
-        let left: BTreeSet<String> = match stage.plan.deadline {
+        let in_a_member = || match stage.plan.deadline {
             Some(_) => stage.lines.iter().flat_map(|line| line.hanging()).collect(),
             None => BTreeSet::new(),
         };
+        let mut left = in_a_member();
+        let hanging = self.provider.shutdown(stage.plan.deadline.unwrap_or(PATIENCE));
+        left.extend(in_a_member());
         if !hanging.is_empty() && left.is_empty() {
             stage.broken("G5", format!("shutting down, {hanging:?} hang"));
         }
@@ -68,7 +70,7 @@ impl Process {
         if took > most {
             stage.broken("G5", format!("the shutdown took {took:?}"));
         }
-        oracle::when_ended(stage, self.number);
+        oracle::when_ended(stage, self.number, &hanging);
     }
 }
 
