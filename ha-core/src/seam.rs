@@ -41,9 +41,11 @@ pub trait Event: Send + Sync {
     fn set(&self);
     /// Waits until it is set, at most `limit` (`None`: without limit), and resets it. Answers whether it was set.
     fn wait(&self, limit: Option<Duration>) -> bool;
-    /// As [`wait`](Event::wait), for what is expected within microseconds: that may be watched for before the thread sleeps.
-    fn wait_soon(&self, limit: Option<Duration>) -> bool {
-        self.wait(limit)
+    /// Looks for at most `time` whether it is set, where there is a core to spare for that, and resets it: a thread that
+    /// sleeps and is woken loses some microseconds. Answers whether it was set.
+    fn watch(&self, time: Duration) -> bool {
+        _ = time;
+        false
     }
 }
 
@@ -250,15 +252,15 @@ impl Thread for SystemThread {
     }
 }
 
-/// How long an event that is expected at once is watched for. A thread that sleeps and is woken loses some microseconds.
-const WATCHED: Duration = Duration::from_micros(50);
+/// How long it is looked whether somebody else has just ended watching.
+const ENTERING: Duration = Duration::from_micros(2);
 
-/// The threads that watch for an event now.
-static WATCHING: AtomicUsize = AtomicUsize::new(0);
+/// Whether a thread of this process watches for an event: one may, so that it costs one core at the most.
+static WATCHING: AtomicBool = AtomicBool::new(false);
 
-/// How many may: a core that a watcher has nobody else has.
-static MAY_WATCH: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1));
+/// Whether there is a core for that, besides the one that works.
+static MAY_WATCH: LazyLock<bool> =
+    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
 
 #[derive(Default)]
 struct SystemEvent {
@@ -275,22 +277,35 @@ impl SystemEvent {
         self.set.load(Ordering::SeqCst) && self.set.swap(false, Ordering::SeqCst)
     }
 
-    /// Watches for it for a moment, where there is a core to spare for that.
+    /// Looks again and again whether it is set, or `other` is so, for so long.
     #[expect(clippy::disallowed_methods, reason = "the seam itself")]
-    fn watch(&self) -> bool {
-        if WATCHING.fetch_add(1, Ordering::Relaxed) >= *MAY_WATCH {
-            WATCHING.fetch_sub(1, Ordering::Relaxed);
-            return false;
-        }
+    fn look(&self, time: Duration, other: impl Fn() -> bool) -> Looked {
         let start = Instant::now();
-        let mut looks = (1u32..).map(|n| {
-            std::hint::spin_loop();
-            (self.take(), n % 32 == 0 && start.elapsed() >= WATCHED)
-        });
-        let is_set = looks.find(|(is_set, is_over)| *is_set || *is_over).is_some_and(|(is_set, _)| is_set);
-        WATCHING.fetch_sub(1, Ordering::Relaxed);
-        is_set
+        loop {
+            for _ in 0..16 {
+                if self.take() {
+                    return Looked::Set;
+                }
+                if other() {
+                    return Looked::Other;
+                }
+                // Long enough that a thread on the same core's other half is not held up.
+                (0..16).for_each(|_| std::hint::spin_loop());
+            }
+            if start.elapsed() >= time {
+                return Looked::Over;
+            }
+            // Who is to set it may be waiting for this core.
+            std::thread::yield_now();
+        }
     }
+}
+
+/// What ended a look at an event.
+enum Looked {
+    Set,
+    Other,
+    Over,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the seam itself")]
@@ -327,8 +342,19 @@ impl Event for SystemEvent {
         is_set
     }
 
-    fn wait_soon(&self, limit: Option<Duration>) -> bool {
-        self.take() || self.watch() || self.wait(limit)
+    fn watch(&self, time: Duration) -> bool {
+        if !*MAY_WATCH {
+            return false;
+        }
+        match self.look(ENTERING, || !WATCHING.swap(true, Ordering::Relaxed)) {
+            Looked::Set => true,
+            Looked::Over => false,
+            Looked::Other => {
+                let looked = self.look(time, || false);
+                WATCHING.store(false, Ordering::Relaxed);
+                matches!(looked, Looked::Set)
+            }
+        }
     }
 }
 

@@ -167,7 +167,8 @@ impl Lanes {
         too_late: impl FnOnce(&dyn Token, T) + Send + 'static,
     ) -> Result<T> {
         let world = &self.pool.world;
-        let until = self.limit(function).map(|limit| world.now() + limit);
+        let began = world.now();
+        let until = self.limit(function).map(|limit| began + limit);
         let lane = self.pool.take(until)?;
         let place = Arc::new(Mutex::new(Place::Awaited));
         let writes = is_write(function);
@@ -198,13 +199,13 @@ impl Lanes {
             })
         });
         loop {
-            let told = lane.done.wait_soon(until.map(|until| until.saturating_sub(world.now())));
+            let told = self.pool.wait_for(&lane, until.map(|until| until.saturating_sub(world.now())));
             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
             match std::mem::replace(&mut *place, Place::Left) {
                 Place::Given(answer) => {
                     drop(place);
                     self.pool.give_back(lane);
-                    self.pool.answered();
+                    self.pool.answered(world.now().saturating_sub(began));
                     return answer.unwrap_or(Err(Rv::FUNCTION_FAILED));
                 }
                 // Of the lane's call before this one.

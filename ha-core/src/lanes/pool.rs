@@ -1,7 +1,7 @@
 //! The threads that make a connection's calls: who has one, who waits for one, and who has left one behind.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +15,12 @@ const MOST: usize = 64;
 
 /// How long a lane waits for its next call before it ends.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a lane is on the watch for its next call before it sleeps.
+const ALERT: Duration = Duration::from_micros(50);
+
+/// Calls that take no longer are watched for; those that do are so long that being woken is nothing to them.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// What a lane does. Answers whether its caller had left it behind.
 pub(super) type Job = Box<dyn FnOnce() -> bool + Send>;
@@ -81,6 +87,8 @@ pub(super) struct Pool {
     left: AtomicUsize,
     /// The last call that was waited for did not return.
     hangs: AtomicBool,
+    /// How long calls take, in nanoseconds: what they took lately, the last ones most.
+    usual: AtomicU64,
 }
 
 #[derive(Default)]
@@ -111,6 +119,7 @@ impl Pool {
             state: Mutex::default(),
             left: AtomicUsize::new(0),
             hangs: AtomicBool::new(false),
+            usual: AtomicU64::new(0),
         });
         pool.all.add_pool(&pool);
         pool
@@ -180,7 +189,7 @@ impl Pool {
     /// A lane's life.
     fn work(&self, lane: &Arc<Lane>) {
         loop {
-            let told = lane.wake.wait_soon(Some(IDLE));
+            let told = lane.wake.watch(ALERT) || lane.wake.wait(Some(IDLE));
             let job = lane.job.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(job) = job {
                 if job() {
@@ -240,11 +249,20 @@ impl Pool {
         waiting.iter().for_each(|waiter| waiter.told.set());
     }
 
-    /// A call returned in time.
-    pub(super) fn answered(&self) {
+    /// Waits for a lane's answer, at most `limit`.
+    pub(super) fn wait_for(&self, lane: &Lane, limit: Option<Duration>) -> bool {
+        let is_quick = u128::from(self.usual.load(Ordering::Relaxed)) < QUICK.as_nanos();
+        is_quick && lane.done.watch(limit.unwrap_or(QUICK).min(QUICK)) || lane.done.wait(limit)
+    }
+
+    /// A call returned in time, after so long.
+    pub(super) fn answered(&self, took: Duration) {
         if self.hangs() {
             self.hangs.store(false, Ordering::Release);
         }
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let usual = self.usual.load(Ordering::Relaxed);
+        self.usual.store(usual / 8 * 7 + took / 8, Ordering::Relaxed);
     }
 
     /// Whether the last call that was waited for did not return.

@@ -1,9 +1,11 @@
 //! A member does not answer: its server is stopped, so that calls to it hang.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ha_core::policy::health::State;
 use ha_rig::Tokens;
+use ha_token::{Attribute, Rv, Template, ck};
 
 use super::load::{Done, Load, make_and_serve, wait_until};
 
@@ -34,6 +36,13 @@ fn either_member_hangs_under_eight_threads_and_goes_on() {
     assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
 }
 
+/// The threads of this process that are lanes.
+fn lanes() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("ha-lane")).count()
+}
+
 fn show(done: &Done) {
     let mut took: Vec<_> = done.operations.iter().map(|(from, to)| *to - *from).collect();
     took.sort_unstable();
@@ -43,4 +52,100 @@ fn show(done: &Done) {
     let p99 = took[took.len() * 99 / 100];
     let longest = took.last().copied().unwrap_or_default();
     eprintln!("{} operations, longest {longest:?}, p99 {p99:?}, longest pause {pause:?}", took.len());
+}
+
+/// It hangs for so long that it is connected anew, in a copy of its module that hangs as well.
+#[test]
+fn a_member_that_hangs_for_long_comes_back_by_itself() {
+    let tokens = Tokens::new(2);
+    let (open, keys) = make_and_serve(&tokens, &format!("deadline = \"200ms\"\n{SOON}"));
+    let group = &open.provider.groups()[0];
+    let load = Load::start(&open, keys, 4);
+    load.more(100);
+    tokens.freeze(0);
+    wait_until("it is down", || group.members[0].state() == State::Down);
+    // Longer than calls get to leave a copy of its module.
+    let from = Instant::now();
+    wait_until("it hung for long", || from.elapsed() > Duration::from_secs(3));
+    load.more(100);
+    tokens.thaw(0);
+    wait_until("it is back", || group.members[0].state() == State::Up);
+    tokens.freeze(1);
+    wait_until("the other one is not used", || group.members[1].state() != State::Up);
+    load.more(100);
+    tokens.thaw(1);
+    wait_until("the other one is back", || group.members[1].state() == State::Up);
+    let done = load.end();
+    show(&done);
+    assert_eq!(done.failed, 0, "of {} operations", done.operations.len());
+    assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
+}
+
+/// With every member hung a call ends all the same, and once they are known to be down it ends without a call to them.
+#[test]
+fn all_members_hang_and_go_on() {
+    let tokens = Tokens::new(2);
+    let (open, _) = make_and_serve(&tokens, &format!("deadline = \"200ms\"\n{SOON}"));
+    let group = &open.provider.groups()[0];
+    let random = || open.slot.generate_random(open.session, &mut [0; 8]);
+    random().unwrap();
+    (0..2).for_each(|i| tokens.freeze(i));
+    assert_eq!(random(), Err(Rv::DEVICE_ERROR));
+    wait_until("both are down", || group.members.iter().all(|m| m.state() == State::Down));
+    let served = group.served();
+    assert_eq!(random(), Err(Rv::DEVICE_ERROR));
+    assert_eq!(group.served(), served, "nobody was asked");
+    (0..2).for_each(|i| tokens.thaw(i));
+    wait_until("one is back", || random().is_ok());
+    wait_until("both are back", || group.members.iter().all(|m| m.state() == State::Up));
+    assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
+}
+
+/// What hangs when the provider stops is named and left behind. When it returns, after the end, it meets nothing.
+#[test]
+fn what_hangs_at_the_end_is_left_behind_and_returns_to_nothing() {
+    let tokens = Tokens::new(2);
+    let (open, _) = make_and_serve(&tokens, &format!("deadline = \"200ms\"\nbalance = \"primary\"\n{SOON}"));
+    open.slot.generate_random(open.session, &mut [0; 8]).unwrap();
+    tokens.freeze(0);
+    // On the other one, after the deadline of the first.
+    open.slot.generate_random(open.session, &mut [0; 8]).unwrap();
+    assert_eq!(open.provider.shutdown(Duration::from_millis(200)), ["a"]);
+    let slot = Arc::clone(&open.slot);
+    drop(open);
+    tokens.thaw(0);
+    // The runner gives each test a process of its own; in one with others their lanes end too.
+    wait_until("no lane is left", || lanes() == 0);
+    assert_eq!(slot.open_session(false), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
+}
+
+/// An object is destroyed while a member hangs in just that call: it is gone there too when the member goes on.
+#[test]
+fn what_is_changed_while_a_member_hangs_is_changed_there_when_it_goes_on() {
+    let tokens = Tokens::new(2);
+    let (open, _) = make_and_serve(&tokens, &format!("deadline = \"200ms\"\nmin_copies = 1\n{SOON}"));
+    let group = &open.provider.groups()[0];
+    let data = |label: &str| -> Template {
+        vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_LABEL, label.as_bytes()),
+        ]
+    };
+    let before = open.slot.create_object(open.session, &data("before")).unwrap();
+    tokens.freeze(0);
+    open.slot.destroy_object(open.session, before).unwrap();
+    open.slot.create_object(open.session, &data("meanwhile")).unwrap();
+    tokens.thaw(0);
+    wait_until("it is back", || group.members[0].state() == State::Up);
+    let shown = |i| {
+        let all = tokens.bare(i, &["--list-objects", "--type", "data"]);
+        let mut labels: Vec<_> =
+            ["before", "meanwhile"].into_iter().filter(|label| all.contains(label)).collect();
+        labels.sort_unstable();
+        labels
+    };
+    assert_eq!(shown(1), ["meanwhile"]);
+    wait_until("the first has it too", || shown(0) == ["meanwhile"]);
+    assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
 }
