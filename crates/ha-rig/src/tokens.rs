@@ -135,11 +135,16 @@ impl Tokens {
         self.servers[i].lock().unwrap().as_ref().expect("it runs").signal(rustix::process::Signal::CONT);
     }
 
-    /// The configuration, with lines of its own for the group.
+    /// The configuration, with lines of its own for the group. Where they set no deadline there is none, unless the
+    /// environment's `HA_TEST_DEADLINE` says one: for trying the tests with it.
     pub fn config(&self, served: bool, group: &str) -> String {
         let recovery =
             if group.contains("recovery") { "" } else { "[group.recovery]\ninterval = \"100ms\"\n" };
-        let deadline = if group.contains("deadline") { "" } else { "deadline = \"off\"\n" };
+        let deadline = match std::env::var("HA_TEST_DEADLINE") {
+            _ if group.lines().any(|line| line.starts_with("deadline")) => String::new(),
+            Ok(deadline) => format!("deadline = {deadline:?}\n"),
+            Err(_) => "deadline = \"off\"\n".to_owned(),
+        };
         self.config_of(served, &format!("{deadline}{group}\n{recovery}"))
     }
 
