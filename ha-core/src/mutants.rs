@@ -152,6 +152,14 @@ mod seeded {
         SettledUntold,
         /// group keys under handles that were lost are not found again
         LostGroupKeysBelieved,
+        /// a call that hangs is waited for as long as it does
+        DeadlineIgnored,
+        /// a member that does not answer in time is the application's mistake
+        NoAnswerIsCallers,
+        /// a session that was opened too late stays open
+        LateSessionKept,
+        /// nobody is told of a change that was made too late
+        LateChangeUntold,
         /// a member is taken back while a change that nobody waited for any more is still being made
         LateWritesNotAwaited,
         /// a member that nobody uses is not looked at

@@ -75,6 +75,14 @@ pub mod turns {
         }
         /// This thread has done a step of a protocol; `None`: the protocol is over.
         fn step(&self, step: Option<Step>);
+        /// Who this thread is.
+        fn who(&self) -> Option<usize> {
+            None
+        }
+        /// What this thread does from now on it does for another one.
+        fn acts_for(&self, who: Option<usize>) {
+            _ = who;
+        }
         /// This thread's process holds a lock of the host's, which ends with the process, however that ends.
         fn holds(&self, lock: Weak<File>);
     }
@@ -201,6 +209,16 @@ pub mod turns {
 
     pub(crate) fn step(step: Option<Step>) {
         with(|t| t.step(step));
+    }
+
+    pub(crate) fn who() -> Option<usize> {
+        let mut who = None;
+        with(|t| who = t.who());
+        who
+    }
+
+    pub(crate) fn acts_for(who: Option<usize>) {
+        with(|t| t.acts_for(who));
     }
 
     pub(crate) fn holds(lock: &Arc<File>) {

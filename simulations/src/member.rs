@@ -252,7 +252,7 @@ impl Line {
             }
         };
         if answer.is_err() && matches!(function, Function::SignInit | Function::EncryptInit) {
-            let refused = Refused { at: self.scheduler.now(), thread: self.scheduler.name() };
+            let refused = Refused { at: self.scheduler.now(), thread: self.scheduler.caller() };
             self.state().refused.push(refused);
         }
         match (&answer, fault) {

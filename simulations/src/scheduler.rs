@@ -65,6 +65,8 @@ struct Row {
     process: Option<u32>,
     status: Status,
     seat: Arc<Seat>,
+    /// The thread for which it does what it does, if that is another one.
+    acts_for: Option<ThreadId>,
     /// The last step that it has done of a protocol.
     step: Option<Step>,
     /// How far a call to a member is, if it is in one.
@@ -188,7 +190,15 @@ impl Scheduler {
         let mut state = self.state();
         // One that a process was about to start when it was killed never begins.
         let status = if state.deaths.has(process) { Status::Dead } else { Status::Ready };
-        let row = Row { name: name.into(), process, status, seat: Arc::default(), step: None, call: None };
+        let row = Row {
+            name: name.into(),
+            process,
+            status,
+            seat: Arc::default(),
+            step: None,
+            acts_for: None,
+            call: None,
+        };
         state.rows.push(row);
         state.rows.len() - 1
     }
@@ -269,6 +279,13 @@ impl Scheduler {
     pub fn name(&self) -> String {
         let state = self.state();
         state.rows[state.current].name.clone()
+    }
+
+    /// The thread for which the current one does what it does: itself, unless it makes calls for others.
+    pub fn caller(&self) -> String {
+        let state = self.state();
+        let current = &state.rows[state.current];
+        current.acts_for.map_or(current, |other| &state.rows[other]).name.clone()
     }
 
     /// Adds a line of the core's log to the trace of the history that this thread is in, for who reads it: the log is
@@ -474,6 +491,15 @@ impl Turns for Scheduler {
     fn step(&self, step: Option<Step>) {
         let Some(me) = ME.get() else { return };
         self.state().rows[me].step = step;
+    }
+
+    fn who(&self) -> Option<usize> {
+        ME.get()
+    }
+
+    fn acts_for(&self, who: Option<usize>) {
+        let Some(me) = ME.get() else { return };
+        self.state().rows[me].acts_for = who;
     }
 
     fn holds(&self, lock: Weak<File>) {

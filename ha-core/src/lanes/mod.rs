@@ -17,8 +17,11 @@ use std::time::Duration;
 
 use ha_token::{Function, Result, Rv, SessionHandle, Token};
 
+use crate::mutants::wrong;
 use crate::policy::failure::is_write;
 use crate::seam::World;
+#[cfg(feature = "simulation")]
+use crate::seam::turns;
 use crate::sync::Mutex;
 pub(crate) use pool::AllLanes;
 use pool::Pool;
@@ -132,6 +135,7 @@ impl Lanes {
             Function::GenerateKey | Function::GenerateKeyPair | Function::InitToken => {
                 self.deadlines.generate
             }
+            _ if wrong!(DeadlineIgnored) => None,
             _ => Some(self.deadlines.call),
         }
     }
@@ -175,9 +179,13 @@ impl Lanes {
         if writes {
             self.shared.pending.writes.fetch_add(1, Ordering::AcqRel);
         }
+        #[cfg(feature = "simulation")]
+        let who = turns::who();
         lane.begin({
             let (shared, place, lane) = (Arc::clone(&self.shared), Arc::clone(&place), Arc::clone(&lane));
             Box::new(move || {
+                #[cfg(feature = "simulation")]
+                turns::acts_for(who);
                 // A panic is the token's own, and its lane is not to be lost by it.
                 let answer = catch_unwind(AssertUnwindSafe(|| go(&*shared.token))).ok();
                 let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
@@ -268,7 +276,9 @@ impl Shared {
         self.pending.left.fetch_sub(1, Ordering::AcqRel);
         if is_write(function) {
             self.pending.left_writes.fetch_sub(1, Ordering::AcqRel);
-            (self.changed_late)();
+            if !wrong!(LateChangeUntold) {
+                (self.changed_late)();
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Lanes;
 use super::owned::{Filled, Space, copy, copy_pin};
+use crate::mutants::wrong;
 
 impl Lanes {
     /// A call with a mechanism, into which the token may write.
@@ -121,7 +122,11 @@ impl Token for Lanes {
             Function::OpenSession,
             None,
             move |token| token.open_session(read_write),
-            |token, session| _ = token.close_session(session),
+            |token, session| {
+                if !wrong!(LateSessionKept) {
+                    _ = token.close_session(session);
+                }
+            },
         )
     }
 

@@ -41,6 +41,7 @@ fn row(function: Function, rv: Rv) -> Class {
     match rv {
         Rv::USER_NOT_LOGGED_IN if wrong!(LoginLostIsCallers) => Caller,
         Rv::DEVICE_ERROR if wrong!(DeviceErrorIsCallers) => Caller,
+        Rv::NO_ANSWER if wrong!(NoAnswerIsCallers) => Caller,
         Rv::SESSION_HANDLE_INVALID if wrong!(SessionLostIsCallers) => Caller,
         Rv::ATTRIBUTE_TYPE_INVALID | Rv::DATA_LEN_RANGE if wrong!(CallersIsMembers) => Member,
         // What was given: data, mechanism, template, key, permission.

@@ -57,6 +57,11 @@ fn names() -> String {
 pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
     match mutant {
         Mutant::GoneIsAskedFor | Mutant::DoneIsMadeAgain => Scenario::Processes,
+        Mutant::DeadlineIgnored
+        | Mutant::NoAnswerIsCallers
+        | Mutant::LateSessionKept
+        | Mutant::LateChangeUntold
+        | Mutant::LateWritesNotAwaited => Scenario::Hangs,
         Mutant::LeavingsNotSought | Mutant::SettledUntold | Mutant::RefusedChangeStays => Scenario::Crashes,
         _ => Scenario::Everything,
     }
