@@ -7,6 +7,8 @@
 
 mod owned;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::collections::HashMap;

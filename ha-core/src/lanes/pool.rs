@@ -11,7 +11,7 @@ use crate::seam::{Event, Thread, World};
 use crate::sync::Mutex;
 
 /// Lanes that one connection may have, with those in which a call hangs.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// How long a lane waits for its next call before it ends.
 const IDLE: Duration = Duration::from_secs(60);
