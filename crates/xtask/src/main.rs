@@ -75,8 +75,12 @@ fn main() -> ExitCode {
 
 /// Runs a cargo command of this workspace.
 fn cargo<S: AsRef<str>>(arguments: &[S]) -> Result<()> {
+    run(Command::new(program()), arguments)
+}
+
+fn run<S: AsRef<str>>(mut cargo: Command, arguments: &[S]) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    let status = Command::new(program()).args(&arguments).status().context("cargo cannot be run")?;
+    let status = cargo.args(&arguments).status().context("cargo cannot be run")?;
     if !status.success() {
         // A signal is named too: what aborts has said nothing of itself.
         bail!("cargo {} failed ({status})", arguments.join(" "));
@@ -108,6 +112,17 @@ fn test(arguments: &[String]) -> Result<()> {
     let mut all = vec!["test", "--workspace", "--exclude", "simulations"];
     all.extend(arguments.iter().map(String::as_str));
     cargo(&all)?;
+    // Most tests call members directly, to the benefit of their traces; these are run with lanes between, too.
+    let mut on_lanes = vec!["test", "--package", "ha-core"];
+    for test in
+        ["reference", "limits", "mechanisms", "session_rules", "replication", "returning", "uncertain"]
+    {
+        on_lanes.extend(["--test", test]);
+    }
+    on_lanes.extend(arguments.iter().map(String::as_str));
+    let mut with_deadline = Command::new(program());
+    with_deadline.env("HA_TEST_DEADLINE", "10s");
+    run(with_deadline, &on_lanes)?;
     let mut simulations = vec!["test", "--profile", "simulation", "--package", "simulations"];
     simulations.extend(arguments.iter().map(String::as_str));
     cargo(&simulations)?;
