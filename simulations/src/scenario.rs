@@ -37,6 +37,8 @@ pub enum Scenario {
     Makes,
     /// Objects are changed all the time, while members refuse that, come and go, or lose what they knew in a call.
     Restless,
+    /// Narrow histories, each about one rule of the core.
+    Corners,
     /// Several processes on one ledger, under any trouble.
     Processes,
     /// Processes are killed, alone or beside others, under any trouble.
@@ -62,6 +64,12 @@ pub const OWED: &[(Scenario, &str)] = &[
          not found again on the member that has to serve them alone (seed 29), or are found twice (seed 33)",
     ),
     (
+        Scenario::Corners,
+        "G1, G8: a change that is taken back is written down for a member as a change of its own, and an acknowledged one of the \
+         same values counts as made by nobody when another member refuses it (seed 1806); two keys of one value that are \
+         renamed at once, on a member that has lost its handles, are taken for each other, although their labels differ",
+    ),
+    (
         Scenario::Hangs,
         "G5: lanes (design, section 5): a deadline is read and not kept, and who calls a member that hangs waits as long \
          as it does (seed 0)",
@@ -80,6 +88,7 @@ impl Scenario {
             Scenario::Everything
             | Scenario::Restarts
             | Scenario::Restless
+            | Scenario::Corners
             | Scenario::Processes
             | Scenario::Crashes => true,
             Scenario::Calm => false,
@@ -201,7 +210,13 @@ mod tests {
             kinds(Scenario::Restless),
             set(&["Die", "Err", "Slow", "Sessions", "Logins", "Handles", "Flicker"])
         );
-        for scenario in Scenario::value_variants().iter().filter(|s| **s != Scenario::Restless) {
+        let corners = kinds(Scenario::Corners);
+        assert!(
+            corners.is_superset(&set(&["Refuse", "Die", "Emptied", "Err", "Flicker", "Handles"])),
+            "{corners:?}"
+        );
+        let own = [Scenario::Restless, Scenario::Corners];
+        for scenario in Scenario::value_variants().iter().filter(|s| !own.contains(s)) {
             assert_eq!(
                 kinds(*scenario).is_subset(&all),
                 !scenario.is_owed() || [Scenario::Processes, Scenario::Crashes].contains(scenario),
@@ -225,6 +240,7 @@ mod tests {
             let (programs, killed): (&[usize], &[usize]) = match scenario {
                 Scenario::Processes => (&[1, 2], &[0]),
                 Scenario::Crashes => (&[0, 1, 2], &[1]),
+                Scenario::Corners => (&[0, 1, 2], &[0, 1]),
                 Scenario::Everything => (
                     if Scenario::Processes.is_owed() { &[0] } else { &[0, 1, 2] },
                     if Scenario::Crashes.is_owed() { &[0] } else { &[0, 1] },
