@@ -72,7 +72,8 @@ pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
         | SettledUntold
         | LostGroupKeysBelieved
         | IdleNotProbed
-        | ReplacedBlamed => Scenario::Corners,
+        | ReplacedBlamed
+        | KeeperNotWoken => Scenario::Corners,
         InabilityBelieved | OtherVisitBelieved | UndecidedNotTried => Scenario::Restless,
         RefusedChangeStays => Scenario::Crashes,
         _ => Scenario::Everything,
