@@ -53,6 +53,7 @@ impl Application<'_> {
             Op::UseGone(n) => self.use_gone(n),
             Op::Theirs(n) => self.theirs(n),
             Op::TheirsGone(n) => self.theirs_gone(n),
+            Op::TheirsKept(n) => self.theirs_kept(n),
             Op::DestroyTheirs(n) => self.destroy_theirs(n),
             Op::Mistake(n) => self.mistake(n),
             Op::Reopen => self.reopen(),
@@ -224,17 +225,21 @@ impl Application<'_> {
 
     /// What is gone is refused as what is not there, whatever goes wrong with members.
     fn is_refused(&self, thing: &Thing) {
-        if let Some(handle) = thing.handle(self.process) {
-            match self.answer(thing, handle, false) {
-                Ok(_) => self.stage.broken("G2", format!("{} is gone and was used", thing.name())),
-                Err(Failed { rv: Rv::KEY_HANDLE_INVALID | Rv::OBJECT_HANDLE_INVALID, .. }) => {}
-                Err(Failed { step, rv }) if self.stage.must_succeed() => {
-                    self.stage.broken("G2", format!("{} is gone, and {step} answered {rv}", thing.name()));
-                }
-                Err(_) => {}
-            }
-        }
+        self.is_not_used(thing);
         self.is_gone(thing);
+    }
+
+    /// The same of its handle alone: nothing is searched, so that nobody has another reason to look what others have done.
+    fn is_not_used(&self, thing: &Thing) {
+        let Some(handle) = thing.handle(self.process) else { return };
+        match self.answer(thing, handle, false) {
+            Ok(_) => self.stage.broken("G2", format!("{} is gone and was used", thing.name())),
+            Err(Failed { rv: Rv::KEY_HANDLE_INVALID | Rv::OBJECT_HANDLE_INVALID, .. }) => {}
+            Err(Failed { step, rv }) if self.stage.must_succeed() => {
+                self.stage.broken("G2", format!("{} is gone, and {step} answered {rv}", thing.name()));
+            }
+            Err(_) => {}
+        }
     }
 
     /// What was lost, or is elsewhere, may be refused in any words, but where it is answered for it is what it was.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::plan::{End, Op};
 
 /// What a log ends with that was being written when the power went: the beginning of a frame.
@@ -82,6 +84,13 @@ impl Disk {
                 true
             }
         }
+    }
+
+    /// The file beside a group's ledger in which processes tell each other what they destroy cannot be had: a folder has its name.
+    pub fn silence(&self, group: &str) {
+        let digest: String = Sha256::digest(group).iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let made = std::fs::create_dir_all(self.folder.join(format!("{group}-{digest}.word")));
+        made.expect("a folder can be made where nothing is yet");
     }
 
     /// The folder goes, whoever has files in it open.

@@ -146,6 +146,9 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
             stage.died(process);
         }
     });
+    if stage.plan.untold {
+        stage.disk.silence("ha1");
+    }
     let mut first = Program::new(stage, dir, 0, random);
     let beside: Vec<_> = (1..stage.plan.programs().count())
         .map(|number| {
@@ -186,18 +189,21 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     stage.say(format_args!("everything is healed"));
     scheduler.spare_all();
     heal(stage);
+    let somebody_lives = programs.iter().any(Program::lives);
+    programs.retain(|p| p.lives() || !(stage.plan.stays_dead && somebody_lives));
     let processes: Vec<_> = programs.into_iter().map(Program::remains).collect();
-    scheduler.sleep(REST);
-    // Nobody looks at a member that is not used: one that was set back is found out when it is.
-    let set_back: BTreeSet<usize> = stage.set_backs().into_iter().filter(|m| !stage.is_out(*m)).collect();
+    scheduler.sleep(stage.rest());
+    // One that was set back is found out when it is used; where there is little time, when it is looked at.
+    let is_used = |m: &usize| stage.plan.rest.is_none() && !stage.is_out(*m);
+    let set_back: BTreeSet<usize> = stage.set_backs().into_iter().filter(is_used).collect();
     for alone in set_back {
         leave_alone(stage, &processes, alone);
         heal(stage);
-        scheduler.sleep(REST);
+        scheduler.sleep(stage.rest());
     }
     stage.set_calm();
     processes.iter().for_each(|p| p.application(stage).ask_all());
-    scheduler.sleep(REST);
+    scheduler.sleep(stage.rest());
     oracle::at_rest(stage);
     for alone in (0..stage.plan.members).filter(|m| !stage.is_out(*m)) {
         leave_alone(stage, &processes, alone);
@@ -205,7 +211,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
         processes.iter().for_each(|p| p.application(stage).ask_all());
         stage.set_alone(None);
         heal(stage);
-        scheduler.sleep(REST);
+        scheduler.sleep(stage.rest());
         oracle::at_rest(stage);
     }
     for process in processes {

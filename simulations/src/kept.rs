@@ -10,7 +10,7 @@ use ha_token::{Rv, ck};
 use serde::{Deserialize, Serialize};
 
 use crate::history::config;
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Kind, Plan};
 
 /// The form of the file that this version reads and writes.
 const FORMAT: u32 = 1;
@@ -97,6 +97,12 @@ fn check(plan: &Plan) -> Result<(), String> {
     if plan.beside.iter().any(Vec::is_empty) {
         return Err("a program of its plan has no life".into());
     }
+    if plan.rest.is_some_and(|rest| rest > LONGEST) {
+        return Err("its plan gives more than a day to come to rest".into());
+    }
+    if plan.before.iter().any(|b| b.member >= plan.members || !matches!(b.kind, Kind::Mac | Kind::Aes)) {
+        return Err("what was there before its plan is of no member, or no secret key".into());
+    }
     for (n, kill) in plan.kills.iter().enumerate() {
         if plan.programs().nth(kill.program).is_none_or(|lives| kill.life >= lives.len()) {
             return Err(format!("death {} of its plan is of a process that there is not", n + 1));
@@ -120,7 +126,9 @@ fn check(plan: &Plan) -> Result<(), String> {
             Fault::Err { answers, .. } if answers.contains(&Rv(ck::CKR_OK)) => {
                 return wrong("has CKR_OK for an error");
             }
-            Fault::Slow(time) if *time > LONGEST => return wrong("takes longer than a day"),
+            Fault::Slow(time) | Fault::Refuse(time) if *time > LONGEST => {
+                return wrong("takes longer than a day");
+            }
             Fault::Flap { dead, alive } if dead.max(alive) > &LONGEST => {
                 return wrong("takes longer than a day");
             }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+mod before;
 mod cores;
 pub mod coverage;
 pub mod disk;

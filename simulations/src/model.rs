@@ -228,21 +228,28 @@ impl Model {
         }
     }
 
-    /// One of those objects of this standing that somebody wants.
-    fn pick(&self, n: u8, standing: Standing, wanted: impl Fn(&Thing) -> bool) -> Option<Thing> {
+    /// One of those objects that somebody wants.
+    fn pick(&self, n: u8, wanted: impl Fn(&Thing) -> bool) -> Option<Thing> {
         let things = self.things();
-        let all: Vec<_> = things.iter().filter(|t| t.standing == standing && wanted(t)).collect();
+        let all: Vec<_> = things.iter().filter(|t| wanted(t)).collect();
         all.get(usize::from(n) % all.len().max(1)).map(|t| (*t).clone())
     }
 
     /// One of a thread's objects of this standing.
     pub fn choose(&self, owner: Owner, n: u8, standing: Standing) -> Option<Thing> {
-        self.pick(n, standing, |t| t.owner == owner)
+        self.pick(n, |t| t.standing == standing && t.owner == owner)
     }
 
     /// One of this standing that another program has made, and that no thread but its own counts on.
     pub fn choose_theirs(&self, program: usize, n: u8, standing: Standing) -> Option<Thing> {
-        self.pick(n, standing, |t| t.owner.program != program && t.owner != Owner::SHARED)
+        self.pick(n, |t| t.standing == standing && t.owner.program != program && t.owner != Owner::SHARED)
+    }
+
+    /// One that another program has made, that is there or gone, and of which a process knows a handle.
+    pub fn choose_known(&self, program: usize, process: u32, n: u8) -> Option<Thing> {
+        let stands = |t: &Thing| matches!(t.standing, Standing::There | Standing::Gone);
+        let theirs = |t: &Thing| t.owner.program != program && t.owner != Owner::SHARED;
+        self.pick(n, |t| stands(t) && theirs(t) && t.handle(process).is_some())
     }
 
     /// The public key of a pair's private one.

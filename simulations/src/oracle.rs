@@ -7,7 +7,8 @@
 //!   every member or on none, and is what it was.
 //! * **G2** no zombies: what the application was told is gone is never found or used again, and is on no token at rest.
 //!   What it was told nothing of, also because its process was killed, is on every token or on none, both halves of a
-//!   pair alike, and nothing is there that nobody made, least of all on a token that took a member's place.
+//!   pair alike, and nothing is there that nobody made, least of all on a token that took a member's place. What was on a
+//!   token before the group is there still, and nowhere else.
 //! * **G3** right key: every signature fits the public key that was read when the key was made; every other answer is the
 //!   one that the object gave then (`application`); the copies of a key have one value (`copies`).
 //! * **G4** availability: while a member that can serve is up, no call fails (`application`); at rest each member alone
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use ha_token::UserType;
 
+use crate::before;
 use crate::history::{PIN, WRONG};
 use crate::model::{Standing, Thing};
 use crate::plan::{Fault, Trouble};
@@ -127,8 +129,12 @@ pub fn at_rest(stage: &Stage) {
             let label = String::from_utf8_lossy(&object.label);
             stage.broken("G2", format!("{label:?} is on the token that took the place of member {member}"));
         }
+        let from_before = stage.plan.before.iter().filter(|before| before.member == member).count();
+        if before::count(objects) != from_before {
+            stage.broken("G2", format!("what was on member {member} before the group is not as it was"));
+        }
         for object in objects {
-            let known = things.iter().any(|t| t.is(object));
+            let known = before::is_from_before(&object.label) || things.iter().any(|t| t.is(object));
             if !known && !object.label.starts_with(b"pkcs11-ha") {
                 let label = String::from_utf8_lossy(&object.label);
                 let class = object.class;

@@ -2,6 +2,7 @@
 //!
 //! It is plain data, so that a history that went wrong can be run again with some of it left out.
 
+mod corners;
 mod more;
 mod processes;
 mod restless;
@@ -16,6 +17,7 @@ use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::token::Profile;
 
+pub use crate::before::Before;
 pub use processes::Kill;
 use written::{functions, numbers};
 
@@ -63,6 +65,8 @@ pub enum Op {
     Theirs(u8),
     /// Looks for, and uses, one that another program has made and that is gone.
     TheirsGone(u8),
+    /// Uses one that another program has made under the handle that this process knows, be it gone or not.
+    TheirsKept(u8),
     /// Destroys one that another program has made.
     DestroyTheirs(u8),
     /// Asks an object for what it cannot do.
@@ -96,6 +100,8 @@ pub enum Fault {
     },
     /// It is slow.
     Slow(Duration),
+    /// It takes so long for each call, and refuses to change objects as if that were the application's mistake.
+    Refuse(Duration),
     /// Its token is gone, as SoftHSM's is when its folder was removed.
     Lost,
     /// It loses its sessions.
@@ -159,6 +165,8 @@ pub enum Make {
     Kryoptic,
     /// tpm2-pkcs11, which wraps nothing: it is not written by the group where a key is secret.
     Tpm,
+    /// SoftHSM without `C_DigestKey`.
+    Terse,
 }
 
 impl Make {
@@ -168,6 +176,7 @@ impl Make {
             Make::SoftHsm => Profile::softhsm(),
             Make::Kryoptic => Profile::kryoptic(),
             Make::Tpm => Profile::tpm(),
+            Make::Terse => Profile::terse(),
         }
     }
 }
@@ -243,6 +252,18 @@ pub struct Plan {
     /// The processes that are killed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kills: Vec<Kill>,
+    /// How long everything is given to come to rest, if that is not as long as it is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Duration>,
+    /// What the members' tokens have before the group knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<Before>,
+    /// A program whose last process was killed is not started again, where another one runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays_dead: bool,
+    /// Processes cannot tell each other at once what they destroy: the file that they do it in cannot be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
 }
 
 /// Functions of which one alone may fail.
@@ -288,8 +309,10 @@ impl Plan {
 
     /// The plan of a seed in a scenario.
     pub fn of(scenario: Scenario, seed: u64) -> Self {
-        if scenario == Scenario::Restless {
-            return Self::restless(seed);
+        match scenario {
+            Scenario::Restless => return Self::restless(seed),
+            Scenario::Corners => return Self::corner(seed),
+            _ => {}
         }
         let mut random = Random::new(seed);
         let r = &mut random;
@@ -337,6 +360,10 @@ impl Plan {
             ends: Vec::new(),
             beside: Vec::new(),
             kills: Vec::new(),
+            rest: None,
+            before: Vec::new(),
+            stays_dead: false,
+            untold: false,
         };
         if !storm {
             plan.add_more(scenario);

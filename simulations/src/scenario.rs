@@ -37,6 +37,8 @@ pub enum Scenario {
     Makes,
     /// Objects are changed all the time, while members refuse that, come and go, or lose what they knew in a call.
     Restless,
+    /// Narrow histories, each about one rule of the core.
+    Corners,
     /// Several processes on one ledger, under any trouble.
     Processes,
     /// Processes are killed, alone or beside others, under any trouble.
@@ -61,6 +63,12 @@ pub const OWED: &[(Scenario, &str)] = &[
          what was destroyed comes back with a member that was away (seed 317); keys count as made before the group, and are \
          not found again on the member that has to serve them alone (seed 29), or are found twice (seed 33)",
     ),
+    (
+        Scenario::Corners,
+        "G1, G8: a change that is taken back is written down for a member as a change of its own, and an acknowledged one of the \
+         same values counts as made by nobody when another member refuses it (seed 1806); two keys of one value that are \
+         renamed at once, on a member that has lost its handles, are taken for each other, although their labels differ",
+    ),
 ];
 
 impl Scenario {
@@ -75,6 +83,7 @@ impl Scenario {
             Scenario::Everything
             | Scenario::Restarts
             | Scenario::Restless
+            | Scenario::Corners
             | Scenario::Processes
             | Scenario::Crashes => true,
             Scenario::Calm => false,
@@ -196,7 +205,13 @@ mod tests {
             kinds(Scenario::Restless),
             set(&["Die", "Err", "Slow", "Sessions", "Logins", "Handles", "Flicker"])
         );
-        for scenario in Scenario::value_variants().iter().filter(|s| **s != Scenario::Restless) {
+        let corners = kinds(Scenario::Corners);
+        assert!(
+            corners.is_superset(&set(&["Refuse", "Die", "Emptied", "Err", "Flicker", "Handles"])),
+            "{corners:?}"
+        );
+        let own = [Scenario::Restless, Scenario::Corners];
+        for scenario in Scenario::value_variants().iter().filter(|s| !own.contains(s)) {
             assert_eq!(
                 kinds(*scenario).is_subset(&all),
                 !scenario.is_owed() || [Scenario::Processes, Scenario::Crashes].contains(scenario),
@@ -220,6 +235,7 @@ mod tests {
             let (programs, killed): (&[usize], &[usize]) = match scenario {
                 Scenario::Processes => (&[1, 2], &[0]),
                 Scenario::Crashes => (&[0, 1, 2], &[1]),
+                Scenario::Corners => (&[0, 1, 2], &[0, 1]),
                 Scenario::Everything => (
                     if Scenario::Processes.is_owed() { &[0] } else { &[0, 1, 2] },
                     if Scenario::Crashes.is_owed() { &[0] } else { &[0, 1] },

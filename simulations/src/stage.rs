@@ -10,13 +10,16 @@ use ha_core::provider::Provider;
 use ha_token::*;
 
 use crate::disk::Disk;
-use crate::history::{PIN, SO_PIN};
+use crate::history::{PIN, REST, SO_PIN};
 use crate::member::Line;
 use crate::model::{Model, Standing, Thing};
 use crate::plan::{ANSWERS, End, Fault, Kind, Make, Plan};
 use crate::random::Random;
 use crate::scheduler::{EventId, Scheduler};
 use crate::token::{Device, RsaPool, Snapshot};
+
+/// No history comes to rest sooner: members are looked at after five seconds.
+const LEAST_REST: Duration = Duration::from_secs(15);
 
 /// What everybody in a history shares.
 pub struct Stage {
@@ -125,12 +128,16 @@ impl Stage {
             let (so_pin, pin) = (SO_PIN.as_bytes(), PIN.as_bytes());
             Device::with_pool(plan.make(i).profile(), &label, &serial, so_pin, pin, random.draw(), &pairs)
         };
+        let devices: Vec<Device> = (0..plan.members).map(device).collect();
+        for (number, before) in plan.before.iter().enumerate() {
+            before.put(&devices[before.member], number).expect("a token that is well takes a key");
+        }
         Stage {
             plan: plan.clone(),
             scheduler: Arc::clone(scheduler),
             model: Model::default(),
             lines,
-            devices: (0..plan.members).map(device).collect(),
+            devices,
             troubled: AtomicUsize::new(plan.members),
             calm: AtomicBool::new(false),
             broken: Mutex::default(),
@@ -168,6 +175,12 @@ impl Stage {
     pub fn ended(&self, process: u32) {
         let provider = self.providers().remove(&process);
         drop(provider);
+    }
+
+    /// How long everything is given to come to rest when all is healed: as long as the plan says, but so that each member has
+    /// been looked at.
+    pub fn rest(&self) -> Duration {
+        self.plan.rest.unwrap_or(REST).max(LEAST_REST)
     }
 
     /// Whether a process has started, and neither ended nor been killed.

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use ha_token::Function;
+use ha_token::{Function, Rv};
 
 use crate::history::REST;
 use crate::member::Faults;
 use crate::plan::{Fault, Trouble};
 use crate::stage::Stage;
+
+/// A member that is dead for longer was looked at, also where nobody uses it: this is more than two of the longest intervals.
+const UNNOTICED: Duration = Duration::from_secs(12);
 
 /// Ends whatever goes on.
 pub(crate) fn heal(stage: &Stage) {
@@ -46,6 +49,10 @@ pub(crate) fn happen(stage: &Stage, trouble: &Trouble) {
         _ => scheduler.sleep(trouble.lasts),
     }
     stage.say(format_args!("member {member}: {:?} is over", trouble.fault));
+    let was_dead = matches!(trouble.fault, Fault::Die | Fault::Emptied { .. } | Fault::SetBack { .. });
+    if was_dead && trouble.lasts > UNNOTICED && stage.lines[member].found_dead() == found_dead {
+        stage.broken("G4", format!("member {member} was dead for {:?}, and nobody saw it", trouble.lasts));
+    }
     // Nobody looks at a member that is not used. Where every call must succeed only one that was found dead is set back:
     // the next trouble may be another member's.
     if stage.plan.gentle && stage.lines[member].found_dead() > found_dead {
@@ -61,7 +68,7 @@ pub(crate) fn happen(stage: &Stage, trouble: &Trouble) {
         _ => heal_member(stage, member),
     }
     if stage.plan.gentle {
-        scheduler.sleep(REST);
+        scheduler.sleep(stage.plan.rest.unwrap_or(REST));
         stage.set_troubled(None);
     }
 }
@@ -78,6 +85,13 @@ fn begin(stage: &Stage, member: usize, fault: &Fault) {
             ..Faults::default()
         }),
         Fault::Slow(slow) => line.set(Faults { slow: *slow, ..Faults::default() }),
+        Fault::Refuse(slow) => line.set(Faults {
+            before: 1000,
+            answers: vec![Rv::ATTRIBUTE_READ_ONLY],
+            only: vec![Function::SetAttributeValue],
+            slow: *slow,
+            ..Faults::default()
+        }),
         Fault::Lost => device.lose_token(),
         Fault::Sessions => device.drop_sessions(),
         Fault::Logins => device.drop_logins(),

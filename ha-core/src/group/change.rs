@@ -93,6 +93,9 @@ impl Group {
         ledger.destroy_rollback(id, &copies).map_err(|e| self.ledger_failed(e))?;
         for member in uncertain {
             object.forget(member.index);
+        }
+        // Who lacks it may have been brought up to date while it was being destroyed.
+        for member in self.members.iter().filter(|m| !copies.contains(&m.name())) {
             member.falls_behind();
         }
         Err(refused)

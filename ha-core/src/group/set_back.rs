@@ -37,7 +37,13 @@ impl Group {
         }
         for row in self.lost(lease)? {
             let noted = match self.is_held_elsewhere(ledger, lease, &row) {
-                Ok(true) => ledger.copy_lost(&row, lease.member.name()),
+                Ok(true) => {
+                    // By a handle from before it would be found again, and not be given.
+                    if let Some(object) = self.objects.by_id(row.id) {
+                        object.forget(lease.member.index);
+                    }
+                    ledger.copy_lost(&row, lease.member.name())
+                }
                 Ok(false) => {
                     lost.left
                         .push(format!("{} is gone from here, and on no other member now", describe(&row)));

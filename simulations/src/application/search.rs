@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ha_token::*;
 
 use super::{Application, Step};
+use crate::before;
 use crate::model::{Standing, Thing};
 
 /// The ids that objects have, for each class and label; none for what has no id.
@@ -119,7 +120,8 @@ impl Application<'_> {
             Err(failed) => return self.failed("a survey", &failed),
         };
         let things = self.stage.model.things().clone();
-        for ((class, label), ids) in seen {
+        for ((class, label), ids) in seen.into_iter().filter(|((_, label), _)| !before::is_from_before(label))
+        {
             let shown = String::from_utf8_lossy(&label).into_owned();
             let Some(thing) = things.iter().find(|t| t.class() == class && t.label.as_bytes() == label)
             else {

@@ -24,6 +24,21 @@ impl Application<'_> {
         }
     }
 
+    /// Uses one of those that this process has a handle of.
+    pub(super) fn theirs_kept(&self, n: u8) {
+        let Some(thing) = self.stage.model.choose_known(self.me.program, self.process, n) else { return };
+        match thing.standing {
+            Standing::Gone => self.is_not_used(&thing),
+            _ => {
+                if thing.proof.is_some()
+                    && let Err(failed) = self.ask(&thing, false)
+                {
+                    self.failed_with(&thing, "use", &failed);
+                }
+            }
+        }
+    }
+
     /// Destroys an object of another program's.
     pub(super) fn destroy_theirs(&self, n: u8) {
         if let Some(thing) = self.stage.model.choose_theirs(self.me.program, n, Standing::There) {

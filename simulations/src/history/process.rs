@@ -135,11 +135,15 @@ impl Program {
         }
     }
 
+    /// Whether a process of it runs.
+    pub(super) fn lives(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !self.stage.scheduler.is_dead(process.number))
+    }
+
     /// The process that is left when nobody is killed any more; a new one, where the last was.
     pub(super) fn remains(mut self) -> Process {
-        let left = self.process.take().filter(|process| !self.stage.scheduler.is_dead(process.number));
-        self.process = left;
-        if self.process.is_none() {
+        if !self.lives() {
+            self.process = None;
             self.start(None, |_, _| {});
         }
         self.process.take().expect("a process that nobody kills starts")

@@ -49,8 +49,8 @@ fn judge(thing: &Thing, copies: &[Vec<&Inspected>]) -> Result<(), (&'static str,
         if let Some(flag) = thing.flags().iter().find(lacks) {
             return Err(("G8", format!("a copy of {name} lacks the flag {flag:#x}")));
         }
-        // A change of which nothing was said may be on some only.
-        let told = thing.standing == Standing::There && thing.ids.len() == 1;
+        // Also after a change of which nothing was said: every member has made it at rest, or none.
+        let told = thing.standing == Standing::There;
         let differs = |kind: &AttributeType| {
             told && !OF_ITS_MAKING.contains(kind) && copy.attributes.get(*kind) != first.attributes.get(*kind)
         };

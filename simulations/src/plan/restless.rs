@@ -92,6 +92,10 @@ impl Plan {
             ends: Vec::new(),
             beside: Vec::new(),
             kills: Vec::new(),
+            rest: None,
+            before: Vec::new(),
+            stays_dead: false,
+            untold: false,
         }
     }
 

@@ -55,14 +55,30 @@ fn names() -> String {
 
 /// Where a seeded bug shows soonest: of some there is too little in `everything`.
 pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
+    use Mutant::*;
     match mutant {
-        Mutant::GoneIsAskedFor | Mutant::DoneIsMadeAgain => Scenario::Processes,
-        Mutant::DeadlineIgnored
-        | Mutant::NoAnswerIsCallers
-        | Mutant::LateSessionKept
-        | Mutant::LateChangeUntold
-        | Mutant::LateWritesNotAwaited => Scenario::Hangs,
-        Mutant::LeavingsNotSought | Mutant::SettledUntold | Mutant::RefusedChangeStays => Scenario::Crashes,
+        DeadlineIgnored | NoAnswerIsCallers | LateSessionKept | LateChangeUntold | LateWritesNotAwaited => {
+            Scenario::Hangs
+        }
+        UncertainDestructionForgotten
+        | OnTheirWayTaken
+        | CatchUpNotAlone
+        | NameStaysOnHandle
+        | RenamedIsAbsent
+        | AnyTypeIsCandidate
+        | DyingIsCandidate
+        | UndecidedMade
+        | LostOwnerKept
+        | GoneIsAskedFor
+        | DoneIsMadeAgain
+        | LeavingsNotSought
+        | SettledUntold
+        | LostGroupKeysBelieved
+        | IdleNotProbed
+        | ReplacedBlamed
+        | KeeperNotWoken => Scenario::Corners,
+        InabilityBelieved | OtherVisitBelieved | UndecidedNotTried => Scenario::Restless,
+        RefusedChangeStays => Scenario::Crashes,
         _ => Scenario::Everything,
     }
 }

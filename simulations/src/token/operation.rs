@@ -315,6 +315,9 @@ impl Call<'_> {
     }
 
     pub(super) fn digest_key(&mut self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
+        if !self.profile.digests_keys {
+            return Err(Rv::FUNCTION_NOT_SUPPORTED);
+        }
         if !matches!(self.session(session)?.operation, Some(Operation::Digest { .. })) {
             return Err(Rv::OPERATION_NOT_INITIALIZED);
         }

@@ -52,6 +52,8 @@ pub struct Profile {
     pub trips_over_dates: bool,
     /// Whether an RSA key may only wrap secret keys.
     pub rsa_wraps_secrets_only: bool,
+    /// Whether it has `C_DigestKey`.
+    pub digests_keys: bool,
 }
 
 impl Profile {
@@ -93,7 +95,13 @@ impl Profile {
             leaves_ghosts: true,
             trips_over_dates: true,
             rsa_wraps_secrets_only: true,
+            digests_keys: true,
         }
+    }
+
+    /// SoftHSM, but without `C_DigestKey`, as many tokens are: what a secret key answers is asked of its uses alone.
+    pub fn terse() -> Self {
+        Profile { digests_keys: false, ..Profile::softhsm() }
     }
 
     /// kryoptic, as far as it is simulated.
@@ -132,6 +140,7 @@ impl Profile {
             leaves_ghosts: false,
             trips_over_dates: false,
             rsa_wraps_secrets_only: true,
+            digests_keys: true,
         }
     }
 
@@ -161,6 +170,7 @@ impl Profile {
             leaves_ghosts: false,
             trips_over_dates: false,
             rsa_wraps_secrets_only: true,
+            digests_keys: true,
         }
     }
 }
