@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(kinds(Scenario::SetBacks), set(&["SetBack"]));
         assert_eq!(kinds(Scenario::LedgerDisk), set(&["LedgerFull", "Torn"]));
         assert_eq!(kinds(Scenario::Ledger), set(&["LedgerFull", "LedgerGone", "Torn", "Old", "Gone"]));
-        assert_eq!(kinds(Scenario::Hangs), set(&["Hang"]));
+        assert_eq!(kinds(Scenario::Hangs), set(&["Hang", "Slow"]));
         let makes = ["Die", "Lost", "Sessions", "Logins", "Handles", "SoftHsm", "Kryoptic", "Tpm"];
         assert_eq!(kinds(Scenario::Makes), set(&makes));
         let all = kinds(Scenario::Everything);

@@ -234,6 +234,7 @@ impl Group {
             self.settle();
         }
         for row in ledger.tombstones_for(name)? {
+            no_write_is_late(lease)?;
             if wrong!(TombstonesSkipped) {
                 ledger.acknowledge(row.id, name)?;
                 continue;
@@ -281,6 +282,7 @@ impl Group {
                 *changed += 1;
                 continue;
             }
+            no_write_is_late(lease)?;
             let what = format!("{} is to be changed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
@@ -320,6 +322,7 @@ impl Group {
             // The list may be long, and much may have happened since it was made.
             let Some(row) = ledger.object(row.id)?.filter(|r| r.is_committed()) else { continue };
             *uncopyable += usize::from(!row.is_copyable());
+            no_write_is_late(lease)?;
             let given = self.give(ledger, lease, &row)?;
             step!(CopiedLater);
             let made = match given {
@@ -376,6 +379,16 @@ impl Group {
             lease.token().set_attributes(lease.session, handle, &template)
         }
     }
+}
+
+/// What is still being made on the member is not to be made once more beside it. Looked at after the row was read: who gave a
+/// call up has left it behind first, and written down after that what the member is owed.
+///
+/// # Errors
+/// [`Rv::NO_ANSWER`] while a change of before has not returned.
+fn no_write_is_late(lease: &Lease) -> Result<()> {
+    let late = lease.member.pending.left_writes() > 0 && !wrong!(LateWritesNotAwaited);
+    if late { Err(Rv::NO_ANSWER) } else { Ok(()) }
 }
 
 pub(super) fn describe(row: &ObjectRow) -> String {

@@ -12,7 +12,7 @@ use super::link::Calls;
 use super::writers::open_lease;
 use super::{Fault, Group, Lease, Link, Member, Who};
 use crate::config::RecoveryMode;
-use crate::lanes::{Deadlines, Lanes, Pending};
+use crate::lanes::{Deadlines, Lanes};
 use crate::mutants::wrong;
 use crate::policy::failure::Class;
 use crate::policy::health::{Event, State, Until};
@@ -221,7 +221,7 @@ impl Group {
                 answer => answer?,
             }
             member.set_round_trip(self.world.now().saturating_sub(started));
-            self.wait_for_writes(member, Pending::left_writes);
+            self.wait_for_writes(member);
             Ok(link)
         });
         let answer = match alive {
@@ -407,8 +407,7 @@ impl Group {
             self.health_event(member, Event::ProbeFailed);
             return;
         }
-        // Of the connections before this one.
-        self.wait_for_writes(member, Pending::writes);
+        self.wait_for_writes(member);
         if let Err(reason) = self.take_in(member, &link) {
             self.put_aside(member, reason);
             return;
@@ -424,12 +423,13 @@ impl Group {
     }
 
     /// Waits for calls of before that may still change the member's token: what it holds is not known until they have
-    /// returned, and what they make nobody would look for.
-    fn wait_for_writes(&self, member: &Member, which: impl Fn(&Pending) -> usize) {
+    /// returned, and what they make nobody would look for. Nobody begins any more while it is not up.
+    fn wait_for_writes(&self, member: &Member) {
         let until = self.world.now() + WRITE_PATIENCE;
-        while which(&member.pending) > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
+        while member.pending.writes() > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
             let now = self.world.now();
             if now >= until {
+                member.pending.give_up_waiting();
                 tracing::warn!(group = %self.config.label, member = member.name(), "a change on the member's token has not returned, and is not waited for any longer; `hactl check` shows what became of it");
                 return;
             }

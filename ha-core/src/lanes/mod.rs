@@ -49,18 +49,36 @@ pub(crate) struct Lanes {
 pub(crate) struct Pending {
     writes: AtomicUsize,
     left_writes: AtomicUsize,
+    /// Writes that have not returned and are waited for no longer.
+    given_up: AtomicUsize,
     left: AtomicUsize,
 }
 
 impl Pending {
-    /// Those that may change its token.
+    /// Those that may change its token, without those whose return is waited for no longer.
     pub(crate) fn writes(&self) -> usize {
-        self.writes.load(Ordering::Acquire)
+        self.writes.load(Ordering::Acquire).saturating_sub(self.given_up.load(Ordering::Acquire))
     }
 
-    /// Those of them that nobody waits for any more.
+    /// Those of them whose callers do not wait any more.
     pub(crate) fn left_writes(&self) -> usize {
-        self.left_writes.load(Ordering::Acquire)
+        self.left_writes.load(Ordering::Acquire).saturating_sub(self.given_up.load(Ordering::Acquire))
+    }
+
+    /// Those that may change its token and have not returned count no more.
+    pub(crate) fn give_up_waiting(&self) {
+        self.given_up.store(self.writes.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    fn write_begins(&self) {
+        self.writes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn write_ends(&self) {
+        self.writes.fetch_sub(1, Ordering::AcqRel);
+        // Which one has returned does not matter: the others are given up too, or new.
+        let less = |given_up: usize| given_up.checked_sub(1);
+        _ = self.given_up.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
     /// All that nobody waits for any more.
@@ -179,7 +197,7 @@ impl Lanes {
         let place = Arc::new(Mutex::new(Place::Awaited));
         let writes = is_write(function);
         if writes {
-            self.shared.pending.writes.fetch_add(1, Ordering::AcqRel);
+            self.shared.pending.write_begins();
         }
         #[cfg(feature = "simulation")]
         let who = turns::who();
@@ -192,7 +210,7 @@ impl Lanes {
                 let answer = catch_unwind(AssertUnwindSafe(|| go(&*shared.token))).ok();
                 let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
                 if writes {
-                    shared.pending.writes.fetch_sub(1, Ordering::AcqRel);
+                    shared.pending.write_ends();
                 }
                 if matches!(*place, Place::Left) {
                     drop(place);

@@ -93,7 +93,7 @@ fn rig(call: Duration) -> Rig {
         "lane".into(),
         Deadlines { call, generate: Some(call) },
         Arc::clone(&pending),
-        Box::new(move || drop(counts.fetch_add(1, Ordering::SeqCst))),
+        Box::new(move || _ = counts.fetch_add(1, Ordering::SeqCst)),
     );
     Rig { gate, lanes: Arc::new(lanes), pending, all, told, world, _connector: connector, _tokens: tokens }
 }

@@ -56,9 +56,10 @@ impl Process {
             stage.broken("G5", format!("shutting down, {hanging:?} hang"));
         }
         // What was left behind may have returned by now, and be on its way out.
-        let is_left = |name: &String| {
-            left.contains(name) || hanging.iter().any(|member| name.ends_with(&format!("ha-lane-{member}")))
+        let of = |name: &str, member: &str| {
+            [format!(":ha-lane-{member}"), format!(":ha-{member}")].iter().any(|its| name.ends_with(its))
         };
+        let is_left = |name: &String| left.contains(name) || hanging.iter().any(|member| of(name, member));
         let running: Vec<_> =
             stage.scheduler.running(self.number).into_iter().filter(|name| !is_left(name)).collect();
         if !running.is_empty() {

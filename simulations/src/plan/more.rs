@@ -115,11 +115,20 @@ fn ledger(plan: &mut Plan, r: &mut Random, count: usize) {
     }
 }
 
+/// Calls that do not return for long, and some that return soon after nobody waits for them any more, when the member has
+/// long been well again.
 fn hangs(plan: &mut Plan, r: &mut Random, count: usize) {
-    plan.deadline = Some(Duration::from_millis(*r.pick(&[200, 500, 2000])));
+    let deadline = *r.pick(&[200, 500, 2000]);
+    plan.deadline = Some(Duration::from_millis(deadline));
     for _ in 0..count {
-        let lasts = millis(r, &[400, 5000, 600_000]);
-        plan.insert(r, Fault::Hang, lasts);
+        if r.chance(500) {
+            let lasts = millis(r, &[400, 5000, 600_000]);
+            plan.insert(r, Fault::Hang, lasts);
+        } else {
+            let takes = Duration::from_millis(deadline + 1 + r.below(2 * deadline));
+            let lasts = millis(r, &[5, 20, 100]);
+            plan.insert(r, Fault::Slow(takes), lasts);
+        }
     }
 }
 
