@@ -1,0 +1,459 @@
+//! Figures from what was recorded: operations, changes of health, faults. Pure.
+//!
+//! Every time is counted from the beginning of the load.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ha_core::policy::health::State;
+use ha_token::Rv;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::plan::{How, Scenario};
+
+/// What is asked of the slot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// An ECDSA signature with P-256.
+    Ecdsa,
+    /// An RSA-2048 signature in one call.
+    Rsa,
+    /// The same of several parts.
+    RsaParts,
+    /// An HMAC in one call.
+    Hmac,
+    /// The same of several parts.
+    HmacParts,
+}
+
+impl Kind {
+    /// Every one.
+    pub const ALL: [Kind; 5] = [Kind::Ecdsa, Kind::Rsa, Kind::RsaParts, Kind::Hmac, Kind::HmacParts];
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Ecdsa => "ECDSA P-256",
+            Kind::Rsa => "RSA-2048",
+            Kind::RsaParts => "RSA-2048, in parts",
+            Kind::Hmac => "HMAC",
+            Kind::HmacParts => "HMAC, in parts",
+        }
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// With an answer that was verified.
+    Right,
+    /// With one that is not right.
+    Wrong,
+    /// With an error.
+    Failed(Rv),
+}
+
+/// One operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Operation {
+    /// When it was asked for.
+    pub begun: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// What it was.
+    pub kind: Kind,
+    /// How it ended.
+    pub answer: Answer,
+}
+
+impl Operation {
+    fn ended(&self) -> Duration {
+        self.begun + self.took
+    }
+}
+
+/// A change of a member's health, as the group told it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// When.
+    pub at: Duration,
+    /// Whose.
+    pub member: usize,
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+}
+
+/// A fault of one member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The scenario that it is a part of.
+    pub scenario: Scenario,
+    /// Whose.
+    pub member: usize,
+    /// What was done.
+    pub how: How,
+    /// When it began.
+    pub from: Duration,
+    /// When it ended; `None` where the drill ended first.
+    pub to: Option<Duration>,
+}
+
+/// When a scenario was played.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Played {
+    /// Which.
+    pub scenario: Scenario,
+    /// From when.
+    pub from: Duration,
+    /// Until when.
+    pub to: Duration,
+}
+
+/// What each member had served at a moment, since the beginning.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// When.
+    pub at: Duration,
+    /// By member.
+    pub served: Vec<u64>,
+}
+
+/// Everything that a drill recorded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// What was asked for.
+    pub scenario: Scenario,
+    /// Of the plan and the load.
+    pub seed: u64,
+    /// Threads of the load.
+    pub threads: usize,
+    /// How long a call waits for a member.
+    pub deadline: Option<Duration>,
+    /// The members' names.
+    pub members: Vec<String>,
+    /// How long the load lasted.
+    pub lasted: Duration,
+    /// What was played.
+    pub played: Vec<Played>,
+    /// In the order in which they were begun.
+    pub operations: Vec<Operation>,
+    /// In order.
+    pub changes: Vec<Change>,
+    /// In the order in which they began.
+    pub faults: Vec<Fault>,
+    /// In order; the last one is of the end.
+    pub samples: Vec<Sample>,
+    /// Members that were not up at the end.
+    pub away: Vec<String>,
+    /// Threads of the load, and members, that were in a call that did not end.
+    pub hung: usize,
+    /// Whether somebody ended the drill before its time.
+    pub interrupted: bool,
+}
+
+/// A fault, and what the group made of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Course {
+    /// The fault.
+    pub fault: Fault,
+    /// From its beginning until the group did not use the member; `None` where it went on using it, or did not use it already.
+    pub noticed: Option<Duration>,
+    /// From its end until the member was used again; `None` where it was used all the time, or broke again before.
+    pub back: Option<Duration>,
+}
+
+/// The figures of a drill, or of one scenario in it.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Of which scenario.
+    pub scenario: Scenario,
+    /// Operations, without those that were expected to fail.
+    pub operations: u64,
+    /// Answered with an error that was not expected.
+    pub failed: u64,
+    /// Answered wrongly.
+    pub wrong: u64,
+    /// Failed while every member was broken, as they had to.
+    pub expected: u64,
+    /// The longest of these.
+    pub expected_longest: Option<Duration>,
+    /// Latencies of `operations`, in microseconds.
+    pub latencies: Histogram<u64>,
+    /// The longest time to notice.
+    pub failover: Option<Duration>,
+    /// The longest time to come back.
+    pub recovery: Option<Duration>,
+    /// The longest time in which no operation succeeded, outside of what was expected.
+    pub pause: Duration,
+    /// Errors that were not expected, by code.
+    pub errors: BTreeMap<u64, u64>,
+}
+
+impl Figures {
+    /// A percentile of the latencies in microseconds; 0 where there are none.
+    pub fn percentile(&self, percent: f64) -> u64 {
+        self.latencies.value_at_quantile(percent / 100.0)
+    }
+}
+
+/// The contract's document of a drill.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Document {
+    schema: u8,
+    scenario: &'static str,
+    seed: u64,
+    operations: u64,
+    failed: u64,
+    wrong: u64,
+    p50_us: u64,
+    p99_us: u64,
+    p999_us: u64,
+    max_us: u64,
+    failover_us: Option<u64>,
+    recovery_us: Option<u64>,
+    members: BTreeMap<String, u64>,
+}
+
+/// Exact to a thousandth.
+const DIGITS: u8 = 3;
+/// Longer latencies count as this long: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// An empty histogram of microseconds.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_US, DIGITS).expect("a histogram can have these bounds")
+}
+
+impl Record {
+    /// What became of each fault.
+    pub fn courses(&self) -> Vec<Course> {
+        self.faults.iter().enumerate().map(|(i, fault)| self.course(i, fault)).collect()
+    }
+
+    fn course(&self, i: usize, fault: &Fault) -> Course {
+        // Until the member is broken again.
+        let next = self.faults.iter().skip(i + 1).find(|f| f.member == fault.member);
+        let until = next.map_or(Duration::MAX, |f| f.from);
+        let mut changes = self.changes.iter().filter(|c| c.member == fault.member);
+        let was_up =
+            changes.clone().take_while(|c| c.at < fault.from).last().is_none_or(|c| c.to == State::Up);
+        let during = |c: &&Change| c.at >= fault.from && c.at < until;
+        let left = changes.clone().filter(during).find(|c| c.from == State::Up);
+        let noticed = left.filter(|_| was_up).map(|c| c.at - fault.from);
+        let has_left = left.is_some() || !was_up;
+        let back = fault.to.filter(|_| has_left).and_then(|to| {
+            let before = changes.clone().take_while(|c| c.at < to).last();
+            if before.is_some_and(|c| c.to == State::Up && c.at >= fault.from) {
+                return Some(Duration::ZERO);
+            }
+            changes.find(|c| c.at >= to && c.at < until && c.to == State::Up).map(|c| c.at - to)
+        });
+        Course { fault: *fault, noticed, back }
+    }
+
+    /// When every member was broken: until the first one was used again. Calls fail then, as they must.
+    pub fn windows(&self) -> Vec<(Duration, Duration)> {
+        let mut edges: Vec<(Duration, bool)> = Vec::new();
+        for fault in &self.faults {
+            edges.push((fault.from, true));
+            edges.extend(fault.to.map(|to| (to, false)));
+        }
+        edges.sort_unstable();
+        let (mut broken, mut windows, mut from) = (0, Vec::new(), None);
+        for (at, breaks) in edges {
+            if breaks {
+                broken += 1;
+                if broken == self.members.len() {
+                    from = Some(at);
+                }
+            } else {
+                broken -= 1;
+                if let Some(from) = from.take() {
+                    windows.push((from, self.someone_is_back(at)));
+                }
+            }
+        }
+        windows.extend(from.map(|from| (from, Duration::MAX)));
+        windows
+    }
+
+    /// When the first member was used again after this moment: at once, if one was used all the time.
+    fn someone_is_back(&self, after: Duration) -> Duration {
+        let mut up = vec![true; self.members.len()];
+        for change in &self.changes {
+            if change.at > after {
+                if up.contains(&true) {
+                    break;
+                }
+                if change.to == State::Up {
+                    return change.at;
+                }
+            }
+            if let Some(up) = up.get_mut(change.member) {
+                *up = change.to == State::Up;
+            }
+        }
+        if up.contains(&true) { after } else { Duration::MAX }
+    }
+
+    /// Whether an operation failed as it had to.
+    pub fn is_expected(&self, operation: &Operation) -> bool {
+        is_expected(&self.windows(), operation)
+    }
+
+    /// The figures of everything.
+    pub fn figures(&self) -> Figures {
+        self.figures_of(&Played { scenario: self.scenario, from: Duration::ZERO, to: Duration::MAX })
+    }
+
+    /// The figures of each scenario that was played.
+    pub fn by_scenario(&self) -> Vec<Figures> {
+        let mut played = self.played.clone();
+        // What was begun as the load was being ended is the last one's.
+        if let Some(last) = played.last_mut() {
+            last.to = Duration::MAX;
+        }
+        played.iter().map(|played| self.figures_of(played)).collect()
+    }
+
+    fn figures_of(&self, played: &Played) -> Figures {
+        let windows = self.windows();
+        let mut figures = Figures {
+            scenario: played.scenario,
+            operations: 0,
+            failed: 0,
+            wrong: 0,
+            expected: 0,
+            expected_longest: None,
+            latencies: histogram(),
+            failover: None,
+            recovery: None,
+            pause: Duration::ZERO,
+            errors: BTreeMap::new(),
+        };
+        let mut successes = Vec::new();
+        for operation in self.operations.iter().filter(|o| o.begun >= played.from && o.begun < played.to) {
+            if is_expected(&windows, operation) {
+                figures.expected += 1;
+                figures.expected_longest = figures.expected_longest.max(Some(operation.took));
+                continue;
+            }
+            figures.operations += 1;
+            figures.latencies.saturating_record(micros(operation.took).max(1));
+            match operation.answer {
+                Answer::Right => successes.push(operation.ended()),
+                Answer::Wrong => figures.wrong += 1,
+                Answer::Failed(rv) => {
+                    figures.failed += 1;
+                    *figures.errors.entry(u64::from(rv.0)).or_default() += 1;
+                }
+            }
+        }
+        successes.sort_unstable();
+        figures.pause = successes
+            .windows(2)
+            .filter_map(|w| if let [a, b] = w { Some((*a, *b)) } else { None })
+            .filter(|(a, b)| !windows.iter().any(|(from, to)| a <= to && b >= from))
+            .map(|(a, b)| b - a)
+            .max()
+            .unwrap_or_default();
+        let courses = self.courses();
+        let of_it = || courses.iter().filter(|c| c.fault.from >= played.from && c.fault.from < played.to);
+        figures.failover = of_it().filter_map(|c| c.noticed).max();
+        figures.recovery = of_it().filter_map(|c| c.back).max();
+        figures
+    }
+
+    /// Operations served by each member.
+    pub fn served(&self) -> BTreeMap<String, u64> {
+        let of = |i: usize| self.samples.last().and_then(|s| s.served.get(i)).copied().unwrap_or(0);
+        self.members.iter().enumerate().map(|(i, name)| (name.clone(), of(i))).collect()
+    }
+
+    /// Operations in which something hung, failed or went wrong unexpectedly; members that did not come back.
+    pub fn is_well(&self) -> bool {
+        let figures = self.figures();
+        figures.failed == 0 && figures.wrong == 0 && self.away.is_empty() && self.hung == 0
+    }
+
+    /// The contract's document.
+    pub fn document(&self) -> Document {
+        let figures = self.figures();
+        Document {
+            schema: 1,
+            scenario: self.scenario.name(),
+            seed: self.seed,
+            operations: figures.operations,
+            failed: figures.failed,
+            wrong: figures.wrong,
+            p50_us: figures.percentile(50.0),
+            p99_us: figures.percentile(99.0),
+            p999_us: figures.percentile(99.9),
+            max_us: figures.latencies.max(),
+            failover_us: figures.failover.map(micros),
+            recovery_us: figures.recovery.map(micros),
+            members: self.served(),
+        }
+    }
+
+    /// What came of it, in one sentence.
+    pub fn verdict(&self) -> String {
+        let figures = self.figures();
+        let mut bad = Vec::new();
+        if figures.failed > 0 {
+            bad.push(format!("{} of {} operations failed", figures.failed, figures.operations));
+        }
+        if figures.wrong > 0 {
+            bad.push(format!("{} answers were wrong", figures.wrong));
+        }
+        if !self.away.is_empty() {
+            bad.push(format!("not every member came back ({})", self.away.join(", ")));
+        }
+        if self.hung > 0 {
+            bad.push(format!("{} calls did not end", self.hung));
+        }
+        let ended = if self.interrupted { "Interrupted before its end: " } else { "" };
+        if !bad.is_empty() {
+            return format!("{ended}{}.", bad.join(", "));
+        }
+        let mut good = format!(
+            "{ended}{} operations, none failed and no answer was wrong, through {} faults",
+            figures.operations,
+            self.faults.len()
+        );
+        if figures.expected > 0 {
+            let longest = figures.expected_longest.map(shown).unwrap_or_default();
+            good.push_str(&format!(
+                "; while every member was broken {} calls failed as they had to, each within {longest}",
+                figures.expected
+            ));
+        }
+        if !self.interrupted {
+            good.push_str("; every member came back");
+        }
+        good.push('.');
+        good
+    }
+}
+
+fn is_expected(windows: &[(Duration, Duration)], operation: &Operation) -> bool {
+    matches!(operation.answer, Answer::Failed(_))
+        && windows.iter().any(|(from, to)| operation.begun <= *to && operation.ended() >= *from)
+}
+
+/// A time for people.
+pub fn shown(time: Duration) -> String {
+    let us = micros(time);
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", time.as_secs_f64()),
+    }
+}
