@@ -128,6 +128,8 @@ pub struct Record {
     pub scenario: Scenario,
     /// Of the plan and the load.
     pub seed: u64,
+    /// How long each scenario was to last.
+    pub length: Duration,
     /// Threads of the load.
     pub threads: usize,
     /// How long a call waits for a member.
@@ -188,8 +190,8 @@ pub struct Figures {
     pub recovery: Option<Duration>,
     /// The longest time in which no operation succeeded, outside of what was expected.
     pub pause: Duration,
-    /// Errors that were not expected, by code.
-    pub errors: BTreeMap<u64, u64>,
+    /// Errors that were not expected.
+    pub errors: BTreeMap<String, u64>,
 }
 
 impl Figures {
@@ -197,6 +199,32 @@ impl Figures {
     pub fn percentile(&self, percent: f64) -> u64 {
         self.latencies.value_at_quantile(percent / 100.0)
     }
+}
+
+/// What happened in equal pieces of the time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bins {
+    /// How long each piece is.
+    pub width: Duration,
+    /// Operations that ended well in it.
+    pub right: Vec<u64>,
+    /// Operations that did not, unexpectedly.
+    pub bad: Vec<u64>,
+    /// Of those that began in it: the median, the 99th percentile and the longest, in microseconds.
+    pub latencies: Vec<Option<(u64, u64, u64)>>,
+}
+
+/// In about so many pieces, none shorter than this.
+const BINS: u128 = 160;
+const LEAST_BIN_MS: u64 = 50;
+
+/// Median, 99th percentile, longest.
+fn spread(mut values: Vec<u64>) -> Option<(u64, u64, u64)> {
+    values.sort_unstable();
+    let at = |percent: usize| {
+        values.get((values.len() * percent / 100).min(values.len().checked_sub(1)?)).copied()
+    };
+    Some((at(50)?, at(99)?, at(100)?))
 }
 
 /// The contract's document of a drill.
@@ -316,7 +344,10 @@ impl Record {
     /// The figures of each scenario that was played.
     pub fn by_scenario(&self) -> Vec<Figures> {
         let mut played = self.played.clone();
-        // What was begun as the load was being ended is the last one's.
+        // What was begun as the load was being started or ended is the first one's or the last one's.
+        if let Some(first) = played.first_mut() {
+            first.from = Duration::ZERO;
+        }
         if let Some(last) = played.last_mut() {
             last.to = Duration::MAX;
         }
@@ -352,7 +383,7 @@ impl Record {
                 Answer::Wrong => figures.wrong += 1,
                 Answer::Failed(rv) => {
                     figures.failed += 1;
-                    *figures.errors.entry(u64::from(rv.0)).or_default() += 1;
+                    *figures.errors.entry(rv.to_string()).or_default() += 1;
                 }
             }
         }
@@ -369,6 +400,66 @@ impl Record {
         figures.failover = of_it().filter_map(|c| c.noticed).max();
         figures.recovery = of_it().filter_map(|c| c.back).max();
         figures
+    }
+
+    /// The latencies of each kind of operation, in microseconds, without those that were expected to fail.
+    pub fn by_kind(&self) -> Vec<(Kind, Histogram<u64>)> {
+        let windows = self.windows();
+        let of = |kind: Kind| {
+            let mut latencies = histogram();
+            for operation in self.operations.iter().filter(|o| o.kind == kind && !is_expected(&windows, o)) {
+                latencies.saturating_record(micros(operation.took).max(1));
+            }
+            (kind, latencies)
+        };
+        Kind::ALL.into_iter().map(of).collect()
+    }
+
+    /// What happened in each of equal pieces of the time.
+    pub fn bins(&self) -> Bins {
+        let tens = self.lasted.as_millis() / BINS / 10;
+        let width = Duration::from_millis(u64::try_from(tens * 10).unwrap_or(u64::MAX).max(LEAST_BIN_MS));
+        let count = usize::try_from(self.lasted.as_micros().div_ceil(width.as_micros())).unwrap_or(0).max(1);
+        let place = |at: Duration| usize::try_from(at.as_micros() / width.as_micros()).unwrap_or(usize::MAX);
+        let windows = self.windows();
+        let mut right = vec![0; count];
+        let mut bad = vec![0; count];
+        let mut latencies: Vec<Vec<u64>> = vec![Vec::new(); count];
+        for operation in &self.operations {
+            if is_expected(&windows, operation) {
+                continue;
+            }
+            let which = if operation.answer == Answer::Right { &mut right } else { &mut bad };
+            if let Some(n) = which.get_mut(place(operation.ended())) {
+                *n += 1;
+            }
+            // A long one is seen where it began: there something was amiss.
+            if let Some(l) = latencies.get_mut(place(operation.begun)) {
+                l.push(micros(operation.took).max(1));
+            }
+        }
+        let latencies = latencies.into_iter().map(spread).collect();
+        Bins { width, right, bad, latencies }
+    }
+
+    /// When each member was not used, from when to when.
+    pub fn unused(&self) -> Vec<(usize, Duration, Duration)> {
+        let mut since = vec![None; self.members.len()];
+        let mut unused = Vec::new();
+        for change in &self.changes {
+            let Some(since) = since.get_mut(change.member) else { continue };
+            match (change.to, *since) {
+                (State::Up, Some(from)) => {
+                    unused.push((change.member, from, change.at));
+                    *since = None;
+                }
+                (to, None) if to != State::Up && change.at < self.lasted => *since = Some(change.at),
+                _ => {}
+            }
+        }
+        let still = since.into_iter().enumerate();
+        unused.extend(still.filter_map(|(member, from)| Some((member, from?, self.lasted))));
+        unused
     }
 
     /// Operations served by each member.

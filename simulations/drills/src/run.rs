@@ -233,6 +233,7 @@ impl Drill {
         Ok(Record {
             scenario,
             seed,
+            length,
             threads,
             deadline,
             members: names,
