@@ -515,9 +515,10 @@ impl Record {
             return format!("{ended}{}.", bad.join(", "));
         }
         let mut good = format!(
-            "{ended}{} operations, none failed and no answer was wrong, through {} faults",
+            "{ended}{} operations, none failed and no answer was wrong, through {} fault{}",
             figures.operations,
-            self.faults.len()
+            self.faults.len(),
+            if self.faults.len() == 1 { "" } else { "s" }
         );
         if figures.expected > 0 {
             let longest = figures.expected_longest.map(shown).unwrap_or_default();
@@ -546,5 +547,221 @@ pub fn shown(time: Duration) -> String {
         0..1_000 => format!("{us} µs"),
         1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
         _ => format!("{:.2} s", time.as_secs_f64()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn operation(begun: u64, took: u64, answer: Answer) -> Operation {
+        Operation { begun: ms(begun), took: ms(took), kind: Kind::Rsa, answer }
+    }
+
+    fn change(at: u64, member: usize, from: State, to: State) -> Change {
+        Change { at: ms(at), member, from, to }
+    }
+
+    fn fault(member: usize, from: u64, to: Option<u64>) -> Fault {
+        let (scenario, how) = (Scenario::Kill, How::Killed);
+        Fault { scenario, member, how, from: ms(from), to: to.map(ms) }
+    }
+
+    /// Two members; a right answer each ten milliseconds for a second.
+    pub(crate) fn record() -> Record {
+        Record {
+            scenario: Scenario::Kill,
+            seed: 5,
+            length: ms(1000),
+            threads: 1,
+            deadline: Some(ms(300)),
+            members: vec!["a".into(), "b".into()],
+            lasted: ms(1000),
+            played: vec![Played { scenario: Scenario::Kill, from: ms(0), to: ms(1000) }],
+            operations: (0..100).map(|i| operation(i * 10, 2, Answer::Right)).collect(),
+            changes: Vec::new(),
+            faults: Vec::new(),
+            samples: vec![
+                Sample { at: ms(0), served: vec![0, 0] },
+                Sample { at: ms(1000), served: vec![60, 41] },
+            ],
+            away: Vec::new(),
+            hung: 0,
+            interrupted: false,
+        }
+    }
+
+    /// The first member is killed, noticed and back.
+    pub(crate) fn with_a_fault() -> Record {
+        let mut record = record();
+        record.faults.push(fault(0, 200, Some(400)));
+        record.changes.extend([
+            change(205, 0, State::Up, State::Suspect),
+            change(206, 0, State::Suspect, State::Down),
+            change(440, 0, State::Down, State::Syncing),
+            change(450, 0, State::Syncing, State::Up),
+        ]);
+        record
+    }
+
+    /// Both are broken from 500 to 600, and back at 640 and 660.
+    fn with_all_down() -> Record {
+        let mut record = with_a_fault();
+        record.faults.extend([fault(0, 500, Some(600)), fault(1, 500, Some(601))]);
+        record.changes.extend([
+            change(503, 0, State::Up, State::Suspect),
+            change(504, 1, State::Up, State::Suspect),
+            change(640, 1, State::Syncing, State::Up),
+            change(660, 0, State::Syncing, State::Up),
+        ]);
+        record
+    }
+
+    #[test]
+    fn a_fault_is_noticed_and_over() {
+        let record = with_a_fault();
+        let [course] = &*record.courses() else { panic!("one fault") };
+        assert_eq!((course.noticed, course.back), (Some(ms(5)), Some(ms(50))));
+        let figures = record.figures();
+        assert_eq!((figures.failover, figures.recovery), (Some(ms(5)), Some(ms(50))));
+        assert_eq!(record.unused(), [(0, ms(205), ms(450))]);
+        assert_eq!(record.windows(), []);
+        assert!(record.is_well());
+    }
+
+    #[test]
+    fn what_is_not_noticed_has_no_times() {
+        let mut record = record();
+        record.faults.push(fault(1, 200, Some(210)));
+        let figures = record.figures();
+        assert_eq!((figures.failover, figures.recovery), (None, None));
+    }
+
+    #[test]
+    fn who_breaks_again_before_it_is_back_is_noticed_once_and_back_once() {
+        let mut record = record();
+        record.faults.extend([fault(0, 100, Some(200)), fault(0, 220, Some(300))]);
+        record
+            .changes
+            .extend([change(101, 0, State::Up, State::Suspect), change(350, 0, State::Syncing, State::Up)]);
+        let times: Vec<_> = record.courses().iter().map(|c| (c.noticed, c.back)).collect();
+        assert_eq!(times, [(Some(ms(1)), None), (None, Some(ms(50)))]);
+    }
+
+    #[test]
+    fn who_is_used_again_before_it_is_said_to_be_mended_took_no_time() {
+        let mut record = record();
+        record.faults.push(fault(0, 100, Some(200)));
+        record
+            .changes
+            .extend([change(101, 0, State::Up, State::Suspect), change(199, 0, State::Syncing, State::Up)]);
+        assert_eq!(record.figures().recovery, Some(ms(0)));
+    }
+
+    #[test]
+    fn failures_are_expected_until_the_first_member_is_back_and_no_longer() {
+        let mut record = with_all_down();
+        assert_eq!(record.windows(), [(ms(500), ms(640))]);
+        record.operations.extend([
+            operation(495, 10, Answer::Failed(Rv::DEVICE_ERROR)),
+            operation(510, 30, Answer::Failed(Rv::DEVICE_ERROR)),
+            operation(639, 1, Answer::Failed(Rv::DEVICE_ERROR)),
+        ]);
+        let figures = record.figures();
+        assert_eq!((figures.failed, figures.expected), (0, 3));
+        assert_eq!(figures.expected_longest, Some(ms(30)));
+        assert_eq!(figures.operations, 100);
+        assert!(record.is_well());
+        for (begun, answer) in
+            [(641, Answer::Failed(Rv::DEVICE_ERROR)), (490, Answer::Failed(Rv::DEVICE_ERROR))]
+        {
+            let mut record = record.clone();
+            record.operations.push(operation(begun, 2, answer));
+            assert_eq!(record.figures().failed, 1, "{begun}");
+            assert!(!record.is_well());
+        }
+        // A wrong answer never is.
+        record.operations.push(operation(550, 2, Answer::Wrong));
+        assert_eq!(record.figures().wrong, 1);
+        assert!(!record.is_well());
+    }
+
+    #[test]
+    fn where_nobody_is_back_it_is_expected_until_the_end() {
+        let mut record = with_all_down();
+        record.changes.truncate(6);
+        assert_eq!(record.windows(), [(ms(500), Duration::MAX)]);
+        record.faults.iter_mut().skip(1).for_each(|f| f.to = None);
+        assert_eq!(record.windows(), [(ms(500), Duration::MAX)]);
+    }
+
+    #[test]
+    fn one_broken_member_excuses_no_failure() {
+        let mut record = with_a_fault();
+        record.operations.push(operation(300, 5, Answer::Failed(Rv::DEVICE_ERROR)));
+        assert_eq!(record.figures().failed, 1);
+        assert_eq!(record.figures().errors.values().sum::<u64>(), 1);
+        assert!(record.verdict().contains("1 of 101 operations failed"), "{}", record.verdict());
+    }
+
+    #[test]
+    fn percentiles_pauses_and_pieces() {
+        let mut record = record();
+        record.operations.push(operation(995, 500, Answer::Right));
+        let figures = record.figures();
+        assert_eq!(figures.percentile(50.0), 2000);
+        let longest = figures.latencies.max();
+        assert!((500_000..501_000).contains(&longest), "{longest}");
+        assert_eq!(figures.pause, ms(1495 - 992));
+        let bins = record.bins();
+        assert_eq!((bins.width, bins.right.len()), (ms(50), 20));
+        assert_eq!(bins.right.iter().sum::<u64>(), 100);
+        assert_eq!(bins.latencies[0], Some((2000, 2000, 2000)));
+        assert_eq!(bins.latencies[19], Some((2000, 500_000, 500_000)));
+    }
+
+    #[test]
+    fn the_document_is_the_contracts() {
+        let document = serde_json::to_value(with_a_fault().document()).unwrap();
+        let wanted = serde_json::json!({
+            "schema": 1, "scenario": "kill", "seed": 5, "operations": 100, "failed": 0, "wrong": 0,
+            "p50_us": 2000, "p99_us": 2000, "p999_us": 2000, "max_us": 2000,
+            "failover_us": 5000, "recovery_us": 50_000, "members": {"a": 60, "b": 41},
+        });
+        assert_eq!(document, wanted);
+        let document = serde_json::to_value(record().document()).unwrap();
+        assert!(document["failover_us"].is_null() && document["recovery_us"].is_null());
+    }
+
+    #[test]
+    fn scenarios_have_figures_of_their_own_that_add_up() {
+        let mut record = with_a_fault();
+        record.scenario = Scenario::All;
+        let played = |scenario, from, to| Played { scenario, from: ms(from), to: ms(to) };
+        record.played = vec![played(Scenario::Kill, 3, 500), played(Scenario::Hang, 500, 980)];
+        let [kill, hang] = &*record.by_scenario() else { panic!("two scenarios") };
+        assert_eq!((kill.operations, hang.operations), (50, 50));
+        assert_eq!((kill.failover, hang.failover), (Some(ms(5)), None));
+    }
+
+    #[test]
+    fn what_is_bad_is_said() {
+        let mut record = with_a_fault();
+        assert!(record.verdict().contains("none failed") && record.verdict().contains("1 fault"));
+        record.away.push("b".into());
+        record.hung = 2;
+        record.interrupted = true;
+        let verdict = record.verdict();
+        assert!(verdict.starts_with("Interrupted") && verdict.contains("(b)") && verdict.contains("2 calls"));
+        assert!(!record.is_well());
+    }
+
+    #[test]
+    fn times_are_shown_in_their_unit() {
+        assert_eq!([ms(0), ms(2), ms(2500)].map(shown), ["0 µs", "2.0 ms", "2.50 s"]);
     }
 }

@@ -83,8 +83,14 @@ impl Scene<'_> {
         (bin as f64 + 0.5) * self.bins.width.as_secs_f64()
     }
 
-    fn a_second(&self, count: u64) -> f64 {
-        count as f64 / self.bins.width.as_secs_f64()
+    /// Counts of each piece for a second; the last piece may be a short one.
+    fn a_second(&self, counts: &[u64]) -> Vec<f64> {
+        let width = self.bins.width.as_secs_f64();
+        let rate = |(i, count): (usize, &u64)| {
+            let there = (self.end - i as f64 * width).clamp(width / 4.0, width);
+            *count as f64 / there
+        };
+        counts.iter().enumerate().map(rate).collect()
     }
 
     /// A lane for each member: when it was broken, and when it was not used.
@@ -105,12 +111,15 @@ impl Scene<'_> {
                 .disable_mesh()
                 .disable_y_axis()
                 .x_labels(12)
+                .label_style(("sans-serif", 13))
                 .x_label_formatter(&|x| format!("{x:.1} s"))
                 .draw()
                 .map_err(not_drawn)?;
-            let lane = |member: usize, from, to, low: f64, high: f64, color: RGBColor| {
+            let least = self.end / 500.0;
+            let lane = |member: usize, from: f64, to: f64, low: f64, high: f64, color: RGBColor| {
                 let top = -(member as f64);
-                Rectangle::new([(from, top - high), (to, top - low)], color.filled())
+                // Also what is over at once is seen.
+                Rectangle::new([(from, top - high), (f64::max(to, from + least), top - low)], color.filled())
             };
             let unused = self.record.unused().into_iter();
             let unused =
@@ -128,8 +137,8 @@ impl Scene<'_> {
     }
 
     fn throughput(&self) -> Drawn {
-        let right: Vec<f64> = self.bins.right.iter().map(|n| self.a_second(*n)).collect();
-        let bad: Vec<f64> = self.bins.bad.iter().map(|n| self.a_second(*n)).collect();
+        let right = self.a_second(&self.bins.right);
+        let bad = self.a_second(&self.bins.bad);
         let high = top(right.iter().chain(&bad));
         let mut svg = String::new();
         {
@@ -146,6 +155,7 @@ impl Scene<'_> {
                 .configure_mesh()
                 .light_line_style(TRANSPARENT)
                 .x_labels(12)
+                .label_style(("sans-serif", 13))
                 .y_labels(6)
                 .y_desc("operations a second")
                 .x_label_formatter(&|x| format!("{x:.1} s"))
@@ -166,10 +176,13 @@ impl Scene<'_> {
     }
 
     fn latency(&self) -> Drawn {
-        let known: Vec<(f64, (u64, u64, u64))> =
-            self.bins.latencies.iter().enumerate().filter_map(|(i, l)| Some((self.when(i), (*l)?))).collect();
-        let low = known.iter().map(|(_, l)| l.0).min().unwrap_or(1) as f64 / 2e3;
-        let high = known.iter().map(|(_, l)| l.2).max().unwrap_or(1_000) as f64 / 1e3 * 1.5;
+        let known = || self.bins.latencies.iter().flatten();
+        let low = known().map(|l| l.0).min().unwrap_or(1) as f64 / 2e3;
+        let high = known().map(|l| l.2).max().unwrap_or(1_000) as f64 / 1e3 * 1.5;
+        // Nothing is drawn where nothing was begun.
+        let pieces: Vec<(f64, Option<(u64, u64, u64)>)> =
+            self.bins.latencies.iter().enumerate().map(|(i, l)| (self.when(i), *l)).collect();
+        let runs = || pieces.split(|(_, l)| l.is_none());
         let mut svg = String::new();
         {
             let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
@@ -185,18 +198,19 @@ impl Scene<'_> {
                 .configure_mesh()
                 .light_line_style(TRANSPARENT)
                 .x_labels(12)
+                .label_style(("sans-serif", 13))
                 .y_labels(6)
                 .y_desc("latency")
                 .x_label_formatter(&|x| format!("{x:.1} s"))
                 .y_label_formatter(&|ms| shown(Duration::from_secs_f64(ms / 1e3)))
                 .draw()
                 .map_err(not_drawn)?;
-            let mut line = |of: fn(&(u64, u64, u64)) -> u64, color: RGBColor| {
-                let points = known.iter().map(|(x, l)| (*x, of(l) as f64 / 1e3));
-                chart
-                    .draw_series(LineSeries::new(points, color.stroke_width(2)))
-                    .map(|_| ())
-                    .map_err(not_drawn)
+            let mut line = |of: fn(&(u64, u64, u64)) -> u64, color: RGBColor| -> Result<(), ReportError> {
+                for run in runs() {
+                    let points = run.iter().filter_map(|(x, l)| Some((*x, of(&(*l)?) as f64 / 1e3)));
+                    chart.draw_series(LineSeries::new(points, color.stroke_width(2))).map_err(not_drawn)?;
+                }
+                Ok(())
             };
             line(|l| l.2, UNUSED)?;
             line(|l| l.1, MEMBERS[2])?;
@@ -240,6 +254,7 @@ impl Scene<'_> {
                 .configure_mesh()
                 .light_line_style(TRANSPARENT)
                 .x_labels(12)
+                .label_style(("sans-serif", 13))
                 .y_labels(6)
                 .y_desc("served a second")
                 .x_label_formatter(&|x| format!("{x:.1} s"))
@@ -464,5 +479,51 @@ fn tables(page: &mut String, record: &Record) {
     if !errors.is_empty() {
         let rows = errors.iter().map(|(rv, count)| vec![rv.clone(), count.to_string()]);
         table(page, "Errors that were not expected", &["answer", "count"], rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::tests::{record, with_a_fault};
+
+    #[test]
+    fn it_has_the_figures_and_needs_nothing_else() {
+        let record = with_a_fault();
+        let page = html(&record).unwrap();
+        for part in [
+            "Failover drill: kill",
+            "class=\"verdict well\"",
+            &escaped(&record.verdict()),
+            "--seed 5",
+            "<b>100</b><span>operations",
+            "<td>a killed</td><td>kill</td><td>200.0 ms</td><td>200.0 ms</td><td>5.0 ms</td><td>50.0 ms</td>",
+            "a: 60 (59 %)",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert_eq!(page.matches("<svg").count(), 4);
+        // The name of a language is no address that is asked.
+        let page = page.replace("http://www.w3.org/2000/svg", "");
+        for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn bad_news_is_seen() {
+        let mut record = with_a_fault();
+        record.away.push("<b>".into());
+        let page = html(&record).unwrap();
+        assert!(page.contains("class=\"verdict bad\"") && page.contains("&lt;b&gt;"));
+    }
+
+    #[test]
+    fn a_drill_in_which_nothing_happened_has_one_too() {
+        let mut record = record();
+        record.operations.clear();
+        record.samples.clear();
+        record.lasted = Duration::ZERO;
+        assert!(html(&record).is_ok());
     }
 }

@@ -3,10 +3,14 @@
 use std::io::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ha_rig::Tokens;
 
 use crate::plan::How;
+
+/// How often a folder is removed that is there again.
+const REMOVALS: usize = 20;
 
 /// The tokens and their servers. All methods may be called from any thread; after [`Rig::remove`] there is nothing any more,
 /// and nothing is made.
@@ -103,6 +107,14 @@ impl Rig {
         let There::Made(tokens) = std::mem::replace(&mut *there, There::Removed) else { return None };
         let path = tokens.path().to_owned();
         drop(tokens);
+        // Who still works with the ledger may have made a file while the others were removed.
+        for _ in 0..REMOVALS {
+            if !path.exists() {
+                return None;
+            }
+            _ = std::fs::remove_dir_all(&path);
+            std::thread::sleep(Duration::from_millis(10));
+        }
         path.exists().then_some(path)
     }
 }
