@@ -163,7 +163,7 @@ struct Shower {
 impl Shower {
     fn new() -> Shower {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
+            let bar = ProgressBar::new(1);
             if let Ok(style) = ProgressStyle::with_template("{elapsed} {bar:30} {msg}") {
                 bar.set_style(style);
             }
@@ -178,8 +178,8 @@ impl Shower {
             None => text.to_owned(),
         };
         match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            Some(bar) if !bar.is_finished() => bar.println(text),
+            _ => eprintln!("{text}"),
         }
     }
 

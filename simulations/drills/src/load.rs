@@ -220,7 +220,7 @@ impl Worker {
         while !shared.stop.load(Ordering::Relaxed) {
             number += 1;
             let kind = Kind::ALL.get(self.draw.below(Kind::ALL.len())).copied().unwrap_or(Kind::Ecdsa);
-            let message = format!("message {number} {:016x}", self.draw.next()).into_bytes();
+            let message = format!("message {number} {:016x}", self.draw.number()).into_bytes();
             // No part is empty: p11-kit 0.24 carries none.
             let cut = 1 + self.draw.below(message.len() - 2);
             let begun = Instant::now();
@@ -269,7 +269,7 @@ impl Load {
                 slot: Arc::clone(slot),
                 session: slot.open_session(false)?,
                 keys: Arc::clone(&keys),
-                draw: Draw::new(draw.next()),
+                draw: Draw::new(draw.number()),
                 began,
                 done: Arc::clone(&done),
             };

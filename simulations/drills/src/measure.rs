@@ -210,21 +210,31 @@ pub struct Bins {
     pub right: Vec<u64>,
     /// Operations that did not, unexpectedly.
     pub bad: Vec<u64>,
-    /// Of those that began in it: the median, the 99th percentile and the longest, in microseconds.
-    pub latencies: Vec<Option<(u64, u64, u64)>>,
+    /// Of those that began in it.
+    pub latencies: Vec<Option<Spread>>,
+}
+
+/// Latencies of a piece, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spread {
+    /// The median.
+    pub median: u64,
+    /// The 99th percentile.
+    pub p99: u64,
+    /// The longest.
+    pub longest: u64,
 }
 
 /// In about so many pieces, none shorter than this.
 const BINS: u128 = 160;
 const LEAST_BIN_MS: u64 = 50;
 
-/// Median, 99th percentile, longest.
-fn spread(mut values: Vec<u64>) -> Option<(u64, u64, u64)> {
+fn spread(mut values: Vec<u64>) -> Option<Spread> {
     values.sort_unstable();
     let at = |percent: usize| {
         values.get((values.len() * percent / 100).min(values.len().checked_sub(1)?)).copied()
     };
-    Some((at(50)?, at(99)?, at(100)?))
+    Some(Spread { median: at(50)?, p99: at(99)?, longest: at(100)? })
 }
 
 /// The contract's document of a drill.
@@ -720,8 +730,9 @@ pub(crate) mod tests {
         let bins = record.bins();
         assert_eq!((bins.width, bins.right.len()), (ms(50), 20));
         assert_eq!(bins.right.iter().sum::<u64>(), 100);
-        assert_eq!(bins.latencies[0], Some((2000, 2000, 2000)));
-        assert_eq!(bins.latencies[19], Some((2000, 500_000, 500_000)));
+        assert_eq!(bins.latencies[0], Some(Spread { median: 2000, p99: 2000, longest: 2000 }));
+        let last = Spread { median: 2000, p99: 500_000, longest: 500_000 };
+        assert_eq!(bins.latencies[19], Some(last));
     }
 
     #[test]

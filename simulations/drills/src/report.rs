@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plotters::prelude::*;
 
-use crate::measure::{Bins, Figures, Record, shown};
+use crate::measure::{Bins, Fault, Figures, Record, Spread, shown};
 use crate::plan::How;
 
 /// A chart could not be drawn.
@@ -63,7 +63,7 @@ struct Scene<'a> {
 impl Scene<'_> {
     fn of(record: &Record) -> Scene<'_> {
         let end = record.lasted.as_secs_f64().max(0.001);
-        let band = |f: &crate::measure::Fault| Band {
+        let band = |f: &Fault| Band {
             member: f.member,
             from: f.from.as_secs_f64(),
             to: f.to.map_or(end, |t| t.as_secs_f64()),
@@ -177,10 +177,10 @@ impl Scene<'_> {
 
     fn latency(&self) -> Drawn {
         let known = || self.bins.latencies.iter().flatten();
-        let low = known().map(|l| l.0).min().unwrap_or(1) as f64 / 2e3;
-        let high = known().map(|l| l.2).max().unwrap_or(1_000) as f64 / 1e3 * 1.5;
+        let low = known().map(|l| l.median).min().unwrap_or(1) as f64 / 2e3;
+        let high = known().map(|l| l.longest).max().unwrap_or(1_000) as f64 / 1e3 * 1.5;
         // Nothing is drawn where nothing was begun.
-        let pieces: Vec<(f64, Option<(u64, u64, u64)>)> =
+        let pieces: Vec<(f64, Option<Spread>)> =
             self.bins.latencies.iter().enumerate().map(|(i, l)| (self.when(i), *l)).collect();
         let runs = || pieces.split(|(_, l)| l.is_none());
         let mut svg = String::new();
@@ -205,16 +205,16 @@ impl Scene<'_> {
                 .y_label_formatter(&|ms| shown(Duration::from_secs_f64(ms / 1e3)))
                 .draw()
                 .map_err(not_drawn)?;
-            let mut line = |of: fn(&(u64, u64, u64)) -> u64, color: RGBColor| -> Result<(), ReportError> {
+            let mut line = |of: fn(Spread) -> u64, color: RGBColor| -> Result<(), ReportError> {
                 for run in runs() {
-                    let points = run.iter().filter_map(|(x, l)| Some((*x, of(&(*l)?) as f64 / 1e3)));
+                    let points = run.iter().filter_map(|(x, l)| Some((*x, of((*l)?) as f64 / 1e3)));
                     chart.draw_series(LineSeries::new(points, color.stroke_width(2))).map_err(not_drawn)?;
                 }
                 Ok(())
             };
-            line(|l| l.2, UNUSED)?;
-            line(|l| l.1, MEMBERS[2])?;
-            line(|l| l.0, MEMBERS[0])?;
+            line(|l| l.longest, UNUSED)?;
+            line(|l| l.p99, MEMBERS[2])?;
+            line(|l| l.median, MEMBERS[0])?;
             root.present().map_err(not_drawn)?;
         }
         Ok(svg)
