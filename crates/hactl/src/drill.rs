@@ -12,6 +12,7 @@ use ha_drills::measure::{Figures, Record, shown};
 use ha_drills::plan::Scenario;
 use ha_drills::{Drill, DrillError, Handle, Options, Tick, Told, report};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use crate::context::{BadNews, Context};
 use crate::{Answer, output};
@@ -24,7 +25,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) struct Arguments {
     /// kill, hang, flap, restart-rolling, lose-token, all-down, or all of them one after the other.
     scenario: String,
-    /// On a throw-away group of so many SoftHSM tokens, each behind a p11-kit server of its own.
+    /// On a throw-away group of 2 to 4 SoftHSM tokens (2 where no number is said), each behind a p11-kit server of its own.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u8).range(2..=4))]
     softhsm: Option<u8>,
     /// How long each scenario lasts, waiting for members not counted.
@@ -103,6 +104,9 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Answer> {
         Ok(record) => record,
         Err(DrillError::Interrupted) => {
             eprintln!("hactl: {}", DrillError::Interrupted);
+            if context.json {
+                output::json(&json!({"schema": 1, "error": DrillError::Interrupted.to_string()}))?;
+            }
             return Ok(Answer::Interrupted);
         }
         // A group that cannot be used is news of the group; the rest is the machine's to mend.
@@ -111,17 +115,17 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Answer> {
         }
         Err(error) => return Err(error.into()),
     };
-    if let Some(path) = &arguments.report {
-        std::fs::write(path, report::html(&record)?)
-            .with_context(|| format!("--report {}", path.display()))?;
-        shower.line(None, &format!("the report is {}", path.display()));
-    }
     if context.json {
         output::json(&record.document())?;
     } else {
         print!("{}", text(&record));
     }
-    Ok(match (record.interrupted, record.is_well()) {
+    // After the figures, which are not to be lost where it cannot be written any more.
+    let is_reported = match &arguments.report {
+        Some(path) => write_report(path, &record),
+        None => true,
+    };
+    Ok(match (record.interrupted, record.is_well() && is_reported) {
         (true, _) => Answer::Interrupted,
         (false, true) => Answer::Well,
         (false, false) => Answer::BadNews,
@@ -137,6 +141,16 @@ fn may_be_written(path: &Path) -> Result<()> {
         std::fs::remove_file(path).with_context(words)?;
     }
     Ok(())
+}
+
+fn write_report(path: &Path, record: &Record) -> bool {
+    let written =
+        report::html(record).map_err(anyhow::Error::from).and_then(|page| Ok(std::fs::write(path, page)?));
+    match &written {
+        Ok(()) => eprintln!("the report is {}", path.display()),
+        Err(error) => eprintln!("hactl: --report {}: {error:#}", path.display()),
+    }
+    written.is_ok()
 }
 
 /// Short enough to be typed again.
@@ -178,8 +192,8 @@ impl Shower {
             None => text.to_owned(),
         };
         match &self.bar {
-            Some(bar) if !bar.is_finished() => bar.println(text),
-            _ => eprintln!("{text}"),
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
         }
     }
 

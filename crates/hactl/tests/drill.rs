@@ -189,6 +189,9 @@ fn an_interruption_before_the_load_or_a_second_one_leaves_nothing_either() {
     for (told, signals) in [("making keys", 1), ("making 2", 2), ("threads sign", 2)] {
         let ran = interrupted(&place, told, signals);
         assert_eq!(ran.code, 130, "{told}: {}", ran.err);
+        if signals == 1 {
+            assert!(ran.json()["error"].is_string());
+        }
         place.nothing_is_left();
     }
 }

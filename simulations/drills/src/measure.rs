@@ -341,11 +341,6 @@ impl Record {
         if up.contains(&true) { after } else { Duration::MAX }
     }
 
-    /// Whether an operation failed as it had to.
-    pub fn is_expected(&self, operation: &Operation) -> bool {
-        is_expected(&self.windows(), operation)
-    }
-
     /// The figures of everything.
     pub fn figures(&self) -> Figures {
         self.figures_of(&Played { scenario: self.scenario, from: Duration::ZERO, to: Duration::MAX })
@@ -545,6 +540,7 @@ impl Record {
     }
 }
 
+/// Whether an operation failed as it had to.
 fn is_expected(windows: &[(Duration, Duration)], operation: &Operation) -> bool {
     matches!(operation.answer, Answer::Failed(_))
         && windows.iter().any(|(from, to)| operation.begun <= *to && operation.ended() >= *from)
