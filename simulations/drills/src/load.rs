@@ -325,3 +325,48 @@ pub enum StartError {
     #[error("no thread could be started: {0}")]
     Thread(#[from] std::io::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::signature::hazmat::PrehashSigner;
+
+    use super::*;
+
+    #[test]
+    fn a_right_answer_is_right_and_any_other_one_is_not() {
+        let own = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let rsa = rsa_key(&[0xff; 256], &[1, 0, 1]).unwrap();
+        let keys = Keys {
+            ec: (ObjectHandle(1), *own.verifying_key()),
+            rsa: (ObjectHandle(2), rsa),
+            mac: (ObjectHandle(3), [9; 32]),
+        };
+        let signature: p256::ecdsa::Signature = own.sign_prehash(&Sha256::digest(b"this")).unwrap();
+        let mac =
+            Hmac::<Sha256>::new_from_slice(&[9; 32]).unwrap().chain_update(b"this").finalize().into_bytes();
+        for (kind, answer) in [
+            (Kind::Ecdsa, signature.to_bytes().to_vec()),
+            (Kind::Hmac, mac.to_vec()),
+            (Kind::HmacParts, mac.to_vec()),
+        ] {
+            assert!(keys.is_right(kind, b"this", &answer));
+            assert!(!keys.is_right(kind, b"that", &answer));
+            assert!(!keys.is_right(kind, b"this", answer.get(1..).unwrap()));
+            for i in 0..answer.len() {
+                let mut other = answer.clone();
+                other[i] ^= 1;
+                assert!(!keys.is_right(kind, b"this", &other), "{kind:?} {i}");
+            }
+        }
+        for answer in [&[] as &[u8], &[1; 256], &[0; 256]] {
+            assert!(!keys.is_right(Kind::Rsa, b"this", answer));
+        }
+    }
+
+    #[test]
+    fn what_is_no_point_is_no_key() {
+        for point in [&[] as &[u8], &[4, 65], &[4, 65, 4, 1], &[4; 67]] {
+            assert!(ec_key(point).is_none());
+        }
+    }
+}

@@ -218,10 +218,10 @@ impl Drill {
         let lasted = began.elapsed();
         // So that calls that hang can end.
         stage.release();
-        stage.sample();
-        let Stage { samples, faults, played, .. } = stage;
+        let Stage { mut samples, faults, played, before, .. } = stage;
         let patience = deadline.map_or(Duration::ZERO, |d| d * (members as u32 + 1)) + ENDING;
         let (operations, hung) = load.end(patience);
+        samples.push(Sample { at: lasted, served: served_since(&before, group) });
         let mut away: Vec<String> = Vec::new();
         if !self.is_interrupted() {
             away = group.members.iter().filter(|m| !m.is_up()).map(|m| m.name().to_owned()).collect();
@@ -248,6 +248,11 @@ impl Drill {
             interrupted: self.is_interrupted(),
         })
     }
+}
+
+/// What each member has served besides.
+fn served_since(before: &[u64], group: &Group) -> Vec<u64> {
+    group.served().iter().zip(before).map(|(now, before)| now - before).collect()
 }
 
 /// Removes everything, also when something panics.
@@ -493,7 +498,7 @@ impl Stage<'_> {
     }
 
     fn sample(&mut self) {
-        let served = self.group.served().iter().zip(&self.before).map(|(now, before)| now - before).collect();
+        let served = served_since(&self.before, self.group);
         self.samples.push(Sample { at: self.began.elapsed(), served });
     }
 
