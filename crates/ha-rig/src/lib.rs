@@ -1,6 +1,6 @@
 //! The test rig: real SoftHSM tokens, each in a folder of its own, reached directly, with every call watched, or through
 //! a p11-kit server that can be killed; tests in processes of their own; waiting. What goes wrong here panics: it is for
-//! tests only.
+//! tests, and for drills, which use what begins with `try_`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod passing;
@@ -16,7 +16,7 @@ mod watched;
 use ha_token::{AttributeType, ck};
 
 pub use passing::{Hook, Passing, Signing};
-pub use places::{p11_kit_client, softhsm};
+pub use places::{find_p11_kit_client, find_softhsm, p11_kit_client, softhsm};
 pub use process::{Alone, another_user, can_mount, give_to, is_alone, is_root, limit_files, set_mode};
 pub use server::{Server, Signal};
 pub use store::{Store, hide, restore};

@@ -1,11 +1,15 @@
 //! Where Debian's packages put what the tests need.
 
+use std::io::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 
 /// The first of these files that is there.
-fn first(paths: &[&str], package: &str) -> PathBuf {
+fn first(paths: &[&str], package: &str) -> Result<PathBuf> {
     let found = paths.iter().map(PathBuf::from).find(|p| p.exists());
-    found.unwrap_or_else(|| panic!("none of {paths:?} is there: install the Debian package {package}"))
+    found.ok_or_else(|| {
+        let why = format!("none of {paths:?} is there: install the Debian package {package}");
+        Error::new(ErrorKind::NotFound, why)
+    })
 }
 
 /// SoftHSM's module.
@@ -13,6 +17,14 @@ fn first(paths: &[&str], package: &str) -> PathBuf {
 /// # Panics
 /// When it is not installed, with the package's name.
 pub fn softhsm() -> PathBuf {
+    find_softhsm().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// SoftHSM's module.
+///
+/// # Errors
+/// It is not installed, with the package's name.
+pub fn find_softhsm() -> Result<PathBuf> {
     first(
         &[
             "/usr/lib/softhsm/libsofthsm2.so",
@@ -28,6 +40,14 @@ pub fn softhsm() -> PathBuf {
 /// # Panics
 /// When it is not installed, with the package's name.
 pub fn p11_kit_client() -> PathBuf {
+    find_p11_kit_client().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// p11-kit's client module.
+///
+/// # Errors
+/// It is not installed, with the package's name.
+pub fn find_p11_kit_client() -> Result<PathBuf> {
     first(
         &[
             "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",

@@ -9,7 +9,7 @@ use rustix::process::{Pid, kill_process_group};
 
 pub use rustix::process::Signal;
 
-use crate::softhsm;
+use crate::find_softhsm;
 
 /// A running server, in a process group of its own: it makes a child for each connection, and all are meant together.
 /// Killed when dropped.
@@ -24,10 +24,7 @@ impl Server {
     /// Serves the token with this label on a socket, and answers once it can be connected to.
     ///
     /// # Errors
-    /// It cannot be run, or ends at once.
-    ///
-    /// # Panics
-    /// When SoftHSM is not installed.
+    /// It cannot be run, or ends at once; SoftHSM is not installed.
     pub fn start(conf: &Path, label: &str, socket: &Path) -> Result<Self> {
         if socket.exists() {
             std::fs::remove_file(socket)?;
@@ -36,7 +33,7 @@ impl Server {
             .args(["server", "-f", "-n"])
             .arg(socket)
             .arg("--provider")
-            .arg(softhsm())
+            .arg(find_softhsm()?)
             .arg(format!("pkcs11:token={label}"))
             .env("SOFTHSM2_CONF", conf)
             .stdin(Stdio::null())

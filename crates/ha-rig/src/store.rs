@@ -1,5 +1,6 @@
 //! SoftHSM's folders of tokens, each with a configuration of its own.
 
+use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,17 +34,25 @@ impl Store {
     /// # Panics
     /// When it cannot be written.
     pub fn named(dir: &Path, name: &str) -> Self {
+        Store::try_named(dir, name).unwrap()
+    }
+
+    /// As [`named`](Self::named).
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn try_named(dir: &Path, name: &str) -> Result<Self> {
         let store = Store {
             conf: dir.join(format!("{name}.conf")),
             tokens: dir.join(format!("tokens-{name}")),
             own: None,
         };
-        std::fs::create_dir(&store.tokens).unwrap();
+        std::fs::create_dir(&store.tokens)?;
         let tokens = store.tokens.display();
         let conf =
             format!("directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n");
-        std::fs::write(&store.conf, conf).unwrap();
-        store
+        std::fs::write(&store.conf, conf)?;
+        Ok(store)
     }
 
     /// Makes a token in it.
@@ -51,12 +60,28 @@ impl Store {
     /// # Panics
     /// When SoftHSM cannot be had.
     pub fn add(&self, label: &str) {
+        self.try_add(label).unwrap();
+    }
+
+    /// As [`add`](Self::add).
+    ///
+    /// # Errors
+    /// SoftHSM cannot be had, or makes none.
+    pub fn try_add(&self, label: &str) -> Result<()> {
         let made = Command::new("softhsm2-util")
             .args(["--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN])
             .env("SOFTHSM2_CONF", &self.conf)
             .output()
-            .expect("softhsm2-util runs: install the Debian package softhsm2");
-        assert!(made.status.success(), "{made:?}");
+            .map_err(|e| {
+                Error::other(format!(
+                    "softhsm2-util cannot be run ({e}): install the Debian package softhsm2"
+                ))
+            })?;
+        if made.status.success() {
+            Ok(())
+        } else {
+            Err(Error::other(format!("softhsm2-util makes no token: {made:?}")))
+        }
     }
 
     /// The configuration.
@@ -83,8 +108,16 @@ impl Store {
 /// # Panics
 /// When it is away already.
 pub fn hide(tokens: &Path) {
-    std::fs::rename(tokens, away(tokens)).unwrap();
-    std::fs::create_dir(tokens).unwrap();
+    try_hide(tokens).unwrap();
+}
+
+/// As [`hide`].
+///
+/// # Errors
+/// It is away already, or cannot be moved.
+pub(crate) fn try_hide(tokens: &Path) -> Result<()> {
+    std::fs::rename(tokens, away(tokens))?;
+    std::fs::create_dir(tokens)
 }
 
 /// Brings a hidden folder back.
@@ -92,8 +125,16 @@ pub fn hide(tokens: &Path) {
 /// # Panics
 /// When it is not hidden.
 pub fn restore(tokens: &Path) {
-    std::fs::remove_dir_all(tokens).unwrap();
-    std::fs::rename(away(tokens), tokens).unwrap();
+    try_restore(tokens).unwrap();
+}
+
+/// As [`restore`].
+///
+/// # Errors
+/// It is not hidden, or cannot be moved.
+pub(crate) fn try_restore(tokens: &Path) -> Result<()> {
+    std::fs::remove_dir_all(tokens)?;
+    std::fs::rename(away(tokens), tokens)
 }
 
 fn away(tokens: &Path) -> PathBuf {

@@ -1,12 +1,15 @@
 //! The tokens of a group.
 
+use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
 use tempfile::TempDir;
 
-use crate::{PIN, Server, Store, p11_kit_client, server, set_mode, softhsm, store};
+use crate::{
+    PIN, Server, Store, find_p11_kit_client, find_softhsm, p11_kit_client, server, set_mode, softhsm, store,
+};
 
 /// N tokens, `member-a`, `member-b`, … if not labelled otherwise, and what serves them.
 pub struct Tokens {
@@ -54,17 +57,32 @@ impl Tokens {
     }
 
     fn labelled_in(dir: TempDir, labels: &[&str]) -> Self {
+        Tokens::try_labelled_in(dir, labels).unwrap()
+    }
+
+    /// As [`new`](Self::new), in this folder, for programs that are no tests. What they need to be served is there too.
+    ///
+    /// # Errors
+    /// SoftHSM or p11-kit cannot be had, in words that say what to install; or the folder cannot be written.
+    pub fn try_in(dir: TempDir, count: usize) -> Result<Self> {
+        find_softhsm()?;
+        find_p11_kit_client()?;
+        let labels: Vec<String> = (0..count).map(|i| format!("member-{}", name(i))).collect();
+        Tokens::try_labelled_in(dir, &labels.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn try_labelled_in(dir: TempDir, labels: &[&str]) -> Result<Self> {
         let make = |(i, label): (usize, &&str)| {
-            let store = Store::named(dir.path(), &name(i));
-            store.add(label);
-            store
+            let store = Store::try_named(dir.path(), &name(i))?;
+            store.try_add(label)?;
+            Ok(store)
         };
-        Tokens {
-            stores: labels.iter().enumerate().map(make).collect(),
+        Ok(Tokens {
+            stores: labels.iter().enumerate().map(make).collect::<Result<_>>()?,
             servers: labels.iter().map(|_| Mutex::new(None)).collect(),
             labels: labels.iter().map(|l| (*l).to_owned()).collect(),
             dir,
-        }
+        })
     }
 
     /// How many tokens there are.
@@ -87,7 +105,15 @@ impl Tokens {
     /// # Panics
     /// When it is away already.
     pub fn hide(&self, i: usize) {
-        store::hide(&self.store(i));
+        self.try_hide(i).unwrap();
+    }
+
+    /// As [`hide`](Self::hide).
+    ///
+    /// # Errors
+    /// It is away already, or cannot be moved.
+    pub fn try_hide(&self, i: usize) -> Result<()> {
+        store::try_hide(&self.store(i))
     }
 
     /// Brings a hidden token back.
@@ -95,7 +121,15 @@ impl Tokens {
     /// # Panics
     /// When it is not hidden.
     pub fn restore(&self, i: usize) {
-        store::restore(&self.store(i));
+        self.try_restore(i).unwrap();
+    }
+
+    /// As [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// It is not hidden, or cannot be moved.
+    pub fn try_restore(&self, i: usize) -> Result<()> {
+        store::try_restore(&self.store(i))
     }
 
     fn socket(&self, i: usize) -> PathBuf {
@@ -107,8 +141,17 @@ impl Tokens {
     /// # Panics
     /// When it cannot be started.
     pub fn serve(&self, i: usize) {
-        let server = Server::start(self.stores[i].conf(), &self.labels[i], &self.socket(i)).unwrap();
-        *self.servers[i].lock().unwrap() = Some(server);
+        self.try_serve(i).unwrap();
+    }
+
+    /// As [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn try_serve(&self, i: usize) -> Result<()> {
+        let server = Server::start(self.stores[i].conf(), &self.labels[i], &self.socket(i))?;
+        *self.servers[i].lock().map_err(|_| Error::other("another thread panicked"))? = Some(server);
+        Ok(())
     }
 
     /// Kills the server with all the children it has for its connections.

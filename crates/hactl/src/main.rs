@@ -1,12 +1,13 @@
 //! `hactl`: the operator's command for HA groups.
 //!
-//! Exit status: 0 all is well, 1 the answer is bad news, 2 usage or configuration error.
+//! Exit status: 0 all is well, 1 the answer is bad news, 2 usage or configuration error; 130 a drill that was interrupted.
 
 mod adopt;
 mod check;
 mod config;
 mod context;
 mod doctor;
+mod drill;
 mod init;
 mod output;
 mod slots;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
 
 /// Operates HA groups of PKCS#11 tokens.
 #[derive(Parser)]
@@ -87,6 +89,8 @@ enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Practises failover under load, and shows figures: kill, hang, flap, restart-rolling, lose-token, all-down, or all.
+    Drill(drill::Arguments),
     /// Tries configuration, modules, tokens, PINs, permissions and versions, and says what to mend.
     Doctor,
 }
@@ -109,15 +113,15 @@ pub(crate) enum Answer {
     Well,
     /// Exit status 1.
     BadNews,
+    /// Exit status 130: what a shell says of a program that was interrupted.
+    Interrupted,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_target(false)
-        .with_writer(std::io::stderr)
-        .init();
+    // What becomes of members that are broken on purpose a drill tells itself.
+    let level = if matches!(cli.verb, Verb::Drill(_)) { LevelFilter::ERROR } else { LevelFilter::WARN };
+    tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr).init();
     let context = context::Context { config: cli.config, json: cli.json, pin_file: cli.pin_file };
     let answer = match cli.verb {
         Verb::Init { softhsm, dir, label } => init::run(&context, softhsm, &dir, &label),
@@ -127,11 +131,13 @@ fn main() -> ExitCode {
         Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
         Verb::Config { verb: ConfigVerb::Check } => config::check(&context),
+        Verb::Drill(arguments) => drill::run(&context, &arguments),
         Verb::Doctor => doctor::run(&context),
     };
     match answer {
         Ok(Answer::Well) => ExitCode::SUCCESS,
         Ok(Answer::BadNews) => ExitCode::from(1),
+        Ok(Answer::Interrupted) => ExitCode::from(drill::INTERRUPTED),
         Err(error) => {
             eprintln!("hactl: {error:#}");
             if context.json {

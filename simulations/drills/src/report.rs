@@ -1,0 +1,529 @@
+//! A drill's report: one HTML file that needs nothing else, with its charts in it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use plotters::prelude::*;
+
+use crate::measure::{Bins, Fault, Figures, Record, Spread, shown};
+use crate::plan::How;
+
+/// A chart could not be drawn.
+#[derive(Debug, thiserror::Error)]
+#[error("a chart of the report could not be drawn: {0}")]
+pub struct ReportError(String);
+
+type Drawn = Result<String, ReportError>;
+
+const WIDTH: u32 = 1100;
+const HEIGHT: u32 = 260;
+/// Room for the names on the left, the same in every chart: moments are above each other.
+const LEFT: u32 = 80;
+const KILLED: RGBColor = RGBColor(214, 69, 65);
+const HUNG: RGBColor = RGBColor(230, 145, 30);
+const LOST: RGBColor = RGBColor(142, 68, 173);
+const UNUSED: RGBColor = RGBColor(170, 176, 184);
+const BAD: RGBColor = RGBColor(192, 0, 0);
+const MEMBERS: [RGBColor; 4] =
+    [RGBColor(46, 117, 182), RGBColor(84, 160, 84), RGBColor(200, 150, 40), RGBColor(120, 90, 160)];
+
+fn color(how: How) -> RGBColor {
+    match how {
+        How::Killed => KILLED,
+        How::Hung => HUNG,
+        How::Lost => LOST,
+    }
+}
+
+fn member_color(member: usize) -> RGBColor {
+    MEMBERS.get(member % MEMBERS.len()).copied().unwrap_or(BLACK)
+}
+
+fn not_drawn(error: impl std::fmt::Display) -> ReportError {
+    ReportError(error.to_string())
+}
+
+/// A fault in a chart: when, in seconds, and in which color.
+struct Band {
+    member: usize,
+    from: f64,
+    to: f64,
+    color: RGBColor,
+}
+
+/// What every chart is drawn from.
+struct Scene<'a> {
+    record: &'a Record,
+    bins: Bins,
+    bands: Vec<Band>,
+    /// The end of the time axis.
+    end: f64,
+}
+
+impl Scene<'_> {
+    fn of(record: &Record) -> Scene<'_> {
+        let end = record.lasted.as_secs_f64().max(0.001);
+        let band = |f: &Fault| Band {
+            member: f.member,
+            from: f.from.as_secs_f64(),
+            to: f.to.map_or(end, |t| t.as_secs_f64()),
+            color: color(f.how),
+        };
+        Scene { record, bins: record.bins(), bands: record.faults.iter().map(band).collect(), end }
+    }
+
+    /// Faults as tall as a chart, behind what is drawn.
+    fn shades<Y: Copy + 'static>(&self, low: Y, high: Y) -> impl Iterator<Item = Rectangle<(f64, Y)>> + '_ {
+        self.bands
+            .iter()
+            .map(move |b| Rectangle::new([(b.from, low), (b.to, high)], b.color.mix(0.18).filled()))
+    }
+
+    fn when(&self, bin: usize) -> f64 {
+        (bin as f64 + 0.5) * self.bins.width.as_secs_f64()
+    }
+
+    /// Counts of each piece for a second; the last piece may be a short one.
+    fn a_second(&self, counts: &[u64]) -> Vec<f64> {
+        let width = self.bins.width.as_secs_f64();
+        let rate = |(i, count): (usize, &u64)| {
+            let there = (self.end - i as f64 * width).clamp(width / 4.0, width);
+            *count as f64 / there
+        };
+        counts.iter().enumerate().map(rate).collect()
+    }
+
+    /// A lane for each member: when it was broken, and when it was not used.
+    fn lanes(&self) -> Drawn {
+        let mut svg = String::new();
+        let count = self.record.members.len();
+        {
+            let root = SVGBackend::with_string(&mut svg, (WIDTH, 44 + 44 * count as u32)).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .margin_right(16)
+                .margin_top(6)
+                .set_label_area_size(LabelAreaPosition::Left, LEFT)
+                .set_label_area_size(LabelAreaPosition::Bottom, 30)
+                .build_cartesian_2d(0.0..self.end, -(count as f64)..0.0)
+                .map_err(not_drawn)?;
+            chart
+                .configure_mesh()
+                .disable_mesh()
+                .disable_y_axis()
+                .x_labels(12)
+                .label_style(("sans-serif", 13))
+                .x_label_formatter(&|x| format!("{x:.1} s"))
+                .draw()
+                .map_err(not_drawn)?;
+            let least = self.end / 500.0;
+            let lane = |member: usize, from: f64, to: f64, low: f64, high: f64, color: RGBColor| {
+                let top = -(member as f64);
+                // Also what is over at once is seen.
+                Rectangle::new([(from, top - high), (f64::max(to, from + least), top - low)], color.filled())
+            };
+            let unused = self.record.unused().into_iter();
+            let unused =
+                unused.map(|(m, from, to)| lane(m, from.as_secs_f64(), to.as_secs_f64(), 0.5, 0.8, UNUSED));
+            chart.draw_series(unused).map_err(not_drawn)?;
+            let broken = self.bands.iter().map(|b| lane(b.member, b.from, b.to, 0.15, 0.45, b.color));
+            chart.draw_series(broken).map_err(not_drawn)?;
+            for (member, name) in self.record.members.iter().enumerate() {
+                let place = (LEFT as i32 - 40, 6 + 44 * member as i32 + 12);
+                root.draw_text(name, &("sans-serif", 16).into_text_style(&root), place).map_err(not_drawn)?;
+            }
+            root.present().map_err(not_drawn)?;
+        }
+        Ok(svg)
+    }
+
+    fn throughput(&self) -> Drawn {
+        let right = self.a_second(&self.bins.right);
+        let bad = self.a_second(&self.bins.bad);
+        let high = top(right.iter().chain(&bad));
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .margin_right(16)
+                .margin_top(6)
+                .set_label_area_size(LabelAreaPosition::Left, LEFT)
+                .set_label_area_size(LabelAreaPosition::Bottom, 30)
+                .build_cartesian_2d(0.0..self.end, 0.0..high)
+                .map_err(not_drawn)?;
+            chart.draw_series(self.shades(0.0, high)).map_err(not_drawn)?;
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .x_labels(12)
+                .label_style(("sans-serif", 13))
+                .y_labels(6)
+                .y_desc("operations a second")
+                .x_label_formatter(&|x| format!("{x:.1} s"))
+                .y_label_formatter(&|y| format!("{y:.0}"))
+                .draw()
+                .map_err(not_drawn)?;
+            let line = right.iter().enumerate().map(|(i, y)| (self.when(i), *y));
+            let style = member_color(0);
+            chart
+                .draw_series(AreaSeries::new(line, 0.0, style.mix(0.2)).border_style(style))
+                .map_err(not_drawn)?;
+            let bad = bad.iter().enumerate().filter(|(_, y)| **y > 0.0);
+            let bad = bad.map(|(i, y)| Circle::new((self.when(i), *y), 4, BAD.filled()));
+            chart.draw_series(bad).map_err(not_drawn)?;
+            root.present().map_err(not_drawn)?;
+        }
+        Ok(svg)
+    }
+
+    fn latency(&self) -> Drawn {
+        let known = || self.bins.latencies.iter().flatten();
+        let low = known().map(|l| l.median).min().unwrap_or(1) as f64 / 2e3;
+        let high = known().map(|l| l.longest).max().unwrap_or(1_000) as f64 / 1e3 * 1.5;
+        // Nothing is drawn where nothing was begun.
+        let pieces: Vec<(f64, Option<Spread>)> =
+            self.bins.latencies.iter().enumerate().map(|(i, l)| (self.when(i), *l)).collect();
+        let runs = || pieces.split(|(_, l)| l.is_none());
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .margin_right(16)
+                .margin_top(6)
+                .set_label_area_size(LabelAreaPosition::Left, LEFT)
+                .set_label_area_size(LabelAreaPosition::Bottom, 30)
+                .build_cartesian_2d(0.0..self.end, (low..high).log_scale())
+                .map_err(not_drawn)?;
+            chart.draw_series(self.shades(low, high)).map_err(not_drawn)?;
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .x_labels(12)
+                .label_style(("sans-serif", 13))
+                .y_labels(6)
+                .y_desc("latency")
+                .x_label_formatter(&|x| format!("{x:.1} s"))
+                .y_label_formatter(&|ms| shown(Duration::from_secs_f64(ms / 1e3)))
+                .draw()
+                .map_err(not_drawn)?;
+            let mut line = |of: fn(Spread) -> u64, color: RGBColor| -> Result<(), ReportError> {
+                for run in runs() {
+                    let points = run.iter().filter_map(|(x, l)| Some((*x, of((*l)?) as f64 / 1e3)));
+                    chart.draw_series(LineSeries::new(points, color.stroke_width(2))).map_err(not_drawn)?;
+                }
+                Ok(())
+            };
+            line(|l| l.longest, UNUSED)?;
+            line(|l| l.p99, MEMBERS[2])?;
+            line(|l| l.median, MEMBERS[0])?;
+            root.present().map_err(not_drawn)?;
+        }
+        Ok(svg)
+    }
+
+    /// What each member serves a second, one on top of the other.
+    fn share(&self) -> Drawn {
+        let count = self.record.members.len();
+        // Each row: when, and up to where each member's part reaches.
+        let mut rows: Vec<(f64, Vec<f64>)> = Vec::new();
+        for pair in self.record.samples.windows(2) {
+            let [before, after] = pair else { continue };
+            let seconds = (after.at - before.at).as_secs_f64();
+            if seconds < 0.01 {
+                continue;
+            }
+            let parts =
+                after.served.iter().zip(&before.served).map(|(a, b)| a.saturating_sub(*b) as f64 / seconds);
+            let reach = parts.scan(0.0, |sum, part| {
+                *sum += part;
+                Some(*sum)
+            });
+            rows.push(((after.at + before.at).as_secs_f64() / 2.0, reach.collect()));
+        }
+        let high = top(rows.iter().filter_map(|(_, reach)| reach.last()));
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .margin_right(16)
+                .margin_top(6)
+                .set_label_area_size(LabelAreaPosition::Left, LEFT)
+                .set_label_area_size(LabelAreaPosition::Bottom, 30)
+                .build_cartesian_2d(0.0..self.end, 0.0..high)
+                .map_err(not_drawn)?;
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .x_labels(12)
+                .label_style(("sans-serif", 13))
+                .y_labels(6)
+                .y_desc("served a second")
+                .x_label_formatter(&|x| format!("{x:.1} s"))
+                .y_label_formatter(&|y| format!("{y:.0}"))
+                .draw()
+                .map_err(not_drawn)?;
+            // The last one first: the others are drawn over it.
+            for member in (0..count).rev() {
+                let line = rows.iter().filter_map(|(x, reach)| Some((*x, *reach.get(member)?)));
+                // White below, so that no color shines through.
+                chart.draw_series(AreaSeries::new(line.clone(), 0.0, WHITE)).map_err(not_drawn)?;
+                let color = member_color(member);
+                chart
+                    .draw_series(AreaSeries::new(line, 0.0, color.mix(0.55)).border_style(color))
+                    .map_err(not_drawn)?;
+            }
+            root.present().map_err(not_drawn)?;
+        }
+        Ok(svg)
+    }
+}
+
+/// A little above the highest.
+fn top<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
+    values.copied().fold(1.0, f64::max) * 1.1
+}
+
+/// The report.
+///
+/// # Errors
+/// A chart that could not be drawn.
+pub fn html(record: &Record) -> Drawn {
+    let scene = Scene::of(record);
+    let figures = record.figures();
+    let mut page = String::new();
+    let title = format!("Failover drill: {}", record.scenario);
+    let class = if record.is_well() { "well" } else { "bad" };
+    // Writing to a string does not fail.
+    _ = write!(
+        page,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <h1>{title}</h1>\n<p class=\"verdict {class}\">{}</p>\n<p>{}</p>\n",
+        escaped(&record.verdict()),
+        escaped(&setting(record)),
+    );
+    cards(&mut page, &figures);
+    _ = write!(
+        page,
+        "<h2>The members</h2>\n<p class=\"key\">Above: {}, {}, {}. Below: {}.</p>\n{}\n",
+        swatch(KILLED, "killed"),
+        swatch(HUNG, "hung"),
+        swatch(LOST, "without its token"),
+        swatch(UNUSED, "not used by the group"),
+        scene.lanes()?
+    );
+    _ = write!(
+        page,
+        "<h2>Throughput</h2>\n<p class=\"key\">Operations that ended well, in pieces of {}; {}. Shaded: a member is broken.</p>\n{}\n",
+        shown(scene.bins.width),
+        swatch(BAD, "failed or wrong"),
+        scene.throughput()?
+    );
+    _ = write!(
+        page,
+        "<h2>Latency</h2>\n<p class=\"key\">{}, {}, {} of the operations that began in each piece.</p>\n{}\n",
+        swatch(MEMBERS[0], "median"),
+        swatch(MEMBERS[2], "99th percentile"),
+        swatch(UNUSED, "longest"),
+        scene.latency()?
+    );
+    let served = record.served();
+    let all: u64 = served.values().sum();
+    let shares = record.members.iter().enumerate().map(|(i, name)| {
+        let count = served.get(name).copied().unwrap_or(0);
+        let percent = count as f64 * 100.0 / all.max(1) as f64;
+        swatch(member_color(i), &format!("{name}: {count} ({percent:.0} %)"))
+    });
+    _ = write!(
+        page,
+        "<h2>Share by member</h2>\n<p class=\"key\">Served: {}. What was begun on a member that broke counts there too.</p>\n{}\n",
+        shares.collect::<Vec<_>>().join(", "),
+        scene.share()?
+    );
+    tables(&mut page, record);
+    page.push_str("</body>\n</html>\n");
+    Ok(page)
+}
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
+h1{font-size:1.6em;margin-bottom:.3em}h2{font-size:1.15em;margin:1.6em 0 .2em}\
+svg{max-width:100%;height:auto;display:block}\
+.verdict{font-size:1.1em;padding:.6em .9em;border-left:5px solid}.well{background:#e9f5ea;border-color:#3c8d40}.bad{background:#fbe9e8;border-color:#c00000}\
+.cards{display:flex;flex-wrap:wrap;gap:.7em;margin:1em 0}.card{border:1px solid #ddd;border-radius:6px;padding:.5em .9em;min-width:6.5em}\
+.card b{display:block;font-size:1.35em;font-weight:600}.card span,.key{color:#666;font-size:.9em}\
+.key{margin:.1em 0 .3em}.key i{display:inline-block;width:.9em;height:.9em;margin-right:.3em;vertical-align:-.1em;border-radius:2px}\
+table{border-collapse:collapse;margin:.5em 0}th,td{padding:.2em .9em .2em 0;text-align:right;border-bottom:1px solid #e5e5e5;font-variant-numeric:tabular-nums}\
+th{color:#666;font-weight:500}th:first-child,td:first-child{text-align:left}code{background:#f3f3f3;padding:.1em .3em}";
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn swatch(color: RGBColor, name: &str) -> String {
+    let RGBColor(r, g, b) = color;
+    format!("<i style=\"background:rgb({r},{g},{b})\"></i>{}", escaped(name))
+}
+
+fn setting(record: &Record) -> String {
+    let deadline = record.deadline.map_or_else(|| "off".into(), |d| format!("{}ms", d.as_millis()));
+    format!(
+        "{} SoftHSM members behind p11-kit servers; {} threads; the load lasted {}. To play it again: \
+         hactl drill {} --softhsm {} --seconds {} --threads {} --deadline {deadline} --seed {}",
+        record.members.len(),
+        record.threads,
+        shown(record.lasted),
+        record.scenario,
+        record.members.len(),
+        record.length.as_secs(),
+        record.threads,
+        record.seed
+    )
+}
+
+fn cards(page: &mut String, figures: &Figures) {
+    let us = |us: u64| shown(Duration::from_micros(us));
+    let time = |t: Option<Duration>| t.map_or_else(|| "–".into(), shown);
+    let mut all = vec![
+        ("operations", figures.operations.to_string()),
+        ("failed", figures.failed.to_string()),
+        ("wrong", figures.wrong.to_string()),
+    ];
+    if figures.expected > 0 {
+        all.push(("failed as they had to", figures.expected.to_string()));
+        all.push(("the longest of these", time(figures.expected_longest)));
+    }
+    all.extend([
+        ("median", us(figures.percentile(50.0))),
+        ("99 %", us(figures.percentile(99.0))),
+        ("99.9 %", us(figures.percentile(99.9))),
+        ("longest", us(figures.latencies.max())),
+        ("longest pause", shown(figures.pause)),
+        ("time to detect, longest", time(figures.failover)),
+        ("time to recover, longest", time(figures.recovery)),
+    ]);
+    page.push_str("<div class=\"cards\">\n");
+    for (name, value) in all {
+        _ = writeln!(page, "<div class=\"card\"><b>{}</b><span>{name}</span></div>", escaped(&value));
+    }
+    page.push_str("</div>\n");
+}
+
+fn table(page: &mut String, title: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    _ = writeln!(page, "<h2>{title}</h2>\n<table>\n<tr><th>{}</th></tr>", header.join("</th><th>"));
+    for row in rows {
+        let row: Vec<_> = row.iter().map(|cell| escaped(cell)).collect();
+        _ = writeln!(page, "<tr><td>{}</td></tr>", row.join("</td><td>"));
+    }
+    page.push_str("</table>\n");
+}
+
+fn tables(page: &mut String, record: &Record) {
+    let us = |us: u64| shown(Duration::from_micros(us));
+    let time = |t: Option<Duration>| t.map(shown).unwrap_or_default();
+    let figures = record.by_scenario();
+    if figures.len() > 1 {
+        let header = [
+            "scenario",
+            "operations",
+            "failed",
+            "wrong",
+            "expected",
+            "median",
+            "99 %",
+            "longest",
+            "pause",
+            "to detect",
+            "to recover",
+        ];
+        let rows = figures.iter().map(|f| {
+            vec![
+                f.scenario.to_string(),
+                f.operations.to_string(),
+                f.failed.to_string(),
+                f.wrong.to_string(),
+                f.expected.to_string(),
+                us(f.percentile(50.0)),
+                us(f.percentile(99.0)),
+                us(f.latencies.max()),
+                shown(f.pause),
+                time(f.failover),
+                time(f.recovery),
+            ]
+        });
+        table(page, "By scenario", &header, rows);
+    }
+    let rows = record.courses().into_iter().map(|c| {
+        let name = record.members.get(c.fault.member).cloned().unwrap_or_default();
+        vec![
+            format!("{name} {}", c.fault.how),
+            c.fault.scenario.to_string(),
+            shown(c.fault.from),
+            c.fault.to.map(|to| shown(to - c.fault.from)).unwrap_or_default(),
+            c.noticed.map_or_else(|| "not noticed".into(), shown),
+            time(c.back),
+        ]
+    });
+    let header = ["fault", "scenario", "began", "lasted", "time to detect", "time to recover"];
+    table(page, "Faults", &header, rows);
+    let rows = record.by_kind().into_iter().map(|(kind, latencies)| {
+        let at = |q: f64| us(latencies.value_at_quantile(q));
+        vec![
+            kind.name().to_owned(),
+            latencies.len().to_string(),
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            us(latencies.max()),
+        ]
+    });
+    table(page, "By operation", &["operation", "count", "median", "99 %", "99.9 %", "longest"], rows);
+    let errors = record.figures().errors;
+    if !errors.is_empty() {
+        let rows = errors.iter().map(|(rv, count)| vec![rv.clone(), count.to_string()]);
+        table(page, "Errors that were not expected", &["answer", "count"], rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::tests::{record, with_a_fault};
+
+    #[test]
+    fn it_has_the_figures_and_needs_nothing_else() {
+        let record = with_a_fault();
+        let page = html(&record).unwrap();
+        for part in [
+            "Failover drill: kill",
+            "class=\"verdict well\"",
+            &escaped(&record.verdict()),
+            "--seed 5",
+            "<b>100</b><span>operations",
+            "<td>a killed</td><td>kill</td><td>200.0 ms</td><td>200.0 ms</td><td>5.0 ms</td><td>50.0 ms</td>",
+            "a: 60 (59 %)",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert_eq!(page.matches("<svg").count(), 4);
+        // The name of a language is no address that is asked.
+        let page = page.replace("http://www.w3.org/2000/svg", "");
+        for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn bad_news_is_seen() {
+        let mut record = with_a_fault();
+        record.away.push("<b>".into());
+        let page = html(&record).unwrap();
+        assert!(page.contains("class=\"verdict bad\"") && page.contains("&lt;b&gt;"));
+    }
+
+    #[test]
+    fn a_drill_in_which_nothing_happened_has_one_too() {
+        let mut record = record();
+        record.operations.clear();
+        record.samples.clear();
+        record.lasted = Duration::ZERO;
+        assert!(html(&record).is_ok());
+    }
+}
