@@ -156,6 +156,8 @@ mod seeded {
         DeadlineIgnored,
         /// a member that does not answer in time is the application's mistake
         NoAnswerIsCallers,
+        /// a session in which a call hangs is used for others
+        StuckSessionUsed,
         /// a session that was opened too late stays open
         LateSessionKept,
         /// nobody is told of a change that was made too late

@@ -399,3 +399,47 @@ impl World for System {
         Arc::new(SystemEvent::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two threads that wait for each other in turn: one wake-up that is lost, and this never ends.
+    #[test]
+    fn no_set_is_lost_by_who_sleeps_or_watches() {
+        let system = System::new();
+        let waits: [fn(&dyn Event) -> bool; 3] = [
+            |event| event.wait(None),
+            |event| event.watch(Duration::from_micros(5)) || event.wait(None),
+            |event| event.wait(Some(Duration::from_micros(1))) || event.wait(Some(Duration::from_secs(3600))),
+        ];
+        for wait in waits {
+            let (there, back) = (system.event(), system.event());
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        assert!(wait(&*there));
+                        back.set();
+                    }
+                });
+                for _ in 0..20_000 {
+                    there.set();
+                    assert!(wait(&*back));
+                }
+            });
+            assert!(
+                !there.wait(Some(Duration::ZERO)) && !back.wait(Some(Duration::ZERO)),
+                "each set was taken"
+            );
+        }
+    }
+
+    #[test]
+    fn two_sets_are_one() {
+        let event = System::new().event();
+        event.set();
+        event.set();
+        assert!(event.wait(None));
+        assert!(!event.watch(Duration::ZERO) && !event.wait(Some(Duration::from_millis(1))));
+    }
+}

@@ -399,6 +399,7 @@ impl Group {
             self.health_event(member, Event::ProbeFailed);
             return;
         }
+        self.wait_for_writes(member);
         member.set_connect_error(None);
         member.key_tries.store(0, Ordering::Release);
         self.health_event(member, Event::Connected);
@@ -407,7 +408,6 @@ impl Group {
             self.health_event(member, Event::ProbeFailed);
             return;
         }
-        self.wait_for_writes(member);
         if let Err(reason) = self.take_in(member, &link) {
             self.put_aside(member, reason);
             return;
@@ -429,7 +429,7 @@ impl Group {
         while member.pending.writes() > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
             let now = self.world.now();
             if now >= until {
-                member.pending.give_up_waiting();
+                member.pending.give_up_writes();
                 tracing::warn!(group = %self.config.label, member = member.name(), "a change on the member's token has not returned, and is not waited for any longer; `hactl check` shows what became of it");
                 return;
             }

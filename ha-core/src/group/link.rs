@@ -240,6 +240,9 @@ impl Link {
                 if self.anchor.compare_exchange(old, replaced, Ordering::AcqRel, Ordering::Acquire).is_err() {
                     // Another thread was quicker.
                     self.close_session(new);
+                } else if let Some(lanes) = &self.lanes {
+                    // It may not be lost, but stuck in a call.
+                    lanes.close_when_it_returns(anchor);
                 }
                 call(self.anchor())
             }

@@ -86,7 +86,7 @@ impl Group {
                 hung.push(index);
             }
         }
-        self.lanes.end(&*self.world, until);
+        self.lanes.end(&*self.world, until, || self.members.iter().map(|m| m.pending.left()).sum());
         self.reporter.end();
         let hangs =
             |m: &&Arc<Member>| hung.contains(&m.index) || m.connector().hangs() || m.pending.left() > 0;

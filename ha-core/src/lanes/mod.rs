@@ -6,6 +6,7 @@
 //! taken back as far as it is a session; of what it may have changed on the token [`Lanes`] tells its group.
 
 mod owned;
+mod pending;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -25,15 +26,17 @@ use crate::seam::World;
 #[cfg(feature = "simulation")]
 use crate::seam::turns;
 use crate::sync::Mutex;
+pub(crate) use pending::Pending;
+use pending::Write;
 pub(crate) use pool::AllLanes;
 use pool::Pool;
 
 /// How long calls to a member are waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Deadlines {
-    /// Every call but those that make keys.
+    /// Every call but those that follow.
     pub(crate) call: Duration,
-    /// Calls that make keys; `None`: as long as they take.
+    /// Calls that make keys, and the one that makes a token; `None`: as long as they take.
     pub(crate) generate: Option<Duration>,
 }
 
@@ -44,56 +47,13 @@ pub(crate) struct Lanes {
     deadlines: Deadlines,
 }
 
-/// A member's calls that have not returned, on the lanes of all of its connections.
-#[derive(Default)]
-pub(crate) struct Pending {
-    writes: AtomicUsize,
-    left_writes: AtomicUsize,
-    /// Writes that have not returned and are waited for no longer.
-    given_up: AtomicUsize,
-    left: AtomicUsize,
-}
-
-impl Pending {
-    /// Those that may change its token, without those whose return is waited for no longer.
-    pub(crate) fn writes(&self) -> usize {
-        self.writes.load(Ordering::Acquire).saturating_sub(self.given_up.load(Ordering::Acquire))
-    }
-
-    /// Those of them whose callers do not wait any more.
-    pub(crate) fn left_writes(&self) -> usize {
-        self.left_writes.load(Ordering::Acquire).saturating_sub(self.given_up.load(Ordering::Acquire))
-    }
-
-    /// Those that may change its token and have not returned count no more.
-    pub(crate) fn give_up_waiting(&self) {
-        self.given_up.store(self.writes.load(Ordering::Acquire), Ordering::Release);
-    }
-
-    fn write_begins(&self) {
-        self.writes.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn write_ends(&self) {
-        self.writes.fetch_sub(1, Ordering::AcqRel);
-        // Which one has returned does not matter: the others are given up too, or new.
-        let less = |given_up: usize| given_up.checked_sub(1);
-        _ = self.given_up.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-    }
-
-    /// All that nobody waits for any more.
-    pub(crate) fn left(&self) -> usize {
-        self.left.load(Ordering::Acquire)
-    }
-}
-
 /// What a call that was left behind still has to do with.
 struct Shared {
     token: Arc<dyn Token>,
     /// The sessions in which calls hang.
     stuck: Mutex<HashMap<SessionHandle, Stuck>>,
-    /// How many calls those are.
-    stuck_calls: AtomicUsize,
+    /// Calls that were left behind and have not returned.
+    left: AtomicUsize,
     pending: Arc<Pending>,
     /// A call that may have changed the token has returned, when nobody waited for it any more.
     changed_late: Box<dyn Fn() + Send + Sync>,
@@ -118,8 +78,9 @@ enum Place<T> {
 }
 
 impl Lanes {
-    /// The token's calls, on lanes of their own, which are started as they are needed, and are among `all`. `name` is what their threads are
-    /// called; `changed_late` is called on a lane when a call that may have changed the token returns too late.
+    /// The token's calls, on lanes of their own, which are started as they are needed and are among `all`. `name` is what
+    /// their threads are called; `changed_late` is called on a lane when a call that may have changed the token returns too
+    /// late.
     pub(crate) fn new(
         token: Arc<dyn Token>,
         (world, all): (Arc<dyn World>, Arc<AllLanes>),
@@ -128,13 +89,8 @@ impl Lanes {
         pending: Arc<Pending>,
         changed_late: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
-        let shared = Shared {
-            token,
-            stuck: Mutex::default(),
-            stuck_calls: AtomicUsize::new(0),
-            pending,
-            changed_late,
-        };
+        let shared =
+            Shared { token, stuck: Mutex::default(), left: AtomicUsize::new(0), pending, changed_late };
         Lanes { shared: Arc::new(shared), pool: Pool::new(world, all, name), deadlines }
     }
 
@@ -146,7 +102,12 @@ impl Lanes {
 
     /// Whether a call was left behind that has not returned.
     pub(crate) fn has_left_some(&self) -> bool {
-        self.pool.has_left_some()
+        self.shared.left.load(Ordering::Acquire) > 0
+    }
+
+    /// A session that is used no more: if a call hangs in it, it is closed when that returns. Answers whether one does.
+    pub(crate) fn close_when_it_returns(&self, session: SessionHandle) -> bool {
+        self.shared.if_stuck(session, |stuck| stuck.close = true)
     }
 
     /// How long a call of this function is waited for.
@@ -182,7 +143,8 @@ impl Lanes {
     /// Makes a call on a lane. `too_late` is given what it answered when nobody waits for it any more.
     ///
     /// # Errors
-    /// Its answer; [`Rv::NO_ANSWER`] past the deadline.
+    /// Its answer; [`Rv::NO_ANSWER`] past the deadline; `CKR_SESSION_HANDLE_INVALID` while another call hangs in the session,
+    /// whose operation this one would meet.
     fn call<T: Send + 'static>(
         &self,
         function: Function,
@@ -190,15 +152,15 @@ impl Lanes {
         go: impl FnOnce(&dyn Token) -> Result<T> + Send + 'static,
         too_late: impl FnOnce(&dyn Token, T) + Send + 'static,
     ) -> Result<T> {
+        if session.is_some_and(|session| self.shared.if_stuck(session, |_| {})) && !wrong!(StuckSessionUsed) {
+            return Err(Rv::SESSION_HANDLE_INVALID);
+        }
         let world = &self.pool.world;
         let began = world.now();
         let until = self.limit(function).map(|limit| began + limit);
         let lane = self.pool.take(until)?;
         let place = Arc::new(Mutex::new(Place::Awaited));
-        let writes = is_write(function);
-        if writes {
-            self.shared.pending.write_begins();
-        }
+        let write = is_write(function).then(|| self.shared.pending.write_begins());
         #[cfg(feature = "simulation")]
         let who = turns::who();
         lane.begin({
@@ -209,15 +171,13 @@ impl Lanes {
                 // A panic is the token's own, and its lane is not to be lost by it.
                 let answer = catch_unwind(AssertUnwindSafe(|| go(&*shared.token))).ok();
                 let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-                if writes {
-                    shared.pending.write_ends();
-                }
+                shared.pending.write_ends(write);
                 if matches!(*place, Place::Left) {
                     drop(place);
                     if let Some(Ok(value)) = answer {
                         too_late(&*shared.token, value);
                     }
-                    shared.returned(function, session);
+                    shared.returned(session, write);
                     return true;
                 }
                 *place = Place::Given(answer);
@@ -240,8 +200,8 @@ impl Lanes {
                 _ if told && !self.pool.has_ended() => *place = Place::Awaited,
                 _ => {
                     // Before the call can return, and look.
-                    self.shared.leave(function, session);
-                    self.pool.leave_behind();
+                    self.shared.leave(session, write);
+                    self.pool.hang();
                     return Err(Rv::NO_ANSWER);
                 }
             }
@@ -250,7 +210,7 @@ impl Lanes {
 
     /// Closes a session, unless that would be waited for in vain.
     fn close(&self, session: SessionHandle) -> Result<()> {
-        if self.shared.close_when_it_returns(session) {
+        if self.close_when_it_returns(session) {
             return Ok(());
         }
         if self.pool.hangs() {
@@ -266,45 +226,40 @@ impl Shared {
     }
 
     /// A call is left behind.
-    fn leave(&self, function: Function, session: Option<SessionHandle>) {
-        self.pending.left.fetch_add(1, Ordering::AcqRel);
-        if is_write(function) {
-            self.pending.left_writes.fetch_add(1, Ordering::AcqRel);
-        }
+    fn leave(&self, session: Option<SessionHandle>, write: Option<Write>) {
+        self.pending.is_left(write);
         if let Some(session) = session {
             self.stuck().entry(session).or_default().calls += 1;
-            self.stuck_calls.fetch_add(1, Ordering::AcqRel);
         }
+        self.left.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether a call hangs in a session, which is then closed when that returns.
-    fn close_when_it_returns(&self, session: SessionHandle) -> bool {
-        if self.stuck_calls.load(Ordering::Acquire) == 0 {
+    /// Whether a call hangs in a session; if so `f` is told.
+    fn if_stuck(&self, session: SessionHandle, f: impl FnOnce(&mut Stuck)) -> bool {
+        // Nearly always, and without the lock.
+        if self.left.load(Ordering::Acquire) == 0 {
             return false;
         }
-        self.stuck().get_mut(&session).map(|stuck| stuck.close = true).is_some()
+        self.stuck().get_mut(&session).map(f).is_some()
     }
 
     /// A call that was left behind has returned.
-    fn returned(&self, function: Function, session: Option<SessionHandle>) {
+    fn returned(&self, session: Option<SessionHandle>, write: Option<Write>) {
         if let Some(session) = session
             && self.is_to_be_closed(session)
             && let Err(rv) = self.token.close_session(session)
         {
             tracing::debug!(%rv, "a backing session in which a call hung could not be closed");
         }
-        self.pending.left.fetch_sub(1, Ordering::AcqRel);
-        if is_write(function) {
-            self.pending.left_writes.fetch_sub(1, Ordering::AcqRel);
-            if !wrong!(LateChangeUntold) {
-                (self.changed_late)();
-            }
+        self.left.fetch_sub(1, Ordering::AcqRel);
+        self.pending.left_one_returns(write);
+        if write.is_some() && !wrong!(LateChangeUntold) {
+            (self.changed_late)();
         }
     }
 
     /// One of the calls that hung in a session has returned: whether it was the last, and the session is to be closed.
     fn is_to_be_closed(&self, session: SessionHandle) -> bool {
-        self.stuck_calls.fetch_sub(1, Ordering::AcqRel);
         let mut all = self.stuck();
         let Some(stuck) = all.get_mut(&session) else { return false };
         stuck.calls -= 1;

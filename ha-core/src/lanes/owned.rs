@@ -38,7 +38,7 @@ impl Space {
 
     /// Makes a call with it. One that needs more than was likely is made once more: it has done nothing yet (section 5.2).
     pub(super) fn fill(&self, mut call: impl FnMut(&mut Output<'_>) -> Result<()>) -> Filled {
-        let mut first = |room: Option<usize>| {
+        let mut with_room = |room: Option<usize>| {
             let mut bytes = Zeroizing::new(vec![0; room.unwrap_or(0)]);
             let (answer, len) = {
                 let mut out = match room {
@@ -49,12 +49,12 @@ impl Space {
             };
             Filled { answer, len, bytes }
         };
-        let filled = first(self.capacity.map(|c| c.min(self.likely)));
+        let filled = with_room(self.capacity.map(|c| c.min(self.likely)));
         match (filled.answer, self.capacity) {
             (Err(Rv::BUFFER_TOO_SMALL), Some(capacity))
                 if self.likely < filled.len && filled.len <= capacity =>
             {
-                first(Some(filled.len))
+                with_room(Some(filled.len))
             }
             _ => filled,
         }

@@ -1,7 +1,7 @@
 //! The threads that make a connection's calls: who has one, who waits for one, and who has left one behind.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -46,8 +46,6 @@ struct Waiter {
 pub(crate) struct AllLanes {
     pools: Mutex<Vec<Weak<Pool>>>,
     threads: Mutex<Vec<Box<dyn Thread>>>,
-    /// Calls that were left behind and have not returned: each has its lane.
-    left: AtomicUsize,
 }
 
 impl AllLanes {
@@ -63,14 +61,14 @@ impl AllLanes {
         threads.push(thread);
     }
 
-    /// Ends all of them, and waits for those in which no call hangs; no longer than `until`.
-    pub(crate) fn end(&self, world: &dyn World, until: Duration) {
+    /// Ends all of them, and waits for their threads, but for as many as are `left` behind in a call; no longer than `until`.
+    pub(crate) fn end(&self, world: &dyn World, until: Duration, left: impl Fn() -> usize) {
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.end());
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let pause = world.event();
         let running = || threads.iter().filter(|thread| !thread.is_finished()).count();
-        while running() > self.left.load(Ordering::Acquire) && world.now() < until {
+        while running() > left() && world.now() < until {
             pause.wait(Some(Duration::from_millis(1)));
         }
         threads.into_iter().filter(|thread| thread.is_finished()).for_each(Thread::join);
@@ -83,8 +81,6 @@ pub(super) struct Pool {
     name: String,
     all: Arc<AllLanes>,
     state: Mutex<State>,
-    /// Calls that were left behind and have not returned.
-    left: AtomicUsize,
     /// The last call that was waited for did not return.
     hangs: AtomicBool,
     /// How long calls take, in nanoseconds: what they took lately, the last ones most.
@@ -117,7 +113,6 @@ impl Pool {
             name,
             all,
             state: Mutex::default(),
-            left: AtomicUsize::new(0),
             hangs: AtomicBool::new(false),
             usual: AtomicU64::new(0),
         });
@@ -193,7 +188,6 @@ impl Pool {
             let job = lane.job.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(job) = job {
                 if job() {
-                    self.count_left(-1);
                     self.give_back(Arc::clone(lane));
                 }
                 continue;
@@ -226,22 +220,10 @@ impl Pool {
         }
     }
 
-    /// A call's deadline has passed: it is left behind, and nobody waits for a lane any more.
-    pub(super) fn leave_behind(&self) {
-        self.count_left(1);
+    /// A call's deadline has passed: nobody waits for a lane any more.
+    pub(super) fn hang(&self) {
         self.hangs.store(true, Ordering::Release);
         self.turn_away();
-    }
-
-    fn count_left(&self, change: isize) {
-        for left in [&self.left, &self.all.left] {
-            left.fetch_add(change as usize, Ordering::AcqRel);
-        }
-    }
-
-    /// Whether a call was left behind that has not returned.
-    pub(super) fn has_left_some(&self) -> bool {
-        self.left.load(Ordering::Acquire) > 0
     }
 
     fn turn_away(&self) {

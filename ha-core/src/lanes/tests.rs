@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
 use ha_rig::{Hook, Passing, Tokens, softhsm};
-use ha_token::{Attribute, Connector, Function, Result, Rv, Selector, Token, ck};
+use ha_token::{
+    Attribute, Connector, Function, Mechanism, ObjectHandle, OpKind, Output, Result, Rv, Selector, Token, ck,
+};
 
 use super::{AllLanes, Deadlines, Lanes, Pending};
 use crate::seam::{System, World};
@@ -58,7 +60,7 @@ impl Gate {
 /// The test runner's own limit ends this if it never comes true.
 fn wait_until(f: impl Fn() -> bool) {
     while !f() {
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::yield_now();
     }
 }
 
@@ -111,6 +113,28 @@ fn a_session_in_which_a_call_hangs_is_closed_when_that_returns() {
     wait_until(|| rig.gate.returned(Function::CloseSession) == 1);
     wait_until(|| !rig.lanes.has_left_some());
     assert_eq!(rig.lanes.session_info(session), Err(Rv::SESSION_HANDLE_INVALID));
+}
+
+/// What the call that hangs has begun in a session, or will have, no other one is to meet.
+#[test]
+fn nothing_is_called_in_a_session_in_which_a_call_hangs() {
+    let rig = rig(SOON);
+    let session = rig.lanes.open_session(true).unwrap();
+    let begin = || {
+        let mut mechanism = Mechanism::plain(ck::CKM_SHA256);
+        rig.lanes.op_init(session, OpKind::Digest, Some(&mut mechanism), ObjectHandle(0))
+    };
+    rig.gate.shut();
+    assert_eq!(begin(), Err(Rv::NO_ANSWER));
+    rig.gate.open();
+    wait_until(|| rig.pending.left() == 0);
+    rig.gate.shut();
+    assert_eq!(rig.lanes.op_update(session, OpKind::Digest, b"a", &mut Output::query()), Err(Rv::NO_ANSWER));
+    assert_eq!(begin(), Err(Rv::SESSION_HANDLE_INVALID));
+    assert_eq!(rig.gate.begun(Function::DigestInit), 1);
+    rig.gate.open();
+    wait_until(|| rig.pending.left() == 0);
+    assert_eq!(begin(), Err(Rv::OPERATION_ACTIVE), "the token says how it is");
 }
 
 #[test]
@@ -173,7 +197,7 @@ fn the_end_lets_every_caller_go_and_leaves_no_thread() {
     });
     wait_until(|| rig.gate.begun(Function::GetSlotInfo) == 1);
     assert!(!is_back.load(Ordering::SeqCst), "it has an hour");
-    rig.all.end(&*rig.world, rig.world.now() + HOUR);
+    rig.all.end(&*rig.world, rig.world.now() + HOUR, || rig.pending.left());
     assert_eq!(caller.join().unwrap(), Err(Rv::NO_ANSWER));
     assert_eq!(rig.lanes.slot_info().map(drop), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
     rig.gate.open();

@@ -154,7 +154,7 @@ pub(crate) fn make_and_serve(tokens: &Tokens, group: &str) -> (Open, Keys) {
 /// The test runner's own limit ends this if it never comes true.
 pub(crate) fn wait_until(what: &str, f: impl Fn() -> bool) {
     while !f() {
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::yield_now();
     }
     eprintln!("seen: {what}");
 }

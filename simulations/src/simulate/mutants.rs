@@ -57,9 +57,8 @@ fn names() -> String {
 pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
     use Mutant::*;
     match mutant {
-        DeadlineIgnored | NoAnswerIsCallers | LateSessionKept | LateChangeUntold | LateWritesNotAwaited => {
-            Scenario::Hangs
-        }
+        DeadlineIgnored | NoAnswerIsCallers | StuckSessionUsed | LateSessionKept | LateChangeUntold
+        | LateWritesNotAwaited => Scenario::Hangs,
         UncertainDestructionForgotten
         | OnTheirWayTaken
         | CatchUpNotAlone
