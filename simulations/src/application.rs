@@ -65,6 +65,9 @@ impl Application<'_> {
     /// An answer of the slot's, which is counted.
     fn at<T>(&self, step: &'static str, answer: Result<T>) -> Step<T> {
         self.stage.called(self.process);
+        if matches!(answer, Err(Rv::NO_ANSWER)) {
+            self.stage.broken("G8", format!("{step} answered what no standard knows: {}", Rv::NO_ANSWER));
+        }
         answer.map_err(|rv| Failed { step, rv })
     }
 

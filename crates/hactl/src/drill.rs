@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use ha_core::seam::{System, World};
-use ha_drills::measure::{Figures, Record, shown};
+use ha_drills::measure::Figures;
 use ha_drills::plan::Scenario;
+use ha_drills::record::Record;
+use ha_drills::verdict::shown;
 use ha_drills::{Drill, DrillError, Handle, Options, Tick, Told, report};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -165,6 +167,7 @@ fn end_on_interruption(handle: Handle) -> Result<()> {
         if handle.interrupt() {
             std::process::exit(INTERRUPTED.into());
         }
+        eprintln!("the drill ends with the figures so far; interrupt it once more to end it at once");
     })
     .context("an interruption could not remove what a drill makes")
 }

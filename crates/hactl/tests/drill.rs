@@ -160,13 +160,16 @@ fn interrupted(place: &Place, told: &str, signals: usize) -> Ran {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("hactl runs");
     let mut lines = BufReader::new(child.stderr.take().expect("standard error"));
     let mut err = String::new();
-    while !err.contains(told) {
-        assert!(lines.read_line(&mut err).expect("a line") > 0, "{err}");
-    }
+    let mut until = |told: &str| {
+        while !err.contains(told) {
+            assert!(lines.read_line(&mut err).expect("a line") > 0, "{err}");
+        }
+    };
+    until(told);
     for _ in 0..signals {
         kill_process(Pid::from_child(&child), Signal::INT).expect("sent");
         // Two that come at once are one.
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        until("once more");
     }
     lines.read_to_string(&mut err).expect("the rest");
     let done = child.wait_with_output().expect("it ends");

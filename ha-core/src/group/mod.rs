@@ -25,6 +25,7 @@ mod member;
 mod objects;
 mod others;
 mod pins;
+mod probe;
 mod put;
 mod replicate;
 mod report;

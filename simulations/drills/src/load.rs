@@ -13,8 +13,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use sha2::{Digest, Sha256};
 
-use crate::measure::{Answer, Kind, Operation};
 use crate::plan::Draw;
+use crate::record::{Answer, Kind, Operation};
 
 /// P-256, as `CKA_EC_PARAMS` names it.
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];

@@ -1,160 +1,13 @@
-//! Figures from what was recorded: operations, changes of health, faults. Pure.
-//!
-//! Every time is counted from the beginning of the load.
+//! Figures from what was recorded: latencies, what the group made of each fault, what was expected to fail. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ha_core::policy::health::State;
-use ha_token::Rv;
 use hdrhistogram::Histogram;
-use serde::Serialize;
 
-use crate::plan::{How, Scenario};
-
-/// What is asked of the slot.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
-    /// An ECDSA signature with P-256.
-    Ecdsa,
-    /// An RSA-2048 signature in one call.
-    Rsa,
-    /// The same of several parts.
-    RsaParts,
-    /// An HMAC in one call.
-    Hmac,
-    /// The same of several parts.
-    HmacParts,
-}
-
-impl Kind {
-    /// Every one.
-    pub const ALL: [Kind; 5] = [Kind::Ecdsa, Kind::Rsa, Kind::RsaParts, Kind::Hmac, Kind::HmacParts];
-
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Ecdsa => "ECDSA P-256",
-            Kind::Rsa => "RSA-2048",
-            Kind::RsaParts => "RSA-2048, in parts",
-            Kind::Hmac => "HMAC",
-            Kind::HmacParts => "HMAC, in parts",
-        }
-    }
-}
-
-/// How an operation ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// With an answer that was verified.
-    Right,
-    /// With one that is not right.
-    Wrong,
-    /// With an error.
-    Failed(Rv),
-}
-
-/// One operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Operation {
-    /// When it was asked for.
-    pub begun: Duration,
-    /// How long it took.
-    pub took: Duration,
-    /// What it was.
-    pub kind: Kind,
-    /// How it ended.
-    pub answer: Answer,
-}
-
-impl Operation {
-    fn ended(&self) -> Duration {
-        self.begun + self.took
-    }
-}
-
-/// A change of a member's health, as the group told it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Change {
-    /// When.
-    pub at: Duration,
-    /// Whose.
-    pub member: usize,
-    /// Before.
-    pub from: State,
-    /// After.
-    pub to: State,
-}
-
-/// A fault of one member.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fault {
-    /// The scenario that it is a part of.
-    pub scenario: Scenario,
-    /// Whose.
-    pub member: usize,
-    /// What was done.
-    pub how: How,
-    /// When it began.
-    pub from: Duration,
-    /// When it ended; `None` where the drill ended first.
-    pub to: Option<Duration>,
-}
-
-/// When a scenario was played.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Played {
-    /// Which.
-    pub scenario: Scenario,
-    /// From when.
-    pub from: Duration,
-    /// Until when.
-    pub to: Duration,
-}
-
-/// What each member had served at a moment, since the beginning.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sample {
-    /// When.
-    pub at: Duration,
-    /// By member.
-    pub served: Vec<u64>,
-}
-
-/// Everything that a drill recorded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Record {
-    /// What was asked for.
-    pub scenario: Scenario,
-    /// Of the plan and the load.
-    pub seed: u64,
-    /// How long each scenario was to last.
-    pub length: Duration,
-    /// Threads of the load.
-    pub threads: usize,
-    /// How long a call waits for a member.
-    pub deadline: Option<Duration>,
-    /// The members' names.
-    pub members: Vec<String>,
-    /// How long the load lasted.
-    pub lasted: Duration,
-    /// What was played.
-    pub played: Vec<Played>,
-    /// In the order in which they were begun.
-    pub operations: Vec<Operation>,
-    /// In order.
-    pub changes: Vec<Change>,
-    /// In the order in which they began.
-    pub faults: Vec<Fault>,
-    /// In order; the last one is of the end.
-    pub samples: Vec<Sample>,
-    /// Members that were not up at the end.
-    pub away: Vec<String>,
-    /// Threads of the load, and members, that were in a call that did not end.
-    pub hung: usize,
-    /// Whether somebody ended the drill before its time.
-    pub interrupted: bool,
-}
+use crate::plan::Scenario;
+use crate::record::{Answer, Change, Fault, Kind, Operation, Played, Record};
 
 /// A fault, and what the group made of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,30 +90,12 @@ fn spread(mut values: Vec<u64>) -> Option<Spread> {
     Some(Spread { median: at(50)?, p99: at(99)?, longest: at(100)? })
 }
 
-/// The contract's document of a drill.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Document {
-    schema: u8,
-    scenario: &'static str,
-    seed: u64,
-    operations: u64,
-    failed: u64,
-    wrong: u64,
-    p50_us: u64,
-    p99_us: u64,
-    p999_us: u64,
-    max_us: u64,
-    failover_us: Option<u64>,
-    recovery_us: Option<u64>,
-    members: BTreeMap<String, u64>,
-}
-
 /// Exact to a thousandth.
 const DIGITS: u8 = 3;
 /// Longer latencies count as this long: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
-fn micros(time: Duration) -> u64 {
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -472,72 +307,6 @@ impl Record {
         let of = |i: usize| self.samples.last().and_then(|s| s.served.get(i)).copied().unwrap_or(0);
         self.members.iter().enumerate().map(|(i, name)| (name.clone(), of(i))).collect()
     }
-
-    /// Operations in which something hung, failed or went wrong unexpectedly; members that did not come back.
-    pub fn is_well(&self) -> bool {
-        let figures = self.figures();
-        figures.failed == 0 && figures.wrong == 0 && self.away.is_empty() && self.hung == 0
-    }
-
-    /// The contract's document.
-    pub fn document(&self) -> Document {
-        let figures = self.figures();
-        Document {
-            schema: 1,
-            scenario: self.scenario.name(),
-            seed: self.seed,
-            operations: figures.operations,
-            failed: figures.failed,
-            wrong: figures.wrong,
-            p50_us: figures.percentile(50.0),
-            p99_us: figures.percentile(99.0),
-            p999_us: figures.percentile(99.9),
-            max_us: figures.latencies.max(),
-            failover_us: figures.failover.map(micros),
-            recovery_us: figures.recovery.map(micros),
-            members: self.served(),
-        }
-    }
-
-    /// What came of it, in one sentence.
-    pub fn verdict(&self) -> String {
-        let figures = self.figures();
-        let mut bad = Vec::new();
-        if figures.failed > 0 {
-            bad.push(format!("{} of {} operations failed", figures.failed, figures.operations));
-        }
-        if figures.wrong > 0 {
-            bad.push(format!("{} answers were wrong", figures.wrong));
-        }
-        if !self.away.is_empty() {
-            bad.push(format!("not every member came back ({})", self.away.join(", ")));
-        }
-        if self.hung > 0 {
-            bad.push(format!("{} calls did not end", self.hung));
-        }
-        let ended = if self.interrupted { "Interrupted before its end: " } else { "" };
-        if !bad.is_empty() {
-            return format!("{ended}{}.", bad.join(", "));
-        }
-        let mut good = format!(
-            "{ended}{} operations, none failed and no answer was wrong, through {} fault{}",
-            figures.operations,
-            self.faults.len(),
-            if self.faults.len() == 1 { "" } else { "s" }
-        );
-        if figures.expected > 0 {
-            let longest = figures.expected_longest.map(shown).unwrap_or_default();
-            good.push_str(&format!(
-                "; while every member was broken {} calls failed as they had to, each within {longest}",
-                figures.expected
-            ));
-        }
-        if !self.interrupted {
-            good.push_str("; every member came back");
-        }
-        good.push('.');
-        good
-    }
 }
 
 /// Whether an operation failed as it had to.
@@ -546,73 +315,12 @@ fn is_expected(windows: &[(Duration, Duration)], operation: &Operation) -> bool 
         && windows.iter().any(|(from, to)| operation.begun <= *to && operation.ended() >= *from)
 }
 
-/// A time for people.
-pub fn shown(time: Duration) -> String {
-    let us = micros(time);
-    match us {
-        0..1_000 => format!("{us} µs"),
-        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
-        _ => format!("{:.2} s", time.as_secs_f64()),
-    }
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use ha_token::Rv;
+
     use super::*;
-
-    pub(crate) fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn operation(begun: u64, took: u64, answer: Answer) -> Operation {
-        Operation { begun: ms(begun), took: ms(took), kind: Kind::Rsa, answer }
-    }
-
-    fn change(at: u64, member: usize, from: State, to: State) -> Change {
-        Change { at: ms(at), member, from, to }
-    }
-
-    fn fault(member: usize, from: u64, to: Option<u64>) -> Fault {
-        let (scenario, how) = (Scenario::Kill, How::Killed);
-        Fault { scenario, member, how, from: ms(from), to: to.map(ms) }
-    }
-
-    /// Two members; a right answer each ten milliseconds for a second.
-    pub(crate) fn record() -> Record {
-        Record {
-            scenario: Scenario::Kill,
-            seed: 5,
-            length: ms(1000),
-            threads: 1,
-            deadline: Some(ms(300)),
-            members: vec!["a".into(), "b".into()],
-            lasted: ms(1000),
-            played: vec![Played { scenario: Scenario::Kill, from: ms(0), to: ms(1000) }],
-            operations: (0..100).map(|i| operation(i * 10, 2, Answer::Right)).collect(),
-            changes: Vec::new(),
-            faults: Vec::new(),
-            samples: vec![
-                Sample { at: ms(0), served: vec![0, 0] },
-                Sample { at: ms(1000), served: vec![60, 41] },
-            ],
-            away: Vec::new(),
-            hung: 0,
-            interrupted: false,
-        }
-    }
-
-    /// The first member is killed, noticed and back.
-    pub(crate) fn with_a_fault() -> Record {
-        let mut record = record();
-        record.faults.push(fault(0, 200, Some(400)));
-        record.changes.extend([
-            change(205, 0, State::Up, State::Suspect),
-            change(206, 0, State::Suspect, State::Down),
-            change(440, 0, State::Down, State::Syncing),
-            change(450, 0, State::Syncing, State::Up),
-        ]);
-        record
-    }
+    use crate::record::tests::{change, fault, ms, operation, record, with_a_fault};
 
     /// Both are broken from 500 to 600, and back at 640 and 660.
     fn with_all_down() -> Record {
@@ -732,19 +440,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_document_is_the_contracts() {
-        let document = serde_json::to_value(with_a_fault().document()).unwrap();
-        let wanted = serde_json::json!({
-            "schema": 1, "scenario": "kill", "seed": 5, "operations": 100, "failed": 0, "wrong": 0,
-            "p50_us": 2000, "p99_us": 2000, "p999_us": 2000, "max_us": 2000,
-            "failover_us": 5000, "recovery_us": 50_000, "members": {"a": 60, "b": 41},
-        });
-        assert_eq!(document, wanted);
-        let document = serde_json::to_value(record().document()).unwrap();
-        assert!(document["failover_us"].is_null() && document["recovery_us"].is_null());
-    }
-
-    #[test]
     fn scenarios_have_figures_of_their_own_that_add_up() {
         let mut record = with_a_fault();
         record.scenario = Scenario::All;
@@ -753,22 +448,5 @@ pub(crate) mod tests {
         let [kill, hang] = &*record.by_scenario() else { panic!("two scenarios") };
         assert_eq!((kill.operations, hang.operations), (50, 50));
         assert_eq!((kill.failover, hang.failover), (Some(ms(5)), None));
-    }
-
-    #[test]
-    fn what_is_bad_is_said() {
-        let mut record = with_a_fault();
-        assert!(record.verdict().contains("none failed") && record.verdict().contains("1 fault"));
-        record.away.push("b".into());
-        record.hung = 2;
-        record.interrupted = true;
-        let verdict = record.verdict();
-        assert!(verdict.starts_with("Interrupted") && verdict.contains("(b)") && verdict.contains("2 calls"));
-        assert!(!record.is_well());
-    }
-
-    #[test]
-    fn times_are_shown_in_their_unit() {
-        assert_eq!([ms(0), ms(2), ms(2500)].map(shown), ["0 µs", "2.0 ms", "2.50 s"]);
     }
 }

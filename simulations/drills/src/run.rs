@@ -14,9 +14,10 @@ use ha_rig::PIN;
 use ha_token::{Rv, SessionHandle, Token, UserType};
 
 use crate::load::{self, Count, Keys, Load};
-use crate::measure::{Change, Fault, Played, Record, Sample, shown};
 use crate::plan::{How, Part, Scenario, Settings, Step, plan};
+use crate::record::{Change, Fault, Played, Record, Sample};
 use crate::rig::Rig;
+use crate::verdict::shown;
 
 /// How often it is looked at what there is to tell.
 const LOOK: Duration = Duration::from_millis(10);
