@@ -76,7 +76,8 @@ impl Group {
                 Err(rv) => rv,
             };
             failed = rv;
-            let may_be_next = match classify(Function::GenerateKey, rv) {
+            // Also put down to it, so that this is tried again without it.
+            let may_be_next = match self.failed(&first.member, &first.link, Function::GenerateKey, rv) {
                 // What makes no such keys, as a TPM, leaves it to the next one.
                 Class::Caller => true,
                 // As does one that cannot now, if none of them is left there, nor known to the ledger.
