@@ -65,9 +65,10 @@ pub const OWED: &[(Scenario, &str)] = &[
     ),
     (
         Scenario::Corners,
-        "G1, G8: a change that is taken back is written down for a member as a change of its own, and an acknowledged one of the \
-         same values counts as made by nobody when another member refuses it (seed 1806); two keys of one value that are \
-         renamed at once, on a member that has lost its handles, are taken for each other, although their labels differ",
+        "G1, G2, G8: a change that is taken back is written down for a member as a change of its own, and an acknowledged one \
+         of the same values counts as made by nobody when another member refuses it; two keys of one value that are renamed \
+         at once, on a member that has lost its handles, are taken for each other, although their labels differ (of the first \
+         4000 seeds 1632, 1859, 2264, 2920, 2976, 3037 and 3080 go wrong, not each looked into)",
     ),
 ];
 
