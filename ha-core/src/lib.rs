@@ -16,6 +16,7 @@ pub use api::{context, error, mechanism, object, session, slot, types};
 
 pub mod api;
 mod bare;
+pub mod board;
 pub mod config;
 pub mod group;
 mod lanes;

@@ -122,6 +122,8 @@ mod seeded {
         NameStaysOnHandle,
         /// what was renamed while it was looked for is taken for absent
         RenamedIsAbsent,
+        /// of keys of one value one is taken for another that is yet to be called otherwise
+        RenamedTwinTaken,
         /// what is called otherwise is looked for among objects of every key type
         AnyTypeIsCandidate,
         /// what is being destroyed is a candidate for what is called otherwise
@@ -160,6 +162,16 @@ mod seeded {
         StuckSessionUsed,
         /// a session that was opened too late stays open
         LateSessionKept,
+        /// a member that refuses writes is connected anew while no other one serves
+        LastIsRenewed,
+        /// a PIN whose change is still being made is tried
+        LatePinTried,
+        /// a member in which a call hangs is used again as soon as it answers another one
+        HangingTakenBack,
+        /// who waited in vain with others for a member asks it once more
+        HungIsAskedAgain,
+        /// what was made too late, and nobody looks for, stays
+        LateObjectKept,
         /// nobody is told of a change that was made too late
         LateChangeUntold,
         /// a member is taken back while a change that nobody waited for any more is still being made
@@ -168,6 +180,14 @@ mod seeded {
         IdleNotProbed,
         /// a fault of a connection that was replaced counts
         ReplacedBlamed,
+        /// a signature that does not verify is handed out
+        WrongSignatureHandedOut,
+        /// a member that makes wrong signatures stays in use
+        LiarNotQuarantined,
+        /// a session object whose member is gone is not looked for
+        SessionObjectNotSought,
+        /// a session object that was changed is used elsewhere as it was before
+        SessionObjectStaysStale,
     }
 
     static ON: AtomicU32 = AtomicU32::new(u32::MAX);

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
-use ha_token::{Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, Version};
+use ha_token::{Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, UserType, Version};
 
 use crate::bare::BareSlot;
+use crate::board::{Board, Part};
 use crate::config::{Config, ConfigError, GroupConfig, InstanceMode, MemberConfig, RecoveryMode};
 use crate::group::Group;
 use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
-use crate::replica::ledger::Ledger;
+use crate::replica::ledger::{self, Ledger, LedgerError};
 use crate::seam::{System, Thread, World};
 use crate::virtual_slot::VirtualSlot;
 
@@ -120,7 +121,19 @@ impl Provider {
         Self::start(config, StartOptions { may_create_threads: true })
     }
 
+    /// The same for who looks and operates: other processes of this host do not see this one as a user of the groups.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn for_operator(config: Config) -> std::result::Result<Self, StartError> {
+        Self::start_as(config, StartOptions { may_create_threads: true }, Part::Operator)
+    }
+
     pub(crate) fn start(config: Config, options: StartOptions) -> std::result::Result<Self, StartError> {
+        Self::start_as(config, options, Part::User)
+    }
+
+    fn start_as(config: Config, options: StartOptions, part: Part) -> std::result::Result<Self, StartError> {
         let world = System::new();
         let connectors = config
             .groups
@@ -137,12 +150,13 @@ impl Provider {
                 .map(|m| (m.name.clone(), Arc::new(connector(m))))
                 .collect()
         };
-        let provider = Self::assemble(config, options, world, connectors, bare)?;
+        let provider = Self::assemble(config, options, world, connectors, bare, Some(part))?;
         provider.groups.iter().for_each(ha_member::before_exit);
         Ok(provider)
     }
 
-    /// Starts the groups of a configuration over members and a world given from outside: for simulations.
+    /// Starts the groups of a configuration over members and a world given from outside: for simulations. Nothing is shared
+    /// with other processes of the host but the ledger.
     ///
     /// # Errors
     /// [`StartError`].
@@ -151,7 +165,7 @@ impl Provider {
         world: Arc<dyn World>,
         connectors: Vec<Vec<Box<dyn Connector>>>,
     ) -> std::result::Result<Self, StartError> {
-        Self::assemble(config, StartOptions { may_create_threads: true }, world, connectors, Vec::new())
+        Self::assemble(config, StartOptions { may_create_threads: true }, world, connectors, Vec::new(), None)
     }
 
     fn assemble(
@@ -160,6 +174,7 @@ impl Provider {
         world: Arc<dyn World>,
         connectors: Vec<Vec<Box<dyn Connector>>>,
         bare: Vec<(String, Arc<ModuleConnector>)>,
+        part: Option<Part>,
     ) -> std::result::Result<Self, StartError> {
         let total = config.groups.len() + bare.len();
         if total > 1 << SLOT_BITS {
@@ -177,7 +192,9 @@ impl Provider {
                 return Err(StartError::NeedsThreads { group: label });
             }
             let ledger = open_ledger(&config.state_dir, &group_config, &*world);
-            let group = Group::new(group_config, connectors, ledger, Arc::clone(&world));
+            let board =
+                part.and_then(|part| Board::open(&config.state_dir, &label, part, world.wall_clock()));
+            let group = Group::new(group_config, connectors, ledger, board, Arc::clone(&world));
             let number = slots.len() as Ulong;
             let slot = Arc::new(VirtualSlot::new(Arc::clone(&group), number));
             virtual_slots.push(Arc::clone(&slot));
@@ -431,6 +448,24 @@ fn warn_of_what_has_no_effect(config: &Config) {
             "a setting has no effect in this version"
         );
     }
+}
+
+/// What the ledger knows of PINs that a member refused is forgotten, by its operator's word: each may be sent once more.
+/// Processes that run have a memory of their own, which goes with
+/// [`Board::ask_for`](crate::board::Board::ask_for). Without a ledger there is nothing to forget.
+///
+/// # Errors
+/// The ledger cannot be written.
+pub fn forget_refused_pins(
+    config: &Config,
+    group: &GroupConfig,
+    member: &str,
+) -> std::result::Result<(), LedgerError> {
+    if !ledger::place(&config.state_dir, &group.label).is_some_and(|place| place.path.exists()) {
+        return Ok(());
+    }
+    let Some(ledger) = open_ledger(&config.state_dir, group, &*System::new()) else { return Ok(()) };
+    ledger.forget_refused(member, &[UserType::So, UserType::User, UserType::ContextSpecific])
 }
 
 /// Opens a group's ledger. Without one keys can be used and nothing is changed.

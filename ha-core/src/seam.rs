@@ -11,6 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub trait World: Send + Sync {
     /// Monotonic time since some fixed moment.
     fn now(&self) -> Duration;
+    /// Monotonic time that every process of this host reads alike.
+    fn host_time(&self) -> Duration {
+        self.now()
+    }
     /// Wall-clock time since the Unix epoch, for records that people read; never for decisions.
     fn wall_clock(&self) -> Duration;
     /// Fills `bytes` from a cryptographically secure source.
@@ -25,6 +29,10 @@ pub trait World: Send + Sync {
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<Box<dyn Thread>>;
     /// A new event, not set.
     fn event(&self) -> Arc<dyn Event>;
+    /// How many threads can run at a time. Only what is faster is decided by it.
+    fn cores(&self) -> usize {
+        1
+    }
 }
 
 /// A thread that was started by [`World::spawn`].
@@ -276,9 +284,8 @@ const ENTERING: Duration = Duration::from_micros(2);
 /// Whether a thread of this process watches for an event: one may, so that it costs one core at the most.
 static WATCHING: AtomicBool = AtomicBool::new(false);
 
-/// Whether there is a core for that, besides the one that works.
-static MAY_WATCH: LazyLock<bool> =
-    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+static CORES: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
 
 #[derive(Default)]
 struct SystemEvent {
@@ -361,7 +368,8 @@ impl Event for SystemEvent {
     }
 
     fn watch(&self, time: Duration) -> bool {
-        if !*MAY_WATCH {
+        // There is to be a core for that, besides the one that works.
+        if *CORES < 2 {
             return false;
         }
         match self.look(ENTERING, || !WATCHING.swap(true, Ordering::Relaxed)) {
@@ -382,6 +390,11 @@ impl World for System {
         self.start.elapsed()
     }
 
+    fn host_time(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        Duration::try_from(time).unwrap_or_default()
+    }
+
     fn wall_clock(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
@@ -397,6 +410,10 @@ impl World for System {
 
     fn event(&self) -> Arc<dyn Event> {
         Arc::new(SystemEvent::default())
+    }
+
+    fn cores(&self) -> usize {
+        *CORES
     }
 }
 

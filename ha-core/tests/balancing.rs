@@ -76,6 +76,10 @@ fn primary_is_the_first_that_is_up_and_again_when_it_is_back() {
     all_to(2, &group.served(20), 20);
     tokens.serve(0);
     group.wait_for(0, true);
+    // It starts slowly.
+    while !group.provider.groups()[0].serves_fully(&group.provider.groups()[0].members[0]) {
+        std::thread::yield_now();
+    }
     all_to(0, &group.served(20), 20);
     assert!(group.provider.shutdown(Duration::from_secs(60)).is_empty());
 }

@@ -94,14 +94,16 @@ fn settings_without_effect_are_warned_of_once_each() {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let settings = "session_objects = \"replay\"\ngenerate_deadline = \"60s\"";
+    let mut text = tokens.config(false, "generate_deadline = \"60s\"");
+    // In the last table, the member's.
+    text.push_str(&format!("fingerprint = \"sha256:{}\"\n", "0".repeat(64)));
     let path = tokens.path().join("ha.toml");
-    std::fs::write(&path, tokens.config(false, settings)).unwrap();
+    std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let config = Config::from_file(&path).unwrap();
     drop(tracing::subscriber::with_default(subscriber, || Provider::from_config(config)));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    for key in ["session_objects", "generate_deadline"] {
+    for key in ["fingerprint", "generate_deadline"] {
         let about: Vec<_> = text.lines().filter(|l| l.contains(&format!("key=\"{key}\""))).collect();
         assert_eq!(about.len(), 1, "{text}");
         assert!(

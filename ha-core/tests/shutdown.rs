@@ -2,7 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ha_core::config::Config;
@@ -101,6 +102,57 @@ fn a_member_that_hangs_in_its_own_end_is_named() {
     let connectors: Vec<Box<dyn Connector>> = vec![Box::new(a), Box::new(b)];
     let provider = Provider::with_members(config, System::new(), vec![connectors]).unwrap();
     assert_eq!(provider.shutdown(Duration::ZERO), ["a"]);
+}
+
+/// A member that is fine, and an earlier connection of which never lets itself be finalised.
+struct Left(ModuleConnector, Mutex<Option<Sender<()>>>);
+
+impl Connector for Left {
+    fn connect(&self) -> Result<Arc<dyn Token>, ConnectError> {
+        self.0.connect()
+    }
+
+    fn disconnect(&self) {
+        self.0.disconnect();
+    }
+
+    fn leavings(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let begun = self.1.lock().unwrap().take()?;
+        Some(Box::new(move || {
+            begun.send(()).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }))
+    }
+
+    fn reinitialises(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_member_in_whose_leavings_something_hangs_is_used_all_the_same_and_named_at_the_end() {
+    if !alone("a_member_in_whose_leavings_something_hangs_is_used_all_the_same_and_named_at_the_end") {
+        return;
+    }
+    let tokens = Tokens::new(2);
+    let config = Config::parse(&tokens.config(false, "balance = \"primary\"")).unwrap();
+    let members = &config.groups[0].members;
+    let (tell, told) = channel();
+    let (a, b) = (Left(connector(&members[0]), Mutex::new(Some(tell))), connector(&members[1]));
+    let connectors: Vec<Box<dyn Connector>> = vec![Box::new(a), Box::new(b)];
+    let provider = Provider::with_members(config, System::new(), vec![connectors]).unwrap();
+    told.recv().unwrap();
+    let member = &provider.groups()[0].members[0];
+    while !member.is_up() {
+        std::thread::yield_now();
+    }
+    let slot = provider.slot(0).unwrap();
+    let s = slot.open_session(false).unwrap();
+    slot.generate_random(s, &mut [0; 8]).unwrap();
+    assert_eq!(provider.groups()[0].served(), [1, 0]);
+    assert_eq!(provider.shutdown(Duration::from_secs(1)), ["a"]);
 }
 
 #[test]

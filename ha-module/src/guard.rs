@@ -27,7 +27,7 @@ unsafe impl<T> Send for Lent<T> {}
 fn caught(function: Function, body: impl FnOnce() -> Result<()>) -> CK_RV {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CKR_OK,
-        Ok(Err(rv)) => rv.0,
+        Ok(Err(rv)) => rv.told().0,
         Err(payload) => {
             report(function, payload);
             Rv::GENERAL_ERROR.0

@@ -19,6 +19,11 @@ use crate::stage::Stage;
 
 const QUESTION: &[u8] = b"the question that each secret key is asked, of several blocks";
 
+/// Whether this is what signing keys are asked, or its digest.
+pub(crate) fn is_question(input: &[u8]) -> bool {
+    input == QUESTION || input == Sha256::digest(QUESTION).as_slice()
+}
+
 /// One thread of the application, in one process.
 pub struct Application<'a> {
     /// What it plays on.
@@ -65,8 +70,8 @@ impl Application<'_> {
     /// An answer of the slot's, which is counted.
     fn at<T>(&self, step: &'static str, answer: Result<T>) -> Step<T> {
         self.stage.called(self.process);
-        if matches!(answer, Err(Rv::NO_ANSWER)) {
-            self.stage.broken("G8", format!("{step} answered what no standard knows: {}", Rv::NO_ANSWER));
+        if let Err(rv @ (Rv::NO_ANSWER | Rv::WRONG_SIGNATURE)) = answer {
+            self.stage.broken("G8", format!("{step} answered what no standard knows: {rv}"));
         }
         answer.map_err(|rv| Failed { step, rv })
     }
@@ -206,7 +211,7 @@ impl Application<'_> {
             Ok(None) => return,
             Err(failed) => return self.failed_with(thing, "search", &failed),
         };
-        let ledger = self.stage.ledger_is_well();
+        let (ledger, set_backs) = (self.stage.ledger_is_well(), self.stage.set_backs());
         if !self.stage.model.leaves(thing, self.process) {
             return;
         }
@@ -215,6 +220,9 @@ impl Application<'_> {
             Ok(()) => self.stage.model.set(thing, Standing::Gone),
             Err(failed) => {
                 self.stage.model.set(thing, Standing::Unknown);
+                // Where the last token that held it was set back meanwhile, no member can destroy it.
+                let ledger =
+                    ledger.filter(|_| self.stage.set_backs() == set_backs || !self.stage.is_nowhere(thing));
                 self.change_failed(&format!("destruction of {}", thing.name()), &failed, ledger);
             }
         }
@@ -255,7 +263,11 @@ impl Application<'_> {
 
     /// Session objects are on one member, and gone when that is.
     fn session_object(&self, kind: Kind) {
-        let label = format!("session-{}-{}", self.me, self.stage.model.things().len());
+        // One that outlives its member may be left by a call that failed: no other one has its label.
+        let label = match self.stage.plan.replay {
+            true => format!("session-{}-{:?}", self.me, self.stage.model.new_id()),
+            false => format!("session-{}-{}", self.me, self.stage.model.things().len()),
+        };
         let thing = Thing {
             number: None,
             label,
@@ -273,6 +285,9 @@ impl Application<'_> {
             Ok(handles) => handles,
             Err(failed) => return self.failed("making of a session object", &failed),
         };
+        if self.stage.plan.replay {
+            return self.outlives(thing, &handles);
+        }
         if let Ok(proof) = self.prove(&thing, handles[0], handles.last().copied()) {
             let handles = BTreeMap::from([(self.process, handles[0])]);
             _ = self.ask(&Thing { handles, proof: Some(proof), ..thing }, false);
@@ -280,6 +295,60 @@ impl Application<'_> {
         for handle in handles {
             _ = self.slot.destroy_object(self.session, handle);
         }
+    }
+
+    /// Where session objects are made again one is there for as long as it is not destroyed, whatever becomes of members.
+    fn outlives(&self, thing: Thing, handles: &[ObjectHandle]) {
+        let pause = || self.stage.scheduler.sleep(Duration::from_millis(300));
+        let known = BTreeMap::from([(self.process, handles[0])]);
+        let thing = Thing { handles: known, ..thing };
+        let what = format!("use of {}", thing.name());
+        let proof = match self.prove(&thing, handles[0], handles.last().copied()) {
+            Ok(proof) => proof,
+            Err(failed) => return self.failed(&what, &failed),
+        };
+        let thing = Thing { proof: Some(proof), ..thing };
+        for parts in [false, true] {
+            pause();
+            if let Err(failed) = self.ask(&thing, parts) {
+                return self.failed(&what, &failed);
+            }
+        }
+        pause();
+        match self.search(&vec![Attribute::bytes(ck::CKA_LABEL, thing.label.as_bytes())]) {
+            Ok(mut found) => {
+                found.sort_unstable();
+                let mut all = handles.to_vec();
+                all.sort_unstable();
+                if found != all && self.stage.must_succeed() {
+                    self.stage.broken("G3", format!("{} is {all:?} and is found as {found:?}", thing.name()));
+                }
+            }
+            Err(failed) => self.failed(&format!("search of {}", thing.name()), &failed),
+        }
+        // Data objects have no CKA_ID (section 4.5).
+        if thing.kind != Kind::Data {
+            let id = vec![Attribute::bytes(ck::CKA_ID, [4, 4])];
+            let changed = self.slot.set_attributes(self.session, handles[0], &id);
+            match self.at("C_SetAttributeValue", changed) {
+                Ok(()) => {
+                    pause();
+                    let there = self.slot.get_attributes(self.session, handles[0], &[ck::CKA_ID]);
+                    match self.at("C_GetAttributeValue", there) {
+                        Ok(there) if there[0].bytes() == Some(&[4, 4]) => {}
+                        Ok(_) => self.stage.broken("G8", format!("{} lost its change", thing.name())),
+                        Err(failed) => return self.failed(&what, &failed),
+                    }
+                }
+                Err(failed) => return self.failed(&format!("change of {}", thing.name()), &failed),
+            }
+        }
+        for handle in handles {
+            if let Err(failed) = self.at("C_DestroyObject", self.slot.destroy_object(self.session, *handle)) {
+                return self.failed(&format!("destruction of {}", thing.name()), &failed);
+            }
+        }
+        self.is_refused(&thing);
     }
 
     fn reopen(&mut self) {

@@ -6,14 +6,15 @@ use std::fmt;
 use std::time::Duration;
 
 use ha_core::policy::failure::{Class, classify, on_fresh_session};
-use ha_core::policy::health::{Event, Health, Settings, Transition, Until};
+use ha_core::policy::health::{Event, Health, Settings, State, Transition, Until};
 use ha_core::seam::turns::{Reached, Step};
 use ha_token::{Function, Rv};
 
 use crate::scenario::Scenario;
 
-/// What can happen to a member in a history. Not the operator's taking a member out, nor a module that is this library
-/// itself, which is quarantined until somebody wants it back: histories have neither.
+/// What can happen to a member in most histories. Not the operator's taking a member out, nor a module that is this library
+/// itself, which is quarantined until somebody wants it back, nor that somebody wants a suspect one back: histories have none. A member that signs wrongly is too,
+/// and is up or suspect before that.
 const EVENTS: [Event; 8] = [
     Event::CallFailed(Class::Member),
     Event::ProbeSucceeded,
@@ -52,7 +53,8 @@ fn changes() -> BTreeSet<Transition> {
         if seen.insert(health.state()) {
             for event in EVENTS {
                 let mut after = health.clone();
-                changes.extend(after.on(event, second, 0));
+                let wanted = |t: &Transition| (t.from, t.cause) == (State::Suspect, Event::Recover);
+                changes.extend(after.on(event, second, 0).filter(|t| !wanted(t)));
                 next.push(after);
             }
         }
@@ -106,8 +108,6 @@ fn words(row: Reached) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ha_core::policy::health::State;
-
     use super::*;
 
     #[test]

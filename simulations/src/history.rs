@@ -126,10 +126,12 @@ pub(crate) fn config(plan: &Plan, dir: &std::path::Path) -> std::result::Result<
     let deadline = plan.deadline.map_or_else(|| "off".to_owned(), |d| format!("{}ms", d.as_millis()));
     let mut text = format!(
         "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = {deadline:?}\nbalance = {:?}\nmin_copies = {}\n\
-         [group.recovery]\ninterval = \"1s\"\nmax_interval = \"5s\"\n",
+         verify_signatures = {}\nsession_objects = {:?}\n[group.recovery]\ninterval = \"1s\"\nmax_interval = \"5s\"\n",
         dir.join("state"),
         plan.balance,
-        plan.min_copies
+        plan.min_copies,
+        plan.verify,
+        if plan.replay { "replay" } else { "local" }
     );
     for i in 0..plan.members {
         text +=
@@ -192,6 +194,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     let somebody_lives = programs.iter().any(Program::lives);
     programs.retain(|p| p.lives() || !(stage.plan.stays_dead && somebody_lives));
     let processes: Vec<_> = programs.into_iter().map(Program::remains).collect();
+    processes.iter().for_each(Process::take_back_liars);
     scheduler.sleep(stage.rest());
     // One that was set back is found out when it is used; where there is little time, when it is looked at.
     let is_used = |m: &usize| stage.plan.rest.is_none() && !stage.is_out(*m);

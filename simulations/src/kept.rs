@@ -123,6 +123,12 @@ fn check(plan: &Plan) -> Result<(), String> {
             Fault::Err { before, after, .. } if *before > 1000 || *after > 1000 => {
                 return wrong("is to befall more than 1000 of 1000 calls");
             }
+            Fault::Lie { of } if *of > 1000 => {
+                return wrong("makes more than 1000 of 1000 signatures wrong");
+            }
+            Fault::Lie { .. } if !plan.verify => {
+                return wrong("makes wrong signatures, and nobody verifies them");
+            }
             Fault::Err { answers, .. } if answers.contains(&Rv(ck::CKR_OK)) => {
                 return wrong("has CKR_OK for an error");
             }

@@ -12,8 +12,12 @@ use ha_core::seam::turns::Turns as _;
 use ha_rig::{Hook, Passing};
 use ha_token::{ConnectError, Connector, Function, Result, Rv, Token, UserType};
 
+use crate::application::is_question;
 use crate::random::Random;
 use crate::scheduler::{EventId, Scheduler};
+
+/// Of the MACs that are made here none is longer.
+const LONGEST_MAC: usize = 32;
 
 /// What goes wrong with one member's calls, for every process alike.
 pub struct Line {
@@ -40,6 +44,8 @@ struct LineState {
     untold: BTreeMap<u32, usize>,
     /// How often somebody found it dead.
     found_dead: u64,
+    /// How often it gave a wrong signature to a thread.
+    lied: BTreeMap<String, usize>,
 }
 
 /// An operation with a key that a member did not begin.
@@ -68,6 +74,8 @@ pub struct Faults {
     pub slow: Duration,
     /// Calls do not return for as long as this is on.
     pub hangs: bool,
+    /// How many of 1000 signatures are wrong by one bit.
+    pub lies: u64,
 }
 
 impl Faults {
@@ -100,6 +108,7 @@ impl Line {
             slow: Vec::new(),
             untold: BTreeMap::new(),
             found_dead: 0,
+            lied: BTreeMap::new(),
         };
         Arc::new(Line { index, scheduler: Arc::clone(scheduler), state: Mutex::new(state) })
     }
@@ -123,6 +132,11 @@ impl Line {
     /// How often somebody found it dead.
     pub fn found_dead(&self) -> u64 {
         self.state().found_dead
+    }
+
+    /// How often it gave a wrong signature to a thread.
+    pub fn lied_to(&self, thread: &str) -> usize {
+        self.state().lied.get(thread).copied().unwrap_or_default()
     }
 
     /// The threads that hang in a call, or take long for one.
@@ -339,6 +353,25 @@ struct OnLine {
 impl Hook for OnLine {
     fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T> {
         self.line.call(self.process, self.life, function, go)
+    }
+
+    fn signed(&self, input: Option<&[u8]>, signature: &mut [u8]) {
+        // A challenge that is answered wrongly shows another key; and nobody can verify a MAC.
+        if signature.len() <= LONGEST_MAC || input.is_some_and(|input| !is_question(input)) {
+            return;
+        }
+        let lies = {
+            let mut state = self.line.state();
+            let LineState { random, faults, .. } = &mut *state;
+            faults.lies > 0 && random.chance(faults.lies)
+        };
+        if lies {
+            let at = signature.len() / 2 + 1;
+            signature[at] ^= 0x10;
+            let thread = self.line.scheduler.caller();
+            self.line.trace(self.process, Function::Sign, &"is wrong");
+            *self.line.state().lied.entry(thread).or_default() += 1;
+        }
     }
 
     fn sends(&self, _function: Function, user: UserType, pin: Option<&[u8]>) {

@@ -10,7 +10,8 @@
 //!   pair alike, and nothing is there that nobody made, least of all on a token that took a member's place. What was on a
 //!   token before the group is there still, and nowhere else.
 //! * **G3** right key: every signature fits the public key that was read when the key was made; every other answer is the
-//!   one that the object gave then (`application`); the copies of a key have one value (`copies`).
+//!   one that the object gave then (`application`); the copies of a key have one value (`copies`). Where signatures are
+//!   verified, a member that made a wrong one is not used again.
 //! * **G4** availability: while a member that can serve is up, no call fails (`application`); at rest each member alone
 //!   serves everything.
 //! * **G5** bounded wait: a shutdown ends in time, and with it every thread of the process (`history`); an operation with

@@ -141,6 +141,11 @@ pub enum Fault {
     LedgerFull,
     /// The ledger's folder goes while the process has it open; what is written from then on is gone with the process.
     LedgerGone,
+    /// Some of its signatures are wrong by one bit: of what the application signs, not of the group's challenges, and no MACs.
+    Lie {
+        /// Of 1000 signatures, those that are wrong.
+        of: u16,
+    },
     /// It dies and comes back with the objects that it had when one of its troubles began.
     SetBack {
         /// How many troubles before this one.
@@ -264,6 +269,12 @@ pub struct Plan {
     /// Processes cannot tell each other at once what they destroy: the file that they do it in cannot be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untold: bool,
+    /// `verify_signatures`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
+    /// `session_objects = "replay"`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replay: bool,
 }
 
 /// Functions of which one alone may fail.
@@ -364,6 +375,8 @@ impl Plan {
             before: Vec::new(),
             stays_dead: false,
             untold: false,
+            verify: false,
+            replay: false,
         };
         if !storm {
             plan.add_more(scenario);
@@ -398,7 +411,10 @@ impl Plan {
         let plain = |t: &Trouble| {
             let fault = &t.fault;
             !fault.is_of_the_ledger()
-                && !matches!(fault, Fault::Emptied { .. } | Fault::SetBack { .. } | Fault::Hang)
+                && !matches!(
+                    fault,
+                    Fault::Emptied { .. } | Fault::SetBack { .. } | Fault::Hang | Fault::Lie { .. }
+                )
         };
         self.deadline.is_none()
             && self.makes.is_empty()

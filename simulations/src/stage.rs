@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_token::*;
 
@@ -35,6 +36,8 @@ pub struct Stage {
     pub devices: Vec<Device>,
     /// The member that is in trouble, or has not had the time to come back; the number of members where none is.
     troubled: AtomicUsize,
+    /// The member that has signed wrongly, and may be kept out of use for it; the number of members where none has.
+    liar: AtomicUsize,
     /// Everything is healed.
     calm: AtomicBool,
     broken: Mutex<Option<(&'static str, String)>>,
@@ -139,6 +142,7 @@ impl Stage {
             lines,
             devices,
             troubled: AtomicUsize::new(plan.members),
+            liar: AtomicUsize::new(plan.members),
             calm: AtomicBool::new(false),
             broken: Mutex::default(),
             given: Mutex::default(),
@@ -199,9 +203,21 @@ impl Stage {
         }
     }
 
-    /// A member is in trouble, or has not had the time to come back; `None`: no member is.
+    /// A member is in trouble, or has not had the time to come back; `None`: no member is, but one that signed wrongly.
     pub fn set_troubled(&self, member: Option<usize>) {
-        self.troubled.store(member.unwrap_or(self.plan.members), Ordering::Release);
+        let member = member.unwrap_or_else(|| self.liar.load(Ordering::Acquire));
+        self.troubled.store(member, Ordering::Release);
+    }
+
+    /// A member signs wrongly from now on; `None`: whoever operates the group has looked at it, and wants it back.
+    pub fn set_liar(&self, member: Option<usize>) {
+        self.liar.store(member.unwrap_or(self.plan.members), Ordering::Release);
+    }
+
+    /// Whether a process keeps a member out of use, for good.
+    pub fn is_quarantined(&self, process: u32, member: usize) -> bool {
+        let provider = self.providers().get(&process).cloned();
+        provider.is_some_and(|p| p.groups()[0].members[member].state() == State::Quarantined)
     }
 
     /// Everything is healed, for good.
@@ -355,6 +371,11 @@ impl Stage {
         self.ledger().forgotten.values_mut().for_each(|held| _ = held.remove(&member));
         let things = self.model.things().clone();
         self.lost_where_nowhere(&things);
+    }
+
+    /// Whether no token holds a thing.
+    pub fn is_nowhere(&self, thing: &Thing) -> bool {
+        !self.devices.iter().flat_map(Device::inspect).any(|object| thing.is(&object))
     }
 
     /// Of these things, those that are there and that no token holds are lost.

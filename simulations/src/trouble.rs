@@ -16,6 +16,7 @@ const UNNOTICED: Duration = Duration::from_secs(12);
 pub(crate) fn heal(stage: &Stage) {
     (0..stage.plan.members).for_each(|member| heal_member(stage, member));
     stage.ledger_is_full(false);
+    stage.set_liar(None);
     stage.set_troubled(None);
 }
 
@@ -112,6 +113,10 @@ fn begin(stage: &Stage, member: usize, fault: &Fault) {
             if !stage.plan.gentle {
                 set_back(stage, member, fault);
             }
+        }
+        Fault::Lie { of } => {
+            line.set(Faults { lies: (*of).into(), ..Faults::default() });
+            stage.set_liar(Some(member));
         }
         Fault::Hang => line.set(Faults { hangs: true, ..Faults::default() }),
         Fault::LedgerFull => stage.ledger_is_full(true),

@@ -82,8 +82,7 @@ fn kept_histories_catch_what_they_were_kept_for() {
     let kept = include_str!("../kept.jsonl");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("orders.jsonl");
-    for (mutant, seed) in
-        [("LostOwnerKept", 1946), ("InabilityBelieved", 16435), ("LateWritesNotAwaited", 1711)]
+    for (mutant, seed) in [("LostOwnerKept", 1946), ("InabilityBelieved", 16435), ("RenamedTwinTaken", 2264)]
     {
         let is_it = |line: &&str| line.contains(&format!(r#""seed":{seed},"#));
         let line = kept.lines().find(is_it).unwrap();
@@ -129,6 +128,12 @@ fn a_file_of_kept_histories_that_is_wrong_is_answered_with_2_and_the_line() {
             "\"fault\":{\"Err\":{\"before\":1001,\"after\":0,\"answers\":[48]}}",
             "more than 1000 of 1000 calls",
         ),
+        (
+            "\"fault\":\"Sessions\"",
+            "\"fault\":{\"Lie\":{\"of\":1001}}",
+            "more than 1000 of 1000 signatures wrong",
+        ),
+        ("\"fault\":\"Sessions\"", "\"fault\":{\"Lie\":{\"of\":1000}}", "nobody verifies them"),
         (
             "\"fault\":\"Sessions\"",
             "\"fault\":{\"Err\":{\"before\":10,\"after\":0,\"answers\":[0]}}",

@@ -10,7 +10,7 @@ use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_core::seam::System;
 use ha_token::{
-    Attribute, Mechanism, ObjectHandle, OpKind, Output, SessionHandle, Template, TemplateExt, Token,
+    Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, SessionHandle, Template, TemplateExt, Token,
     UserType, ck,
 };
 use simulations::token::{Device, Profile, RsaPool};
@@ -18,6 +18,8 @@ use simulations::token::{Device, Profile, RsaPool};
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const PIN: &[u8] = b"1234";
 const SO_PIN: &[u8] = b"12345678";
+/// Members are back soon.
+const INTERVAL: &str = "interval = \"20ms\"";
 
 struct Group {
     devices: Vec<Device>,
@@ -37,9 +39,9 @@ fn devices(profiles: &[Profile]) -> Vec<Device> {
     profiles.iter().enumerate().map(one).collect()
 }
 
-fn provider(devices: &[Device], state: &std::path::Path, group: &str) -> Provider {
+fn provider(devices: &[Device], state: &std::path::Path, group: &str, recovery: &str) -> Provider {
     let mut text = format!(
-        "state_dir = {state:?}\n[[group]]\nlabel = \"ha\"\ndeadline = \"off\"\n{group}\n[group.recovery]\ninterval = \"20ms\"\n"
+        "state_dir = {state:?}\n[[group]]\nlabel = \"ha\"\ndeadline = \"off\"\n{group}\n[group.recovery]\n{recovery}\n"
     );
     for i in 0..devices.len() {
         text.push_str(&format!(
@@ -52,9 +54,18 @@ fn provider(devices: &[Device], state: &std::path::Path, group: &str) -> Provide
 
 impl Group {
     fn new(profiles: &[Profile]) -> Self {
+        Group::with(profiles, "")
+    }
+
+    fn with(profiles: &[Profile], settings: &str) -> Self {
+        Group::recovering(INTERVAL, profiles, settings)
+    }
+
+    fn recovering(recovery: &str, profiles: &[Profile], settings: &str) -> Self {
         let devices = devices(profiles);
         let state = tempfile::tempdir().unwrap();
-        let provider = provider(&devices, state.path(), "min_copies = 1");
+        let settings = format!("min_copies = 1\n{settings}");
+        let provider = provider(&devices, state.path(), &settings, recovery);
         let slot = Arc::clone(provider.slot(0).unwrap());
         let s = slot.open_session(true).unwrap();
         let group = Group { devices, provider, slot, s, _state: state };
@@ -202,7 +213,8 @@ fn a_token_that_was_made_anew_is_given_what_another_one_holds() {
     g.slot.destroy_object(g.s, gone).unwrap();
     let before = g.held(0);
     g.devices[1].lose_token();
-    while g.provider.groups()[0].up().count() == 2 {
+    // The other one may be suspect for a moment.
+    while g.provider.groups()[0].members[1].is_up() {
         g.sign(ck::CKM_ECDSA, ec.1, &[7; 32]);
     }
     g.devices[1].initialise(None);
@@ -212,12 +224,86 @@ fn a_token_that_was_made_anew_is_given_what_another_one_holds() {
     assert_eq!(g.words(), [Word::Same; 4]);
 }
 
+/// A login that was lost and made again leaves the member able to give the group keys.
+#[test]
+fn a_member_that_had_lost_its_login_gives_another_one_what_that_has_lost() {
+    let g = Group::new(&[Profile::softhsm(), Profile::softhsm()]);
+    let ec = g.pair(ck::CKM_EC_KEY_PAIR_GEN, Attribute::bytes(ck::CKA_EC_PARAMS, P256), 1);
+    g.secret(ck::CKM_AES_KEY_GEN, ck::CKA_ENCRYPT, 2);
+    let before = g.held(0);
+    let accepted = g.devices[0].login_attempts().accepted;
+    g.devices[0].drop_sessions();
+    while g.devices[0].login_attempts().accepted == accepted {
+        g.sign(ck::CKM_ECDSA, ec.1, &[7; 32]);
+    }
+    g.devices[1].lose_token();
+    // The other one may be suspect for a moment.
+    while g.provider.groups()[0].members[1].is_up() {
+        g.sign(ck::CKM_ECDSA, ec.1, &[7; 32]);
+    }
+    g.devices[1].initialise(None);
+    g.devices[1].find_token();
+    g.wait(|group| group.members.iter().all(|m| m.state() == State::Up));
+    assert_eq!((g.held(0), g.held(1)), (before.clone(), before));
+}
+
+/// How many of so many signatures each member makes.
+fn shares(g: &Group, key: ObjectHandle, signatures: usize) -> Vec<u64> {
+    let served = || g.provider.groups()[0].served();
+    let before = served();
+    for _ in 0..signatures {
+        g.sign(ck::CKM_ECDSA, key, &[7; 32]);
+    }
+    served().iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+fn goes_and_comes_back(g: &Group, key: ObjectHandle) {
+    g.devices[1].lose_token();
+    // The other one may be suspect for a moment.
+    while g.provider.groups()[0].members[1].is_up() {
+        g.sign(ck::CKM_ECDSA, key, &[7; 32]);
+    }
+    g.devices[1].find_token();
+    assert!(g.provider.groups()[0].recover("m1"));
+    g.wait(|group| group.up().count() == 2);
+}
+
+#[test]
+fn a_member_that_has_just_come_back_serves_little_at_first() {
+    let slow = Group::recovering(
+        "interval = \"1h\"\nmax_interval = \"1h\"",
+        &[Profile::softhsm(), Profile::softhsm()],
+        "",
+    );
+    let ec = slow.pair(ck::CKM_EC_KEY_PAIR_GEN, Attribute::bytes(ck::CKA_EC_PARAMS, P256), 1).1;
+    let fair = shares(&slow, ec, 512);
+    assert!(fair[1] >= 128, "{fair:?} before it was away");
+    goes_and_comes_back(&slow, ec);
+    // Of turns, and in each second one it would have come first: an eighth of ten hours is not over soon.
+    let little = shares(&slow, ec, 512);
+    assert!((16..=80).contains(&little[1]), "{little:?} when it has just come back");
+    // Where nobody else can it serves all of it.
+    slow.devices[0].lose_token();
+    while slow.provider.groups()[0].members[0].is_up() {
+        slow.sign(ck::CKM_ECDSA, ec, &[7; 32]);
+    }
+    assert_eq!(shares(&slow, ec, 8)[1], 8);
+}
+
+#[test]
+fn a_member_that_has_been_back_for_a_while_serves_its_whole_share() {
+    let g = Group::new(&[Profile::softhsm(), Profile::softhsm()]);
+    let ec = g.pair(ck::CKM_EC_KEY_PAIR_GEN, Attribute::bytes(ck::CKA_EC_PARAMS, P256), 1).1;
+    goes_and_comes_back(&g, ec);
+    while shares(&g, ec, 512)[1] < 200 {}
+}
+
 /// The group keys go to a member that the security officer of another one trusts, and to nobody else.
 #[test]
 fn a_ceremony_enrols_the_members() {
     let devices = devices(&[Profile::softhsm(), Profile::softhsm()]);
     let state = tempfile::tempdir().unwrap();
-    let provider = provider(&devices, state.path(), "");
+    let provider = provider(&devices, state.path(), "", INTERVAL);
     let group = &provider.groups()[0];
     while group.up().count() < 2 {
         std::thread::yield_now();
@@ -245,4 +331,65 @@ fn what_a_session_makes_ends_with_it() {
     g.slot.close_session(g.s).unwrap();
     drop(g.provider);
     assert!(g.devices.iter().all(|d| d.sessions_open() == 0), "a process that ended has no sessions");
+}
+
+/// A token that has lost its sessions has lost their objects, and may give their numbers to others.
+#[test]
+fn a_handle_that_a_token_gives_again_is_not_taken_for_what_had_it_before() {
+    for replay in [false, true] {
+        let profile = Profile { reuses_handles: true, ..Profile::softhsm() };
+        let settings = if replay { "session_objects = \"replay\"" } else { "" };
+        let g = Group::with(&[profile], settings);
+        let make = |value: u8| {
+            let template = vec![
+                Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+                Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET),
+                Attribute::bool(ck::CKA_SIGN, true),
+                Attribute::bytes(ck::CKA_VALUE, [value; 32]),
+            ];
+            g.slot.create_object(g.s, &template).unwrap()
+        };
+        let mac = |key| {
+            let hmac = &mut Mechanism::plain(ck::CKM_SHA256_HMAC);
+            g.slot.op_init(g.s, OpKind::Sign, Some(hmac), key)?;
+            let mut space = [0; 32];
+            g.slot.op_one_shot(g.s, OpKind::Sign, b"m", &mut Output::buffer(&mut space))?;
+            Ok::<_, Rv>(space)
+        };
+        let first: Vec<_> = (0..4).map(make).collect();
+        let before: Vec<_> = first.iter().map(|key| mac(*key).unwrap()).collect();
+        g.devices[0].drop_sessions();
+        // As many as there are numbers to be given again.
+        let others: Vec<_> = (4..32).map(make).collect();
+        for (n, key) in first.into_iter().enumerate() {
+            match mac(key) {
+                Ok(now) => assert!(replay && now == before[n], "another key's, replay: {replay}"),
+                Err(rv) => {
+                    let is_lost = matches!(rv, Rv::KEY_HANDLE_INVALID | Rv::DEVICE_ERROR);
+                    assert!(!replay && is_lost, "{rv}, replay: {replay}");
+                }
+            }
+        }
+        let all: Vec<_> = others.iter().map(|key| mac(*key).unwrap()).collect();
+        let distinct: std::collections::BTreeSet<_> = all.iter().chain(&before).collect();
+        assert_eq!(distinct.len(), 32);
+    }
+}
+
+/// A token may give the number of a handle that went with its sessions to another object: no key is used by it.
+#[test]
+fn a_key_is_proven_anew_where_its_member_uses_the_numbers_of_lost_handles_again() {
+    let profile = Profile { reuses_handles: true, ..Profile::softhsm() };
+    let g = Group::with(&[profile], "");
+    let keys: Vec<_> = (1..7).map(|id| g.secret(ck::CKM_GENERIC_SECRET_KEY_GEN, ck::CKA_SIGN, id)).collect();
+    let before: Vec<_> = keys.iter().map(|k| g.sign(ck::CKM_SHA256_HMAC, *k, b"m")).collect();
+    for lose in [Device::drop_logins, Device::drop_sessions, Device::drop_handles, Device::drop_sessions] {
+        lose(&g.devices[0]);
+        g.slot.find_objects_init(g.s, &Template::new()).unwrap();
+        g.slot.find_objects(g.s, 100).unwrap();
+        g.slot.find_objects_final(g.s).unwrap();
+        for (key, mac) in keys.iter().zip(&before) {
+            assert_eq!(g.sign(ck::CKM_SHA256_HMAC, *key, b"m"), *mac);
+        }
+    }
 }

@@ -57,7 +57,8 @@ impl fmt::Debug for ModuleConfig {
 ///
 /// For a private instance each `connect` closes the token given out before, waits two seconds for its calls to
 /// leave, finalises and initialises. Where a call, or an earlier `connect`, hangs in the copy, the copy is left alone
-/// and another one is loaded; with eight of them hung, `CKR_CANT_LOCK` is answered until one comes back. A shared
+/// and another one is loaded; with eight of them hung, `CKR_CANT_LOCK` is answered until one comes back. What is left alone so
+/// keeps its sessions and its login until its [`leavings`](Connector::leavings) are seen to, or it is used again. A shared
 /// instance is initialised if nobody has, and finalised with the last connector that uses it, if we initialised it.
 ///
 /// In a forked child private instances are loaded anew; a shared one is taken in whatever state the fork left it.
@@ -283,6 +284,30 @@ impl Connector for ModuleConnector {
     fn hangs(&self) -> bool {
         let state = self.state.lock();
         state.life.is_none() && state.copies.iter().any(|copy| !copy.is_idle())
+    }
+
+    fn leavings(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut left = {
+            let state = self.state.lock();
+            if state.copies.len() < 2 {
+                return None;
+            }
+            state.copies.clone()
+        };
+        left.retain(|copy| copy.is_left());
+        if left.is_empty() {
+            return None;
+        }
+        Some(Box::new(move || {
+            for copy in left {
+                // Nobody finalises what is just being connected: that holds the gate until it is in use.
+                if let Some(_gate) = copy.gate.acquire(Duration::ZERO)
+                    && copy.is_left()
+                {
+                    copy.finalise();
+                }
+            }
+        }))
     }
 
     fn reinitialises(&self) -> bool {

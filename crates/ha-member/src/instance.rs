@@ -135,6 +135,11 @@ impl Copy {
         self.lives.lock().iter().any(|life| !life.is_closed())
     }
 
+    /// Whether it is initialised and nobody uses it, and no call is in it any more.
+    pub(crate) fn is_left(&self) -> bool {
+        self.initialised.load(Ordering::Acquire) && self.is_ours() && !self.is_used() && self.is_idle()
+    }
+
     /// `C_Initialize`; for a `shared` instance only if neither we nor the host have done it. The caller holds the gate.
     pub(crate) fn initialise(
         &self,

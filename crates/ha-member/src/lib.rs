@@ -6,7 +6,7 @@
 //! | `exit` | telling those with threads in modules that the process ends |
 //! | `presence` | who is in what: calls in flight |
 //! | `environment` | showing a module its environment without `setenv` |
-//! | `loader` | files to function lists, private copies, refusing ourselves |
+//! | `loader` | modules, refusing ourselves; how they are loaded is crate `ha-loader` |
 //! | `instance` | one loaded copy: initialise, finalise, calls in flight |
 //! | `search` | which token of an instance a selector means |
 //! | `connector` | [`ModuleConnector`]: connecting again and again |
@@ -29,6 +29,7 @@ mod instance;
 mod loader;
 mod messages;
 mod operations;
+mod plain;
 pub mod presence;
 mod search;
 mod secret;
@@ -39,5 +40,6 @@ pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
 pub use exit::{Ending, before_exit};
 pub use fork::{ForkGuard, ForkLock, fork_generation};
 pub use instance::inside_member;
+pub use plain::open_plain;
 pub use secret::Secret;
 pub use word::SharedWord;

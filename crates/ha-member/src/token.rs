@@ -84,14 +84,6 @@ impl Drop for RealToken {
     }
 }
 
-fn user(user: UserType) -> ck::CK_USER_TYPE {
-    match user {
-        UserType::So => ck::CKU_SO,
-        UserType::User => ck::CKU_USER,
-        UserType::ContextSpecific => ck::CKU_CONTEXT_SPECIFIC,
-    }
-}
-
 impl Token for RealToken {
     fn slot_info(&self) -> Result<SlotInfo> {
         calls::slot_info(&self.enter()?, self.slot)
@@ -191,7 +183,7 @@ impl Token for RealToken {
 
     fn login(&self, session: SessionHandle, who: UserType, secret: Option<&[u8]>) -> Result<()> {
         let (secret, len) = pin(secret);
-        invoke!(self.enter()?, C_Login, session.0, user(who), secret, len)
+        invoke!(self.enter()?, C_Login, session.0, who.number(), secret, len)
     }
 
     fn login_user(
@@ -202,7 +194,16 @@ impl Token for RealToken {
         name: &[u8],
     ) -> Result<()> {
         let (secret, len) = pin(secret);
-        invoke!(self.enter()?, C_LoginUser, session.0, user(who), secret, len, input(name), ulong(name.len()))
+        invoke!(
+            self.enter()?,
+            C_LoginUser,
+            session.0,
+            who.number(),
+            secret,
+            len,
+            input(name),
+            ulong(name.len())
+        )
     }
 
     fn logout(&self, session: SessionHandle) -> Result<()> {

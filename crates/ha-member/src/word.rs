@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::plain::open_plain;
+
 /// A number that every process that has opened the same file reads and raises. May be used from any thread, and on both
 /// sides of a fork.
 pub struct SharedWord(MmapRaw);
@@ -19,7 +21,7 @@ impl SharedWord {
     /// # Errors
     /// Where it cannot be made, written or mapped.
     pub fn open(path: &Path) -> Result<SharedWord, Error> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let mut file = open_plain(OpenOptions::new().read(true).append(true).create(true).mode(0o600), path)?;
         // Written, because a hole could not be filled on a full disk; at the end, because another process may do the same
         // and have raised the number already.
         if file.metadata()?.len() < 8 {

@@ -3,6 +3,7 @@
 //! tests, and for drills, which use what begins with `try_`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod gate;
 mod passing;
 mod places;
 mod process;
@@ -15,14 +16,15 @@ mod watched;
 
 use ha_token::{AttributeType, ck};
 
-pub use passing::{Hook, Passing, Signing};
-pub use places::{find_p11_kit_client, find_softhsm, p11_kit_client, softhsm};
+pub use gate::Gate;
+pub use passing::{Hook, Hooked, Passing, Signing};
+pub use places::{find_p11_kit_client, find_softhsm, folder_in_memory, p11_kit_client, softhsm};
 pub use process::{Alone, another_user, can_mount, give_to, is_alone, is_root, limit_files, set_mode};
 pub use server::{Server, Signal};
 pub use store::{Store, hide, restore};
 pub use tokens::{Tokens, name};
 pub use wait::await_file;
-pub use watched::{Act, Sent, Watch, Watched};
+pub use watched::{Act, Sent, Watch};
 
 /// The user PIN of every token.
 pub const PIN: &str = "1234";

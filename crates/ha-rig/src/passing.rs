@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use ha_token::{
-    AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
-    OpKind, Output, Params, Result, Rv, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo,
-    Ulong, UserType,
+    AttributeType, CombinedKind, ConnectError, Connector, Fetched, Function, Mechanism, MechanismInfo,
+    MessageKind, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle, SessionInfo, SlotInfo,
+    Template, Token, TokenInfo, Ulong, UserType,
 };
 
 /// The mechanism and key of each session's message-based signing.
@@ -40,8 +40,68 @@ pub trait Hook: Send + Sync {
         None
     }
 
+    /// Whether `C_SignRecover` is done by `C_Sign`, where the token itself has none.
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    /// The token has made this signature, of this input where it was given whole.
+    fn signed(&self, _input: Option<&[u8]>, _signature: &mut [u8]) {}
+
     /// The token has said this of itself.
     fn told(&self, _info: &mut TokenInfo) {}
+
+    /// The token is to be connected: what the calls of this connection go through.
+    ///
+    /// # Errors
+    /// Why it is not, in its place.
+    fn connects(&self) -> std::result::Result<Self, ConnectError>
+    where
+        Self: Clone,
+    {
+        Ok(self.clone())
+    }
+
+    /// The token is connected.
+    fn connected(&self, _real: &Arc<dyn Token>) {}
+
+    /// Whether connecting it again may start over, where it can.
+    fn reinitialises(&self) -> bool {
+        true
+    }
+}
+
+/// A connector whose tokens are behind a hook.
+pub struct Hooked<C, H> {
+    /// What connects them.
+    pub real: C,
+    /// What their calls go through.
+    pub hook: H,
+}
+
+impl<C: Connector, H: Hook + Clone + 'static> Connector for Hooked<C, H> {
+    fn connect(&self) -> std::result::Result<Arc<dyn Token>, ConnectError> {
+        let hook = self.hook.connects()?;
+        let real = self.real.connect()?;
+        hook.connected(&real);
+        Ok(Arc::new(Passing { real, hook }))
+    }
+
+    fn disconnect(&self) {
+        self.real.disconnect();
+    }
+
+    fn hangs(&self) -> bool {
+        self.real.hangs()
+    }
+
+    fn leavings(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        self.real.leavings()
+    }
+
+    fn reinitialises(&self) -> bool {
+        self.real.reinitialises() && self.hook.reinitialises()
+    }
 }
 
 /// A token behind a hook.
@@ -71,6 +131,19 @@ impl<H: Hook> Passing<H> {
     ) -> Result<()> {
         self.hook.sends(function, user, pin);
         self.hook.call(function, go)
+    }
+
+    /// What the token is asked for.
+    fn real_kind(&self, kind: OpKind) -> OpKind {
+        if kind == OpKind::SignRecover && self.hook.recovers() { OpKind::Sign } else { kind }
+    }
+
+    /// The hook sees a signature that was made.
+    fn see_signature(&self, input: Option<&[u8]>, output: &mut Output<'_>) {
+        let len = output.len();
+        if let Some(signature) = output.space().and_then(|space| space.get_mut(..len)) {
+            self.hook.signed(input, signature);
+        }
     }
 
     /// The next message of a session's signing.
@@ -157,6 +230,7 @@ impl<H: Hook> Token for Passing<H> {
         self.hook.call(kind.one_shot(), || match self.hook.signing() {
             Some(signing) => {
                 self.real.op_one_shot(s, OpKind::Sign, input, output)?;
+                self.see_signature(Some(input), output);
                 self.sign_on(signing, s, output.is_query())
             }
             None => self.real.message_one_shot(s, kind, params, associated, input, output),
@@ -192,6 +266,7 @@ impl<H: Hook> Token for Passing<H> {
                     return Ok(());
                 }
                 self.real.op_final(s, OpKind::Sign, output)?;
+                self.see_signature(None, output);
                 self.sign_on(signing, s, output.is_query())
             }
             None => self.real.message_next(s, kind, params, input, last, output),
@@ -205,6 +280,42 @@ impl<H: Hook> Token for Passing<H> {
                 self.real.op_one_shot(s, OpKind::Sign, &[0; 32], &mut Output::buffer(&mut [0; 512]))
             }
             None => self.real.message_final(s, kind),
+        })
+    }
+
+    fn op_init(
+        &self,
+        s: SessionHandle,
+        kind: OpKind,
+        mechanism: Option<&mut Mechanism>,
+        key: ObjectHandle,
+    ) -> Result<()> {
+        self.hook.call(kind.init(), || self.real.op_init(s, self.real_kind(kind), mechanism, key))
+    }
+
+    fn op_one_shot(
+        &self,
+        s: SessionHandle,
+        kind: OpKind,
+        input: &[u8],
+        output: &mut Output<'_>,
+    ) -> Result<()> {
+        self.hook.call(kind.one_shot(), || {
+            self.real.op_one_shot(s, self.real_kind(kind), input, output)?;
+            if matches!(kind, OpKind::Sign | OpKind::SignRecover) {
+                self.see_signature(Some(input), output);
+            }
+            Ok(())
+        })
+    }
+
+    fn op_final(&self, s: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
+        self.hook.call(kind.last(), || {
+            self.real.op_final(s, kind, output)?;
+            if kind == OpKind::Sign {
+                self.see_signature(None, output);
+            }
+            Ok(())
         })
     }
 
@@ -226,10 +337,7 @@ impl<H: Hook> Token for Passing<H> {
         Function::FindObjectsInit => find_objects_init(s: SessionHandle, template: &Template) -> ();
         Function::FindObjects => find_objects(s: SessionHandle, max: usize) -> Vec<ObjectHandle>;
         Function::FindObjectsFinal => find_objects_final(s: SessionHandle) -> ();
-        kind.init() => op_init(s: SessionHandle, kind: OpKind, mechanism: Option<&mut Mechanism>, key: ObjectHandle) -> ();
-        kind.one_shot() => op_one_shot(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
         kind.update() => op_update(s: SessionHandle, kind: OpKind, input: &[u8], output: &mut Output<'_>) -> ();
-        kind.last() => op_final(s: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> ();
         Function::Verify => verify(s: SessionHandle, data: &[u8], signature: &[u8]) -> ();
         Function::VerifyFinal => verify_final(s: SessionHandle, signature: &[u8]) -> ();
         Function::DigestKey => digest_key(s: SessionHandle, key: ObjectHandle) -> ();

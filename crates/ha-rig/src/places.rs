@@ -3,6 +3,8 @@
 use std::io::{Error, ErrorKind, Result};
 use std::path::PathBuf;
 
+use tempfile::TempDir;
+
 /// The first of these files that is there.
 fn first(paths: &[&str], package: &str) -> Result<PathBuf> {
     let found = paths.iter().map(PathBuf::from).find(|p| p.exists());
@@ -56,4 +58,17 @@ pub fn find_p11_kit_client() -> Result<PathBuf> {
         ],
         "p11-kit-modules",
     )
+}
+
+/// Where files are kept in memory.
+const MEMORY: &str = "/dev/shm";
+
+/// A new folder in memory, where there is a place for that with so much room, in bytes. What is truncated or synced on a
+/// disk waits, on a busy one for seconds.
+pub fn folder_in_memory(prefix: &str, room: u64) -> Option<TempDir> {
+    let about = rustix::fs::statvfs(MEMORY).ok()?;
+    if about.f_bavail.saturating_mul(about.f_frsize) < room {
+        return None;
+    }
+    tempfile::Builder::new().prefix(prefix).tempdir_in(MEMORY).ok()
 }

@@ -3,12 +3,14 @@
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
 use crate::{
-    PIN, Server, Store, find_p11_kit_client, find_softhsm, p11_kit_client, server, set_mode, softhsm, store,
+    PIN, Server, Store, find_p11_kit_client, find_softhsm, folder_in_memory, p11_kit_client, server,
+    set_mode, softhsm, store,
 };
 
 /// N tokens, `member-a`, `member-b`, … if not labelled otherwise, and what serves them.
@@ -17,6 +19,8 @@ pub struct Tokens {
     servers: Vec<Mutex<Option<Server>>>,
     stores: Vec<Store>,
     labels: Vec<String>,
+    /// Whether no server is to be started any more.
+    ended: AtomicBool,
     dir: TempDir,
 }
 
@@ -42,9 +46,9 @@ impl Tokens {
     pub fn in_memory(count: usize) -> Self {
         let labels: Vec<String> = (0..count).map(|i| format!("member-{}", name(i))).collect();
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        match tempfile::tempdir_in("/dev/shm") {
-            Ok(dir) => Tokens::labelled_in(dir, &labels),
-            Err(_) => Tokens::labelled(&labels),
+        match folder_in_memory("tokens-", 0) {
+            Some(dir) => Tokens::labelled_in(dir, &labels),
+            None => Tokens::labelled(&labels),
         }
     }
 
@@ -81,8 +85,17 @@ impl Tokens {
             stores: labels.iter().enumerate().map(make).collect::<Result<_>>()?,
             servers: labels.iter().map(|_| Mutex::new(None)).collect(),
             labels: labels.iter().map(|l| (*l).to_owned()).collect(),
+            ended: AtomicBool::new(false),
             dir,
         })
+    }
+
+    /// Makes a token with this label beside another one, in the same folder: a module shows both.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn add_beside(&self, i: usize, label: &str) {
+        self.stores[i].add(label);
     }
 
     /// How many tokens there are.
@@ -147,11 +160,27 @@ impl Tokens {
     /// As [`serve`](Self::serve).
     ///
     /// # Errors
-    /// It cannot be started.
+    /// It cannot be started; it is killed meanwhile; all of them [ended](Self::end).
     pub fn try_serve(&self, i: usize) -> Result<()> {
-        let server = Server::start(self.stores[i].conf(), &self.labels[i], &self.socket(i))?;
-        *self.servers[i].lock().map_err(|_| Error::other("another thread panicked"))? = Some(server);
-        Ok(())
+        let starting = {
+            let mut place = self.servers[i].lock().map_err(|_| Error::other("another thread panicked"))?;
+            if self.ended.load(Ordering::Acquire) {
+                return Err(Error::other("the tokens are not served any more"));
+            }
+            let (server, starting) = Server::begin(self.stores[i].conf(), &self.labels[i], &self.socket(i))?;
+            *place = Some(server);
+            starting
+        };
+        // Where others can kill it.
+        starting.listens()
+    }
+
+    /// Kills every server, also one that is just being started. No other one can be started from here on.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        for server in &self.servers {
+            drop(server.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 
     /// Kills the server with all the children it has for its connections.
@@ -162,12 +191,27 @@ impl Tokens {
         drop(self.servers[i].lock().unwrap().take());
     }
 
+    /// Lets no file that the server writes grow past so many bytes, or any again: what a full disk is to it.
+    ///
+    /// # Errors
+    /// It does not run, or the system refuses.
+    pub fn limit_files(&self, i: usize, bytes: Option<u64>) -> Result<()> {
+        let server = self.servers[i].lock().unwrap_or_else(PoisonError::into_inner);
+        server.as_ref().ok_or_else(|| Error::other("the server does not run"))?.limit_files(bytes)
+    }
+
+    /// Sends a signal to the server with all its children; answers whether it is there.
+    pub fn signal(&self, i: usize, signal: rustix::process::Signal) -> bool {
+        let server = self.servers[i].lock().unwrap_or_else(PoisonError::into_inner);
+        server.as_ref().map(|server| server.signal(signal)).is_some()
+    }
+
     /// Stops the server with all its children where they are: calls to it hang until it is killed, or goes on.
     ///
     /// # Panics
     /// When it does not run.
     pub fn freeze(&self, i: usize) {
-        self.servers[i].lock().unwrap().as_ref().expect("it runs").signal(rustix::process::Signal::STOP);
+        assert!(self.signal(i, rustix::process::Signal::STOP), "it runs");
     }
 
     /// Lets a server that was stopped go on: calls that hang in it return.
@@ -175,7 +219,15 @@ impl Tokens {
     /// # Panics
     /// When it does not run.
     pub fn thaw(&self, i: usize) {
-        self.servers[i].lock().unwrap().as_ref().expect("it runs").signal(rustix::process::Signal::CONT);
+        assert!(self.signal(i, rustix::process::Signal::CONT), "it runs");
+    }
+
+    /// How many connections its server has.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn connections(&self, i: usize) -> usize {
+        self.servers[i].lock().unwrap().as_ref().expect("it runs").connections()
     }
 
     /// The configuration, with lines of its own for the group. Where they set no deadline there is none, unless the

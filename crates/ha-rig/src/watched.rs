@@ -4,11 +4,9 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use ha_token::{
-    ConnectError, Connector, Function, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType,
-};
+use ha_token::{ConnectError, Function, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType};
 
-use crate::passing::{Hook, Passing, Signing};
+use crate::passing::{Hook, Signing};
 
 /// What happens at the next call of a function.
 pub enum Act {
@@ -37,6 +35,8 @@ pub struct Watch {
     sessions: Mutex<HashSet<SessionHandle>>,
     /// Flags that the token shows besides its own.
     pub flags: AtomicU64,
+    /// Flags that it does not show, whatever the token says.
+    pub hidden_flags: AtomicU64,
     /// Every call answers `CKR_DEVICE_ERROR` without reaching the token, and it cannot be connected.
     pub dead: AtomicBool,
     /// Dead from the call of this number on, if it is not 0.
@@ -48,6 +48,12 @@ pub struct Watch {
     /// It signs messages (`C_MessageSignInit` and the like) by the token's ordinary functions.
     pub signs_messages: AtomicBool,
     signing: Signing,
+    /// It signs with recovery by the token's ordinary functions.
+    pub recovers: AtomicBool,
+    /// How many of its next signatures are wrong by one bit.
+    pub lies: AtomicUsize,
+    /// How many were.
+    pub lied: AtomicUsize,
     /// How often it was to be connected.
     pub connects: AtomicUsize,
     /// No longer than its connection lives.
@@ -139,49 +145,6 @@ impl Watch {
     }
 }
 
-/// The way to a member that is watched.
-pub struct Watched {
-    real: Box<dyn Connector>,
-    watch: Arc<Watch>,
-}
-
-impl Watched {
-    /// The way to a member, watched.
-    pub fn new(real: impl Connector + 'static, watch: &Arc<Watch>) -> Self {
-        Watched { real: Box::new(real), watch: Arc::clone(watch) }
-    }
-}
-
-impl Connector for Watched {
-    fn connect(&self) -> std::result::Result<Arc<dyn Token>, ConnectError> {
-        let watch = &self.watch;
-        watch.connects.fetch_add(1, Ordering::AcqRel);
-        if let Some(error) = watch.errors.lock().unwrap().pop_front() {
-            return Err(error);
-        }
-        if watch.dead.load(Ordering::Acquire) {
-            let (path, function) = ("dead".into(), Function::Initialize);
-            return Err(ConnectError::Call { path, function, rv: Rv::DEVICE_ERROR });
-        }
-        watch.sessions.lock().unwrap().clear();
-        let real = self.real.connect()?;
-        *watch.real.lock().unwrap() = Some(Arc::downgrade(&real));
-        Ok(Arc::new(Passing { real, hook: Arc::clone(watch) }))
-    }
-
-    fn disconnect(&self) {
-        self.real.disconnect();
-    }
-
-    fn hangs(&self) -> bool {
-        self.real.hangs()
-    }
-
-    fn reinitialises(&self) -> bool {
-        self.real.reinitialises() && !self.watch.shared.load(Ordering::Acquire)
-    }
-}
-
 impl Hook for Arc<Watch> {
     fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T> {
         Watch::call(self, function, go)
@@ -207,7 +170,43 @@ impl Hook for Arc<Watch> {
         self.signs_messages.load(Ordering::Acquire).then_some(&self.signing)
     }
 
+    fn recovers(&self) -> bool {
+        self.recovers.load(Ordering::Acquire)
+    }
+
+    fn signed(&self, _input: Option<&[u8]>, signature: &mut [u8]) {
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.lies.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok() {
+            // Anywhere but in the first bytes, which decide whether it is below the modulus or the order at all.
+            let at = signature.len() / 2 + 1;
+            signature.get_mut(at).into_iter().for_each(|byte| *byte ^= 0x10);
+            self.lied.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     fn told(&self, info: &mut TokenInfo) {
+        info.flags &= !(self.hidden_flags.load(Ordering::Acquire) as Ulong);
         info.flags |= self.flags.load(Ordering::Acquire) as Ulong;
+    }
+
+    fn connects(&self) -> std::result::Result<Self, ConnectError> {
+        self.connects.fetch_add(1, Ordering::AcqRel);
+        if let Some(error) = self.errors.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        if self.dead.load(Ordering::Acquire) {
+            let (path, function) = ("dead".into(), Function::Initialize);
+            return Err(ConnectError::Call { path, function, rv: Rv::DEVICE_ERROR });
+        }
+        self.sessions.lock().unwrap().clear();
+        Ok(Arc::clone(self))
+    }
+
+    fn connected(&self, real: &Arc<dyn Token>) {
+        *self.real.lock().unwrap() = Some(Arc::downgrade(real));
+    }
+
+    fn reinitialises(&self) -> bool {
+        !self.shared.load(Ordering::Acquire)
     }
 }

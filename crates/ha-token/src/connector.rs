@@ -26,6 +26,13 @@ pub trait Connector: Send + Sync {
         false
     }
 
+    /// What is still to be done about earlier connections, if anything is: to finalise what was left because calls hung in it,
+    /// and is free now. May block as long as a module does, beside everything else here; the caller runs it on a thread of
+    /// its own.
+    fn leavings(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        None
+    }
+
     /// Whether another `connect` really starts over (a private instance), or can only look again (a shared one).
     fn reinitialises(&self) -> bool;
 }

@@ -118,6 +118,12 @@ impl Mechanism {
         self.kind >= crate::ck::CKM_VENDOR_DEFINED
     }
 
+    /// Whether nobody here can read the parameter, which may hold pointers into its caller's memory: a vendor's.
+    #[inline]
+    pub fn is_opaque(&self) -> bool {
+        self.is_vendor() && self.params != Params::None
+    }
+
     /// Replaces every object handle in the parameters that the token *reads* by `f`'s answer, nested ones included.
     ///
     /// # Errors

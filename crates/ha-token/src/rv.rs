@@ -143,6 +143,15 @@ impl Rv {
     /// is known to use the number, and no application is given it.
     pub const NO_ANSWER: Rv = Rv(ck::CKR_VENDOR_DEFINED | 0x4E4F_414E);
 
+    /// What is said here of a signature that was made and is not the key's: nobody is given it. Like [`Rv::NO_ANSWER`] it is no
+    /// module's, and no application is given it.
+    pub const WRONG_SIGNATURE: Rv = Rv(ck::CKR_VENDOR_DEFINED | 0x5752_4E47);
+
+    /// What an application is told of it.
+    pub fn told(self) -> Rv {
+        if matches!(self, Rv::NO_ANSWER | Rv::WRONG_SIGNATURE) { Rv::DEVICE_ERROR } else { self }
+    }
+
     /// `Ok` for `CKR_OK`, the code itself for anything else.
     pub const fn check(raw: ck::CK_RV) -> Result<(), Rv> {
         if raw == ck::CKR_OK { Ok(()) } else { Err(Rv(raw)) }
@@ -159,6 +168,7 @@ impl fmt::Display for Rv {
         match self.name() {
             Some(name) => f.write_str(name),
             None if *self == Rv::NO_ANSWER => f.write_str("no answer in time"),
+            None if *self == Rv::WRONG_SIGNATURE => f.write_str("a wrong signature"),
             None => write!(f, "CKR 0x{:08X}", self.0),
         }
     }

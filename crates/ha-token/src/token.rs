@@ -26,6 +26,17 @@ pub enum UserType {
     ContextSpecific,
 }
 
+impl UserType {
+    /// The standard's number of it.
+    pub fn number(self) -> Ulong {
+        match self {
+            UserType::So => crate::ck::CKU_SO,
+            UserType::User => crate::ck::CKU_USER,
+            UserType::ContextSpecific => crate::ck::CKU_CONTEXT_SPECIFIC,
+        }
+    }
+}
+
 /// The kinds of operation that are started with a mechanism and kept in a session; at most one of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is the standard's operation of the same name

@@ -74,7 +74,7 @@ impl Context {
     pub(crate) fn running(&self) -> Result<Provider> {
         let config = self.load()?;
         let pin = self.pin()?;
-        let provider = Provider::from_config(config)?;
+        let provider = Provider::for_operator(config)?;
         for group in provider.groups() {
             // What a verb changes is what it says; a login alone changes nothing.
             group.sync_by_hand();

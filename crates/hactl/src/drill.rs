@@ -1,35 +1,48 @@
-//! `hactl drill`: failover practised under load, on a throw-away group of SoftHSM tokens.
+//! `hactl drill`: failover practised under load, on the configured group or on a throw-away one of SoftHSM tokens.
 
 use std::fs::OpenOptions;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
+use ha_core::config;
 use ha_core::seam::{System, World};
-use ha_drills::measure::Figures;
 use ha_drills::plan::Scenario;
 use ha_drills::record::Record;
+use ha_drills::tally::Figures;
 use ha_drills::verdict::shown;
-use ha_drills::{Drill, DrillError, Handle, Options, Tick, Told, report};
+use ha_drills::{Configured, Drill, DrillError, Handle, Interruption, Options, Tick, Told, report};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::context::{BadNews, Context};
+use crate::context::Context;
 use crate::{Answer, output};
 
 /// Exit status of a drill that was interrupted.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// How long a call waits for a member of a throw-away group, where nothing else is said.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a member is waited for that was mended.
+const COMING_BACK: Duration = Duration::from_secs(60);
+
 /// What is drilled, and how.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// kill, hang, flap, restart-rolling, lose-token, all-down, or all of them one after the other.
+    /// kill, hang, flap, restart-rolling, lose-token, slow, full-disk, wrong-answers, wrong-pin, all-down, or all of them one after the other.
     scenario: String,
-    /// On a throw-away group of 2 to 4 SoftHSM tokens (2 where no number is said), each behind a p11-kit server of its own.
+    /// On a throw-away group of 2 to 4 SoftHSM tokens (2 where no number is said), each behind a p11-kit server of its own; without this on the configured group.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u8).range(2..=4))]
     softhsm: Option<u8>,
+    /// Which configured group, where there are several.
+    #[arg(long, value_name = "LABEL", conflicts_with = "softhsm")]
+    group: Option<String>,
+    /// Plays on the configured group also what may leave something there: lose-token, full-disk, wrong-answers, wrong-pin, all.
+    #[arg(long, conflicts_with = "softhsm")]
+    i_know: bool,
     /// How long each scenario lasts, waiting for members not counted.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
@@ -39,9 +52,9 @@ pub(crate) struct Arguments {
     /// Decides who goes first and when, and what is signed; without it one is drawn.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How long a call waits for one member: a duration as in the configuration, or off.
-    #[arg(long, value_name = "D", default_value = "1s", value_parser = deadline)]
-    deadline: Deadline,
+    /// How long a call waits for a member of a throw-away group: a duration as in the configuration (1s), or off.
+    #[arg(long, value_name = "D", requires = "softhsm", value_parser = deadline)]
+    deadline: Option<Deadline>,
     /// Writes the figures and charts as one HTML file.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
@@ -52,23 +65,7 @@ pub(crate) struct Arguments {
 struct Deadline(Option<Duration>);
 
 fn deadline(text: &str) -> Result<Deadline, String> {
-    if text == "off" {
-        return Ok(Deadline(None));
-    }
-    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit);
-    let number = number.parse::<u32>().ok().filter(|n| *n > 0).map(u64::from);
-    let time = match (number, unit) {
-        (Some(n), "ms") => Duration::from_millis(n),
-        (Some(n), "s") => Duration::from_secs(n),
-        (Some(n), "m") => Duration::from_secs(n * 60),
-        _ => Duration::MAX,
-    };
-    if time <= Duration::from_secs(3600) {
-        Ok(Deadline(Some(time)))
-    } else {
-        Err("expected a duration such as 300ms, 10s or 2m (at most an hour), or off".into())
-    }
+    config::duration(text).map(Deadline).ok_or_else(|| format!("expected {}", config::DURATION))
 }
 
 /// Plays a scenario. Bad news: an operation that failed where none should, a wrong answer, a member that does not come back.
@@ -77,56 +74,63 @@ fn deadline(text: &str) -> Result<Deadline, String> {
 /// The command line; tokens or servers that cannot be had.
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Answer> {
     let scenario: Scenario = arguments.scenario.parse()?;
-    let Some(members) = arguments.softhsm else {
-        bail!(
-            "a drill against a configured group is not there yet: say --softhsm N for a throw-away group of N tokens (2 to 4)"
-        );
-    };
     if let Some(path) = &arguments.report {
         may_be_written(path)?;
+    }
+    if arguments.softhsm.is_none() && scenario.is_destructive() && !arguments.i_know {
+        bail!(
+            "{scenario} may leave something on the configured group where it is killed (see docs/drills.md): say --i-know to play it all the same, or --softhsm N for a throw-away group of N tokens"
+        );
     }
     let seed = match arguments.seed {
         Some(seed) => seed,
         None => drawn()?,
     };
-    let drill = Drill::new(Options {
+    let options = Options {
         scenario,
-        members: members.into(),
+        members: arguments.softhsm.unwrap_or(0).into(),
         length: Duration::from_secs(arguments.seconds.into()),
         threads: arguments.threads.into(),
         seed,
-        deadline: arguments.deadline.0,
-    });
+        deadline: arguments.deadline.map_or(Some(DEADLINE), |Deadline(deadline)| deadline),
+        patience: COMING_BACK,
+    };
+    let drill = match arguments.softhsm {
+        Some(_) => Drill::new(options),
+        None => {
+            let config = context.load()?;
+            let pin = context.pin()?;
+            Drill::on(Configured::new(config, arguments.group.as_deref(), pin)?, options)?
+        }
+    };
     end_on_interruption(drill.handle())?;
-    let shower = Shower::new();
+    let mut shower = Shower::new();
     shower.line(None, &format!("drill {scenario}, seed {seed}"));
     let played = drill.run(&mut |told| shower.show(told));
     shower.end();
     let record = match played {
         Ok(record) => record,
         Err(DrillError::Interrupted) => {
-            eprintln!("hactl: {}", DrillError::Interrupted);
+            tell(&format!("hactl: {}", DrillError::Interrupted));
             if context.json {
                 output::json(&json!({"schema": 1, "error": DrillError::Interrupted.to_string()}))?;
             }
             return Ok(Answer::Interrupted);
         }
-        // A group that cannot be used is news of the group; the rest is the machine's to mend.
-        Err(error @ (DrillError::Call(..) | DrillError::NotUp(_))) => {
-            return Err(BadNews(error.to_string()).into());
-        }
+        // There was no drill, and so is no news of it: what is in its way is to be mended first.
         Err(error) => return Err(error.into()),
     };
-    if context.json {
-        output::json(&record.document())?;
+    let shown = if context.json {
+        output::json(&record.document())
     } else {
-        print!("{}", text(&record));
-    }
-    // After the figures, which are not to be lost where it cannot be written any more.
+        std::io::stdout().lock().write_all(text(&record).as_bytes()).map_err(anyhow::Error::from)
+    };
+    // After the figures, which are not to be lost where it cannot be written any more; and also where nobody reads those.
     let is_reported = match &arguments.report {
         Some(path) => write_report(path, &record),
         None => true,
     };
+    shown.context("the figures cannot be written")?;
     Ok(match (record.interrupted, record.is_well() && is_reported) {
         (true, _) => Answer::Interrupted,
         (false, true) => Answer::Well,
@@ -136,7 +140,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Answer> {
 
 /// Found out before an hour's drill, not after it. What is there already is left as it is.
 fn may_be_written(path: &Path) -> Result<()> {
-    let is_new = !path.exists();
+    // A link that leads to nothing is there, too.
+    let is_new = std::fs::symlink_metadata(path).is_err();
     let words = || format!("--report {}: it cannot be written", path.display());
     OpenOptions::new().create(true).append(true).open(path).with_context(words)?;
     if is_new {
@@ -149,8 +154,8 @@ fn write_report(path: &Path, record: &Record) -> bool {
     let written =
         report::html(record).map_err(anyhow::Error::from).and_then(|page| Ok(std::fs::write(path, page)?));
     match &written {
-        Ok(()) => eprintln!("the report is {}", path.display()),
-        Err(error) => eprintln!("hactl: --report {}: {error:#}", path.display()),
+        Ok(()) => tell(&format!("the report is {}", path.display())),
+        Err(error) => tell(&format!("hactl: --report {}: {error:#}", path.display())),
     }
     written.is_ok()
 }
@@ -163,18 +168,31 @@ fn drawn() -> Result<u64> {
 }
 
 fn end_on_interruption(handle: Handle) -> Result<()> {
-    ctrlc::set_handler(move || {
-        if handle.interrupt() {
-            std::process::exit(INTERRUPTED.into());
+    ctrlc::set_handler(move || match handle.interrupt() {
+        Interruption::Ends => {
+            tell("the drill ends with the figures so far; interrupt it once more to end it at once");
         }
-        eprintln!("the drill ends with the figures so far; interrupt it once more to end it at once");
+        Interruption::Hurries => tell(
+            "only the drill's own objects are still removed; interrupt it once more to leave them to the next drill",
+        ),
+        Interruption::Ended => std::process::exit(INTERRUPTED.into()),
     })
     .context("an interruption could not remove what a drill makes")
 }
 
+/// Says a line on standard error. Whoever read that may have been interrupted with the drill: it goes on without.
+fn tell(line: &str) {
+    _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// So often it is said how it is going, where there is no bar.
+const WORD: Duration = Duration::from_secs(10);
+
 /// Shows what goes on, on standard error: a bar on a terminal, plain lines elsewhere.
 struct Shower {
     bar: Option<ProgressBar>,
+    /// When it was last said how it is going.
+    told: Duration,
 }
 
 impl Shower {
@@ -186,7 +204,7 @@ impl Shower {
             }
             bar
         });
-        Shower { bar }
+        Shower { bar, told: Duration::ZERO }
     }
 
     fn line(&self, at: Option<Duration>, text: &str) {
@@ -196,17 +214,21 @@ impl Shower {
         };
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => tell(&text),
         }
     }
 
-    fn show(&self, told: Told) {
+    fn show(&mut self, told: Told) {
         match (told, &self.bar) {
             (Told::Line(at, text), _) => self.line(at, &text),
             (Told::Tick(tick), Some(bar)) => {
                 bar.set_length(tick.about.as_millis() as u64);
                 bar.set_position(tick.at.min(tick.about).as_millis() as u64);
                 bar.set_message(state(&tick));
+            }
+            (Told::Tick(tick), None) if tick.at.saturating_sub(self.told) >= WORD => {
+                self.told = tick.at;
+                self.line(Some(tick.at), &state(&tick));
             }
             (Told::Tick(_), None) => {}
         }
@@ -227,8 +249,10 @@ fn state(tick: &Tick) -> String {
     if tick.count.wrong > 0 {
         text.push_str(&format!(", {} WRONG", tick.count.wrong));
     }
-    if !tick.away.is_empty() {
-        text.push_str(&format!(", not used: {}", tick.away.join(" ")));
+    for member in &tick.members {
+        let (name, is_up) = (&member.name, if member.is_up { "" } else { " not used" });
+        let round_trip = member.round_trip.map(|time| format!(" {}", shown(time))).unwrap_or_default();
+        text.push_str(&format!("; {name}{is_up} {}/s{round_trip}", member.per_second));
     }
     text
 }

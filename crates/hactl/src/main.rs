@@ -9,14 +9,17 @@ mod context;
 mod doctor;
 mod drill;
 mod init;
+mod member;
 mod output;
 mod slots;
 mod status;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ha_core::board::What;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Operates HA groups of PKCS#11 tokens.
@@ -84,12 +87,17 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Takes a member out of use, takes it back, or has it tried: in every process that uses the group.
+    Member {
+        #[command(subcommand)]
+        verb: MemberVerb,
+    },
     /// The configuration file.
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
-    /// Practises failover under load, and shows figures: kill, hang, flap, restart-rolling, lose-token, all-down, or all.
+    /// Practises failover under load, on the configured group or a throw-away one, and shows figures.
     Drill(drill::Arguments),
     /// Tries configuration, modules, tokens, PINs, permissions and versions, and says what to mend.
     Doctor,
@@ -99,6 +107,28 @@ enum Verb {
 enum SlotVerb {
     /// Every slot an application sees, with its kind.
     List,
+}
+
+#[derive(Subcommand)]
+enum MemberVerb {
+    /// Takes a member out of use, for maintenance, until `resume`: calls under way end, and new ones go to the others.
+    Drain {
+        #[command(flatten)]
+        arguments: member::Arguments,
+        /// Also where no other member serves.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Takes a drained member back: it is connected, brought up to date and used.
+    Resume {
+        #[command(flatten)]
+        arguments: member::Arguments,
+    },
+    /// Has a member that is not up tried at once, also where `mode = "manual"`.
+    Recover {
+        #[command(flatten)]
+        arguments: member::Arguments,
+    },
 }
 
 #[derive(Subcommand)]
@@ -130,6 +160,15 @@ fn main() -> ExitCode {
         Verb::Check { prove } => check::run(&context, prove),
         Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
+        Verb::Member { verb: MemberVerb::Drain { arguments, force } } => {
+            member::run(&context, What::Drain, &arguments, force)
+        }
+        Verb::Member { verb: MemberVerb::Resume { arguments } } => {
+            member::run(&context, What::Resume, &arguments, false)
+        }
+        Verb::Member { verb: MemberVerb::Recover { arguments } } => {
+            member::run(&context, What::Recover, &arguments, false)
+        }
         Verb::Config { verb: ConfigVerb::Check } => config::check(&context),
         Verb::Drill(arguments) => drill::run(&context, &arguments),
         Verb::Doctor => doctor::run(&context),
@@ -139,7 +178,8 @@ fn main() -> ExitCode {
         Ok(Answer::BadNews) => ExitCode::from(1),
         Ok(Answer::Interrupted) => ExitCode::from(drill::INTERRUPTED),
         Err(error) => {
-            eprintln!("hactl: {error:#}");
+            // Whoever reads it may be gone.
+            _ = writeln!(std::io::stderr().lock(), "hactl: {error:#}");
             if context.json {
                 // A program reads one document, whatever came of it. Where that cannot be written the status says it.
                 _ = output::json(&serde_json::json!({"schema": 1, "error": format!("{error:#}")}));

@@ -9,7 +9,7 @@ use crate::{Answer, output};
 
 /// Lists the slots.
 pub(crate) fn list(context: &Context) -> Result<Answer> {
-    let provider = Provider::from_config(context.load()?)?;
+    let provider = Provider::for_operator(context.load()?)?;
     let mut table = output::table(&["slot", "kind", "label", "serial", "model"]);
     let mut documents = Vec::new();
     let mut answer = Answer::Well;

@@ -1,12 +1,14 @@
 //! `hactl status [--watch]`: the members' state.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
+use ha_core::board::Process;
 use ha_core::group::{Group, Member, MemberStatus};
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
@@ -33,6 +35,17 @@ struct GroupDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     enrolment: Option<&'static str>,
     members: Vec<MemberDocument>,
+    /// Those of this host that use the group, with what each sees.
+    processes: Vec<ProcessDocument>,
+}
+
+#[derive(Serialize)]
+struct ProcessDocument {
+    pid: u32,
+    program: String,
+    /// In seconds since the Unix epoch.
+    since: u64,
+    members: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -58,7 +71,7 @@ pub(crate) fn run(context: &Context, watch: bool) -> Result<Answer> {
     }
     let config = context.load()?;
     let pin = context.given_pin()?;
-    let provider = Provider::from_config(config)?;
+    let provider = Provider::for_operator(config)?;
     for group in provider.groups() {
         group.sync_by_hand();
         if let Some(pin) = &pin
@@ -74,7 +87,10 @@ pub(crate) fn run(context: &Context, watch: bool) -> Result<Answer> {
 
 fn once(context: &Context, provider: &Provider, with_pin: bool) -> Result<Answer> {
     let groups: Vec<_> = provider.groups().iter().map(look).collect();
-    let well = groups.iter().flat_map(|g| &g.members).all(|m| m.state == "up" && m.in_sync != Some(false));
+    let well = groups.iter().all(|g| {
+        g.members.iter().all(|m| m.state == "up" && m.in_sync != Some(false))
+            && g.processes.iter().flat_map(|p| p.members.values()).all(|state| state == "up")
+    });
     if context.json {
         output::json(&Document { schema: 1, groups })?;
     } else {
@@ -134,7 +150,17 @@ fn look(group: &Arc<Group>) -> GroupDocument {
     }
     let members = group.status().members;
     let members = members.iter().zip(seen).map(|(status, seen)| document(status, seen, &sync)).collect();
-    GroupDocument { label: group.config.label.clone(), enrolment, members }
+    GroupDocument { label: group.config.label.clone(), enrolment, members, processes: processes(group) }
+}
+
+fn processes(group: &Group) -> Vec<ProcessDocument> {
+    let of = |p: Process| ProcessDocument {
+        pid: p.pid,
+        program: p.program,
+        since: p.since.as_secs(),
+        members: p.members.into_iter().map(|m| (m.name, m.sight.state.to_string())).collect(),
+    };
+    group.processes().into_iter().map(of).collect()
 }
 
 fn in_time<T: Send + 'static>(
@@ -229,6 +255,34 @@ fn text(groups: &[GroupDocument]) -> String {
                 _ = writeln!(text, "  {}: {fault}", m.name);
             }
         }
+        if !group.processes.is_empty() {
+            _ = writeln!(text, "used by\n{}", users(group));
+        }
     }
     text
+}
+
+/// The processes that use a group: of the members those that one sees otherwise than this command does.
+fn users(group: &GroupDocument) -> comfy_table::Table {
+    let mut table = output::table(&["process", "program", "for", "sees otherwise"]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for process in &group.processes {
+        let differs =
+            |m: &&MemberDocument| process.members.get(&m.name).is_some_and(|state| *state != m.state);
+        let sees = |m: &MemberDocument| format!("{} {}", m.name, process.members[&m.name]);
+        let otherwise: Vec<_> = group.members.iter().filter(differs).map(sees).collect();
+        let time = span(now.saturating_sub(process.since));
+        table.add_row(vec![process.pid.to_string(), process.program.clone(), time, otherwise.join(", ")]);
+    }
+    table
+}
+
+/// Seconds, for people.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }

@@ -17,7 +17,9 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        Place { folder: tempfile::tempdir().expect("a folder") }
+        // As a drill has it where no place is said: on a disk members that nobody broke may miss deadlines.
+        let in_memory = ha_rig::folder_in_memory("drill-place-", 128 << 20);
+        Place { folder: in_memory.unwrap_or_else(|| tempfile::tempdir().expect("a folder")) }
     }
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
@@ -118,6 +120,54 @@ fn members_hang_and_nothing_fails() {
 }
 
 #[test]
+fn a_slow_member_makes_few_operations_wait() {
+    let place = Place::new();
+    let ran = place.run(&["slow", "--softhsm", "2", "--seconds", "4", "--json"]);
+    assert_eq!(ran.code, 0, "{}\n{}", ran.out, ran.err);
+    let document = ran.json();
+    assert_eq!((&document["failed"], &document["wrong"]), (&0.into(), &0.into()));
+    assert!(ran.err.contains("a is slow") && ran.err.contains("b is as quick as before"), "{}", ran.err);
+    // A slow server is stopped for fifty milliseconds at a time.
+    assert!(document["p50_us"].as_u64().unwrap() < 50_000, "{document}");
+    place.nothing_is_left();
+}
+
+#[test]
+fn no_wrong_answer_is_handed_out() {
+    let place = Place::new();
+    let ran = place.run(&["wrong-answers", "--softhsm", "2", "--seconds", "4", "--json"]);
+    all_is_well(&ran, "wrong-answers");
+    for line in ["a is signing wrongly", "b is not used any more", "b signs rightly again"] {
+        assert!(ran.err.contains(line), "{line}: {}", ran.err);
+    }
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_token_whose_pin_was_changed_is_not_locked() {
+    let place = Place::new();
+    let ran = place.run(&["wrong-pin", "--softhsm", "2", "--seconds", "4", "--json"]);
+    all_is_well(&ran, "wrong-pin");
+    for line in ["a is under another PIN", "b is not used any more", "b has its PIN again"] {
+        assert!(ran.err.contains(line), "{line}: {}", ran.err);
+    }
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_member_on_a_full_disk_loses_nothing() {
+    let place = Place::new();
+    let ran = place.run(&["full-disk", "--softhsm", "2", "--seconds", "4", "--json"]);
+    // On a busy machine the other member may miss a deadline just then, and nobody can write: that is told as it is.
+    let document = ran.json();
+    assert_eq!(document["wrong"], 0, "{}", ran.err);
+    for line in ["a is on a full disk", "b is on a full disk", "every token has what it must have"] {
+        assert!(ran.err.contains(line), "{line}: {}", ran.err);
+    }
+    place.nothing_is_left();
+}
+
+#[test]
 fn where_every_member_is_down_calls_fail_and_that_is_counted_apart() {
     let place = Place::new();
     let ran = place.run(&["all-down", "--softhsm", "--seconds", "3", "--deadline", "300ms"]);
@@ -132,13 +182,20 @@ fn what_cannot_be_drilled_is_a_usage_error() {
     let missing = place.folder.path().join("missing").join("report.html");
     let missing = missing.to_str().unwrap();
     for (arguments, word) in [
-        (&["slow", "--softhsm", "2"] as &[&str], "restart-rolling"),
-        (&["slow", "--softhsm", "2"], "yet"),
-        (&["nonsense", "--softhsm", "2"], "lose-token"),
-        (&["kill"], "--softhsm"),
+        (&["nonsense", "--softhsm", "2"] as &[&str], "lose-token"),
+        (&["kill"], "no configuration"),
+        (&["kill", "--group", "x"], "no configuration"),
+        (&["kill", "--deadline", "1s"], "--softhsm"),
+        (&["kill", "--softhsm", "2", "--i-know"], "--i-know"),
+        (&["full-disk"], "--i-know"),
+        (&["lose-token"], "--i-know"),
+        (&["wrong-answers"], "--i-know"),
+        (&["wrong-pin"], "--i-know"),
+        (&["all"], "--i-know"),
         (&["kill", "--softhsm", "1"], "2..=4"),
         (&["kill", "--softhsm", "5"], "2..=4"),
-        (&["kill", "--softhsm", "2", "--deadline", "soon"], "300ms"),
+        (&["kill", "--softhsm", "2", "--deadline", "soon"], "250ms"),
+        (&["kill", "--softhsm", "2", "--deadline", "25h"], "at most a day"),
         (&["kill", "--softhsm", "2", "--seconds", "0"], "seconds"),
         (&["kill", "--softhsm", "2", "--report", missing], missing),
         (&["kill", "--softhsm", "2", "--report", place.folder.path().to_str().unwrap()], "--report"),
@@ -149,14 +206,23 @@ fn what_cannot_be_drilled_is_a_usage_error() {
         assert!(ran.err.contains(word), "{arguments:?}: {}", ran.err);
         assert!(!ran.err.contains("making"), "found out before anything is made: {}", ran.err);
     }
-    assert!(hactl(&["drill", "slow", "--json"]).json()["error"].is_string());
+    assert!(hactl(&["drill", "nonsense", "--json"]).json()["error"].is_string());
     place.nothing_is_left();
 }
 
 /// Runs one until this is told, then sends so many signals.
 fn interrupted(place: &Place, told: &str, signals: usize) -> Ran {
     let arguments = ["hang", "--softhsm", "2", "--seconds", "600", "--json"];
-    let mut command = place.command(&arguments);
+    interrupted_once(place.command(&arguments), told, signals, || {})
+}
+
+/// The same, once this has returned too.
+fn interrupted_once(
+    mut command: std::process::Command,
+    told: &str,
+    signals: usize,
+    also: impl FnOnce(),
+) -> Ran {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("hactl runs");
     let mut lines = BufReader::new(child.stderr.take().expect("standard error"));
     let mut err = String::new();
@@ -166,6 +232,7 @@ fn interrupted(place: &Place, told: &str, signals: usize) -> Ran {
         }
     };
     until(told);
+    also();
     for _ in 0..signals {
         kill_process(Pid::from_child(&child), Signal::INT).expect("sent");
         // Two that come at once are one.
@@ -197,4 +264,49 @@ fn an_interruption_before_the_load_or_a_second_one_leaves_nothing_either() {
         }
         place.nothing_is_left();
     }
+}
+
+/// Puts a `p11-kit` first that starts no second server for a token, but does this.
+fn with_servers_that_start_once(command: &mut std::process::Command, bin: &Path, instead: &str) {
+    let script = format!(
+        "#!/bin/sh\nseen={bin}/$(basename \"$4\")\nif [ -e \"$seen\" ]; then echo > {bin}/again; {instead}; fi\n\
+         echo > \"$seen\"\nPATH=${{PATH#*:}} exec p11-kit \"$@\"\n",
+        bin = bin.display(),
+    );
+    let path = bin.join("p11-kit");
+    std::fs::write(&path, script).expect("a script");
+    ha_rig::set_mode(&path, 0o700);
+    let paths = std::env::var("PATH").expect("a path");
+    command.env("PATH", format!("{}:{paths}", bin.display()));
+}
+
+#[test]
+fn a_server_that_does_not_start_again_cuts_it_short_and_the_figures_stay() {
+    let (place, bin) = (Place::new(), tempfile::tempdir().expect("a folder"));
+    let arguments = ["kill", "--softhsm", "2", "--seconds", "4", "--json"];
+    let mut command = place.command(&arguments);
+    with_servers_that_start_once(&mut command, bin.path(), "exit 1");
+    let ran = finish(command);
+    assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
+    let document = ran.json();
+    assert!(document["operations"].as_u64().unwrap() > 0 && document["failed"] == 0, "{document}");
+    assert!(ran.err.contains("could not be mended"), "{}", ran.err);
+    place.nothing_is_left();
+}
+
+#[test]
+fn a_second_interruption_ends_it_at_once_while_a_server_starts() {
+    let (place, bin) = (Place::new(), tempfile::tempdir().expect("a folder"));
+    let mut command = place.command(&["restart-rolling", "--softhsm", "2", "--seconds", "4"]);
+    with_servers_that_start_once(&mut command, bin.path(), "exec sleep 60");
+    let again = bin.path().join("again");
+    let mut began = None;
+    let ran = interrupted_once(command, "is killed", 2, || {
+        ha_rig::await_file(&again);
+        began = Some(std::time::Instant::now());
+    });
+    assert_eq!(ran.code, 130, "{}", ran.err);
+    // Nothing waited for the server: that ends by itself long after.
+    assert!(began.expect("it was killed").elapsed().as_secs() < 25, "{}", ran.err);
+    place.nothing_is_left();
 }

@@ -19,7 +19,7 @@ fn status_has_the_contracts_fields_with_and_without_a_pin() {
     assert_eq!(blind.code, 0, "{}", blind.err);
     let blind = blind.json();
     assert_eq!(keys(&blind), ["groups", "schema"]);
-    assert_eq!(keys(&blind["groups"][0]), ["label", "members"]);
+    assert_eq!(keys(&blind["groups"][0]), ["label", "members", "processes"]);
     let a = member(&blind, "a");
     assert_eq!(keys(a), ["in_sync", "last_fault", "name", "objects", "role", "rtt_us", "state"]);
     assert_eq!((&a["state"], &a["role"], &a["last_fault"]), (&json!("up"), &json!("active"), &Value::Null));

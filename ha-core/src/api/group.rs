@@ -62,8 +62,8 @@ impl fmt::Debug for Group {
 /// What happens in a group, in order, for one receiver.
 ///
 /// As an iterator it waits for the next event, and ends when the instance is finalised. Up to 1024 events are kept for a
-/// receiver that does not look; those that come while it is that far behind are not told to it. It may be sent to
-/// another thread.
+/// receiver that does not look; those that come while it is that far behind are not told to it, but for how many they were
+/// ([`GroupEvent::Missed`]). It may be sent to another thread.
 pub struct Events {
     receiver: Receiver<GroupEvent>,
 }

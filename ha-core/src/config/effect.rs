@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, GroupConfig, SessionObjects};
+use super::{Config, GroupConfig};
 
 /// What `generate_deadline` is when the file does not say.
 const GENERATE_DEADLINE: Duration = Duration::from_secs(120);
@@ -42,18 +42,6 @@ fn of_group(group: &GroupConfig) -> Vec<WithoutEffect> {
         "generate_deadline",
         "with deadline = \"off\" no call is cut off, that of making a key neither",
     );
-    tell(
-        group.session_objects == SessionObjects::Replay,
-        None,
-        "session_objects",
-        "session objects live on one member and are lost with it, as with \"local\"",
-    );
-    tell(
-        group.verify_signatures,
-        None,
-        "verify_signatures",
-        "signatures are handed out as the members make them, not verified",
-    );
     for member in &group.members {
         tell(
             member.fingerprint.is_some(),
@@ -79,6 +67,7 @@ mod tests {
     #[test]
     fn a_plain_group_has_none() {
         assert_eq!(keys("", ""), [""; 0]);
+        assert_eq!(keys("verify_signatures = true\nsession_objects = \"replay\"", ""), [""; 0]);
         let defaults = "deadline = \"10s\"\ngenerate_deadline = \"120s\"\nsession_objects = \"local\"\nverify_signatures = false";
         assert_eq!(keys(defaults, ""), [""; 0]);
         assert_eq!(keys("deadline = \"5s\"\ngenerate_deadline = \"60s\"", ""), [""; 0], "is what is done");
@@ -87,11 +76,8 @@ mod tests {
 
     #[test]
     fn each_is_named() {
-        let group = "deadline = \"off\"\ngenerate_deadline = \"60s\"\nsession_objects = \"replay\"\nverify_signatures = true";
+        let group = "deadline = \"off\"\ngenerate_deadline = \"60s\"";
         let member = format!("fingerprint = \"sha256:{}\"", "0".repeat(64));
-        assert_eq!(
-            keys(group, &member),
-            ["generate_deadline", "session_objects", "verify_signatures", "fingerprint"]
-        );
+        assert_eq!(keys(group, &member), ["generate_deadline", "fingerprint"]);
     }
 }

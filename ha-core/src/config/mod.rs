@@ -21,3 +21,4 @@ pub use types::{
     Config, GroupConfig, InitToken, InstanceMode, Log, LogFormat, LogLevel, LogTarget, MemberConfig,
     NonExtractable, Recovery, RecoveryMode, Role, SessionObjects, Uncopyable,
 };
+pub use values::{DURATION, duration};

@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::types::LogTarget;
 use crate::policy::balance::Balance;
 
-pub(super) const DURATION: &str = "a duration such as \"250ms\", \"10s\", \"2m\" (at most a day), or \"off\"";
+/// What a duration is, in words for who wrote another thing.
+pub const DURATION: &str = "a duration such as \"250ms\", \"10s\", \"2m\" (at most a day), or \"off\"";
 pub(super) const SIZE: &str = "a size such as \"512KiB\", \"1MiB\" or \"4096\"";
 pub(super) const TARGET: &str = "\"stderr\", \"journal\", \"syslog\" or \"file:/path\"";
 pub(super) const BALANCES: [&str; 3] = ["least-busy", "round-robin", "primary"];
 
-/// A duration; the inner `None` is "off".
-pub(super) fn duration(text: &str) -> Option<Option<Duration>> {
+/// A duration as the file has it: `None` where it is none, `Some(None)` for "off".
+pub fn duration(text: &str) -> Option<Option<Duration>> {
     if text == "off" {
         return Some(None);
     }

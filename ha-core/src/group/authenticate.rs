@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ha_token::{Function, Result, Rv, UserType, ck};
+use ha_token::{Function, Result, Rv, UserType};
 
+use super::catch_up::Extent;
 use super::changed_pins::has_own_pin;
 use super::link::PAUSES;
 use super::login::Visit;
+use super::refused::{Before, Digest, REFUSED_BEFORE, Refusal};
 use super::{Group, Link, Member, Who};
 use crate::config::{COMMAND_LIMIT, RecoveryMode};
 use crate::mutants::wrong;
@@ -16,7 +18,7 @@ use crate::pin::{Pin, log_in};
 use crate::policy::doubt::Verdict;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::{Event, State, Until};
-use crate::policy::pin::{self, Answer};
+use crate::policy::pin::{self, Answer, Counted};
 
 /// Before a member that answered a login vaguely is asked once more.
 const MOMENT: Duration = Duration::from_millis(40);
@@ -61,16 +63,28 @@ impl Group {
             now if now == who && self.is_of(pin.as_ref()) => return Err(Rv::USER_ALREADY_LOGGED_IN),
             Who::User | Who::So => return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN),
         }
-        if let Some(rv) = pin.as_ref().and_then(|p| self.login.refusal(user, p)) {
-            let why = "this PIN was refused before and is not sent to a token again";
-            self.reporter.refused(Function::Login, rv, why);
-            return Err(rv);
-        }
+        let one = self.one_judge();
+        let fresh = match pin.as_ref().map(|p| self.refused_before(user, p)) {
+            Some(Before::Refused(rv)) => {
+                self.reporter.refused(Function::Login, rv, REFUSED_BEFORE);
+                return Err(rv);
+            }
+            Some(Before::Over(member)) => Some(member),
+            Some(Before::Nothing) | None => None,
+        };
         self.look_after();
-        let digest = pin.as_ref().map(|p| self.login.digest(p));
-        let fresh = digest.and_then(|d| self.see_changed_pins(user, &d));
+        let fresh = match fresh {
+            Some(member) => {
+                // Its instance may not know the PIN that it has now.
+                if self.may_hold_an_old_pin(member, user) && self.is_idle(member) {
+                    self.connect_for_pin(member);
+                }
+                Some(member)
+            }
+            None => pin.as_ref().and_then(|p| self.see_changed_pins(user, &self.login.digest(p))),
+        };
         let (accepted, judge) = self.ask_one(user, pin.as_ref(), fresh)?;
-        self.login.forgive(user);
+        drop(one);
         let changed = fresh.is_some_and(|fresh| Arc::ptr_eq(fresh, accepted));
         if changed {
             accepted.refused.forget(user);
@@ -106,7 +120,8 @@ impl Group {
             self.connect_for_pin(member);
         } else if let Err(rv) = self.follow(member, &link) {
             if may_hold_old && matches!(pin::of_login(Err(rv)), Answer::WrongPin(_)) {
-                self.given_anew(member, user);
+                self.forget_refused_on(member, user);
+                self.look_again(member);
             } else if classify(Function::Login, rv) != Class::Caller {
                 self.blame(member, Function::Login, rv);
             }
@@ -114,16 +129,32 @@ impl Group {
     }
 
     /// The application has given its PIN anew, and a member has accepted it: one that was put aside because it refused
-    /// its PIN may be asked once more.
+    /// another one, or because its PIN was locked, may be asked; and one that can tell that its count was cleared since.
     fn given_anew(&self, member: &Arc<Member>, user: UserType) {
-        let refused = !has_own_pin(member, user) && member.refused.forget(user);
-        if !(refused || member.doubts().is_used_up()) || member.state() != State::Quarantined {
+        let digest = self.login.pin().map(|p| self.login.digest(&p));
+        let own = has_own_pin(member, user);
+        // A token whose PIN is locked looks at none.
+        let another = |d: &Digest, r: &Refusal| digest != Some(*d) || r.rv == Rv::PIN_LOCKED;
+        let tells = digest.and_then(|d| member.refused.answer(user, &d)).is_some_and(|r| r.counted);
+        let refused = !own && (member.refused.forget_where(user, another) || tells);
+        if refused || member.doubts().is_used_up() {
+            self.look_again(member);
+        }
+    }
+
+    /// A member that was put aside for its PIN is connected anew.
+    fn look_again(&self, member: &Arc<Member>) {
+        if member.state() != State::Quarantined {
+            return;
+        }
+        // A PIN is not what it was put aside for.
+        if member.health().waits_for_somebody() {
             return;
         }
         self.health_event(member, Event::Recover);
         if self.config.recovery.mode == RecoveryMode::Manual {
             // Nobody else would do it.
-            self.connect(member);
+            self.connect_for_call(member);
         }
     }
 
@@ -154,11 +185,11 @@ impl Group {
                 }
             }
             tried = true;
-            if let Some(rv) = digest.and_then(|d| member.refused.answer(user, &d)) {
+            let Some(link) = member.link() else { continue };
+            if let Some(rv) = digest.and_then(|d| self.refused_on(member, &link, user, &d)) {
                 refused_before.get_or_insert(rv);
                 continue;
             }
-            let Some(link) = member.link() else { continue };
             match self.judge(member, &link, user, pin) {
                 Answer::Accepted => {
                     self.logged_in(member, &link, user, pin);
@@ -169,9 +200,9 @@ impl Group {
                         // It had another PIN than the rest, and may still have: should the application insist, one of
                         // those is to judge, and no token has seen the PIN twice.
                         (Some(_), Some(digest)) if is_fresh(member) => {
-                            member.refused.remember(user, digest, rv);
+                            self.refuse_on(member, &link, user, digest, rv);
                         }
-                        (Some(pin), _) => self.login.refuse(user, pin, rv),
+                        (Some(pin), _) => self.refuse(member, &link, user, pin, rv),
                         (None, _) => {}
                     }
                     if wrong!(WrongPinGoesOn) {
@@ -207,8 +238,8 @@ impl Group {
         if let Err(rv) = self.follow(member, link) {
             return Answer::Failed(rv);
         }
-        match self.is_last_try(link, user) {
-            Ok(false) => {
+        match link.info_now(&*self.world).map(|info| pin::counted(user, info.flags)) {
+            Ok(Counted { last: false, any }) => {
                 let answer = match self.ask(member, link, user, pin) {
                     // In an instance of our own it is we who are, after a logout that failed.
                     Answer::AlreadyIn if member.connector().reinitialises() => match log_out(link) {
@@ -217,10 +248,9 @@ impl Group {
                     },
                     answer => answer,
                 };
-                self.judged(member, link, answer);
-                answer
+                self.judged(member, link, user, any, answer)
             }
-            Ok(true) => {
+            Ok(Counted { last: true, .. }) => {
                 self.tell_last_try(member);
                 Answer::NotJudged(Rv::PIN_LOCKED)
             }
@@ -267,11 +297,7 @@ impl Group {
     }
 
     pub(super) fn is_last_try(&self, link: &Link, user: UserType) -> Result<bool> {
-        let flags = link.info_now(&*self.world)?.flags;
-        Ok(match user {
-            UserType::So => flags & ck::CKF_SO_PIN_FINAL_TRY != 0,
-            UserType::User | UserType::ContextSpecific => flags & ck::CKF_USER_PIN_FINAL_TRY != 0,
-        })
+        Ok(pin::counted(user, link.info_now(&*self.world)?.flags).last)
     }
 
     /// The PIN that the configuration gives this member; the error, when it cannot be had, is told here.
@@ -306,6 +332,7 @@ impl Group {
     /// A member accepted a PIN.
     fn logged_in(&self, member: &Member, link: &Link, user: UserType, pin: Option<&Pin>) {
         member.logged_in.store(true, Ordering::Release);
+        self.accepted_on(member, user);
         self.note_own_pin(member, link, user, pin);
     }
 
@@ -321,9 +348,22 @@ impl Group {
     /// # Errors
     /// The member's answer.
     pub(crate) fn follow_login(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
+        self.follow_login_to(member, link, Extent::Whole)
+    }
+
+    /// As [`follow_login`](Self::follow_login), where the member may not be brought up to date to the end.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(super) fn follow_login_to(
+        &self,
+        member: &Arc<Member>,
+        link: &Arc<Link>,
+        extent: Extent,
+    ) -> Result<()> {
         self.follow(member, link)?;
         if self.login.who() == Who::User {
-            self.catch_up(member, link)?;
+            self.catch_up(member, link, extent)?;
         }
         Ok(())
     }
@@ -378,7 +418,7 @@ impl Group {
         };
         let digest = pin.as_ref().map(|p| self.login.digest(p));
         let whose = if own { "its configured `pin`" } else { "the PIN that the group is logged in with" };
-        if let Some(rv) = digest.and_then(|d| member.refused.answer(user, &d)) {
+        if let Some(rv) = digest.and_then(|d| self.refused_on(member, link, user, &d)) {
             self.put_aside(member, refusal(whose, rv));
             return Err(rv);
         }
@@ -392,12 +432,17 @@ impl Group {
             answer = self.send_accepted(member, link, user, pin.as_ref())?;
         }
         match answer {
-            Answer::Accepted => self.logged_in(member, link, user, pin.as_ref()),
+            Answer::Accepted => {
+                if link.is_login_doubted() {
+                    self.handles_went(member, link);
+                }
+                self.logged_in(member, link, user, pin.as_ref());
+            }
             // What is followed is a PIN that was verified elsewhere.
             Answer::AlreadyIn => self.note_own_pin(member, link, user, pin.as_ref()),
             Answer::WrongPin(rv) | Answer::NotJudged(rv @ Rv::PIN_LOCKED) => {
                 if let Some(digest) = digest {
-                    member.refused.remember(user, digest, rv);
+                    self.refuse_on(member, link, user, digest, rv);
                 }
                 self.put_aside(member, refusal(whose, rv));
                 return Err(rv);
@@ -476,6 +521,6 @@ pub(super) fn log_out(link: &Link) -> Result<()> {
 
 fn refusal(whose: &str, rv: Rv) -> String {
     format!(
-        "it answered {rv} to {whose}, which is not sent to it again; give it the group's PIN, or its right one as `pin` in the configuration, then log in anew"
+        "it answered {rv} to {whose}, which is not sent to it again; give it the group's PIN, or its right one as `pin` in the configuration, then run `hactl member recover`, which also happens by itself where the token tells that wrong PINs are no longer counted"
     )
 }

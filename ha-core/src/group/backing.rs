@@ -5,7 +5,7 @@ use ha_token::{AttributeType, ObjectHandle, Result, Rv, ck};
 use super::copies::{Copy, Trouble, changes_names, row_traits};
 use super::identify::place;
 use super::others::is_over;
-use super::{Group, Lease, Object, Origin, Place, Trust};
+use super::{Group, Lease, Link, Member, Object, Origin, Place, Trust};
 use crate::replica::PUBLIC_VALUE;
 use crate::replica::ledger::{Ledger, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
@@ -70,7 +70,7 @@ impl Group {
         let mut traits = object.traits();
         let mut own_row = None;
         let verifier = match object.origin {
-            Origin::Session(_) => return Err(Rv::OBJECT_HANDLE_INVALID),
+            Origin::Session(_) => return self.make_again(lease, object),
             Origin::Ledger(id) => {
                 let row = self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten());
                 // Another process may have destroyed it.
@@ -171,6 +171,21 @@ impl Group {
             Err(Trouble::Member(rv)) => Err(rv),
             Err(Trouble::Ledger(error)) => Err(self.ledger_failed(error)),
         }
+    }
+
+    /// A member has lost its login, and handles with it, whose numbers it may use again for other objects: every key is
+    /// looked for and proven anew before it is used there.
+    pub(super) fn handles_went(&self, member: &Member, link: &Link) {
+        // The group keys stay known: who looks for them finds out where they are now, and what they wrap is proven.
+        link.has_new_handles();
+        let there = |o: &Object| {
+            !matches!(o.origin, Origin::Session(_)) && o.place(member.index, link.generation).is_some()
+        };
+        for object in self.objects.select(there) {
+            object.forget_stale(member, link);
+        }
+        // Our own objects too; a session object has no other handle.
+        link.unbind_where(|v| v == 0);
     }
 
     /// A member's object is this one, proven; whatever was taken for it by its names has it no more.

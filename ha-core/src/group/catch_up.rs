@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, TryLockError};
+use std::time::Duration;
 
 use ha_token::{Function, Result, Rv};
 
@@ -30,26 +31,44 @@ pub struct CaughtUp {
     pub left: Vec<String>,
     /// Of those, what nothing can copy.
     pub uncopyable: usize,
-    /// Whether all of it is to be tried again: another process was at it, or the ledger could not be read.
+    /// Whether all of it is to be tried again: another process was at it, the ledger could not be read, or it took too long
+    /// for a login.
     pub undone: bool,
+}
+
+/// How far a member is brought up to date.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Extent {
+    /// Not at all: what would be done is counted.
+    Rehearsal,
+    /// To the end.
+    Whole,
+    /// Until this moment: the rest is its keeper's.
+    Until(Duration),
 }
 
 /// How often a member is brought up to date in a row while more passes it by.
 const ROUNDS: usize = 4;
+
+/// How long a login brings each member up to date, where a keeper goes on with it.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What stands for an answer where a member's object may or may not be the one that is meant.
 pub(super) const UNCLEAR: Rv = Rv::KEY_FUNCTION_NOT_PERMITTED;
 const CANNOT_TELL: &str = ", and what is there cannot be proven to be it or another";
 
 impl Group {
-    /// After a login: what every member that is up may have missed.
+    /// After a login: what every member that is up may have missed. A program that ends soon does its part of it; one that
+    /// goes on does not wait for all that a new token is to be given.
     pub(crate) fn after_login(&self) {
+        let alone = self.alone.load(Ordering::Relaxed);
         for member in self.up() {
             let Some(link) = member.link() else { continue };
             // A keeper that is at it goes on with it: a login does not wait for that.
             let is_free = || !matches!(member.catching_up.try_lock(), Err(TryLockError::WouldBlock));
-            if (self.alone.load(Ordering::Relaxed) || is_free())
-                && let Err(rv) = self.follow_login(member, &link)
+            let extent = if alone { Extent::Whole } else { Extent::Until(self.world.now() + LOGIN_PATIENCE) };
+            if (alone || is_free())
+                && let Err(rv) = self.follow_login_to(member, &link, extent)
             {
                 tracing::warn!(group = %self.config.label, member = member.name(), rv = %rv, "the member could not be brought up to date");
             }
@@ -65,7 +84,7 @@ impl Group {
     ///
     /// # Errors
     /// The member's answers that say that it cannot be used.
-    pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<()> {
+    pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>, extent: Extent) -> Result<()> {
         let lock = || member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _one = (!wrong!(CatchUpNotAlone)).then(lock);
         // What passes it by meanwhile makes it another round; what goes on and on is left to its keeper.
@@ -85,9 +104,13 @@ impl Group {
                 self.receive_group_keys(member, link);
             }
             if !by_hand {
-                let mut done = self.bring_up_to_date(&lease, false)?;
+                let mut done = self.bring_up_to_date(&lease, extent)?;
                 if done != CaughtUp::default() {
                     tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");
+                }
+                if done.undone && matches!(extent, Extent::Until(end) if self.world.now() >= end) {
+                    tracing::info!(group = %self.config.label, member = member.name(), "not all at once: the login does not wait for the rest");
+                    return Ok(());
                 }
                 if self.take_stock(&lease)? {
                     let lost = self.notice_lost(&lease)?;
@@ -154,10 +177,18 @@ impl Group {
         }
         let refuses = refused || member.refuses_writes.load(Ordering::Acquire);
         // Rarer and rarer: what a new connection does not mend another one may not either.
-        if refuses && (tries == 0 || tries.is_power_of_two()) && recovery.mode == RecoveryMode::Auto {
+        let is_due = tries == 0 || tries.is_power_of_two();
+        if refuses && is_due && recovery.mode == RecoveryMode::Auto && self.may_be_renewed(member) {
             self.health_event(member, Event::Renew);
         }
         wait
+    }
+
+    /// Whether nobody misses a member while it is connected anew: another one is up, and is not renewed itself. The only
+    /// member of a group is missed for a moment, as it refuses writes.
+    fn may_be_renewed(&self, member: &Member) -> bool {
+        let serves = |other: &Arc<Member>| other.index != member.index && !self.is_behind(other);
+        self.members.len() == 1 || self.up().any(serves) || wrong!(LastIsRenewed)
     }
 
     /// Whether the token holds more than the ledger says: only then do searches have to ask it too when another member
@@ -178,7 +209,7 @@ impl Group {
     ///
     /// # Errors
     /// The member's answers that say that it cannot be used.
-    pub(crate) fn bring_up_to_date(&self, lease: &Lease, dry: bool) -> Result<CaughtUp> {
+    pub(crate) fn bring_up_to_date(&self, lease: &Lease, extent: Extent) -> Result<CaughtUp> {
         let mut done = CaughtUp::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
         // The lock of the host is one among this process's threads, too.
@@ -191,7 +222,7 @@ impl Group {
                 return Ok(done);
             }
         };
-        match self.work_through(ledger, lease, dry, &mut done) {
+        match self.work_through(ledger, lease, extent, &mut done) {
             Ok(()) => Ok(done),
             Err(Trouble::Member(rv)) => Err(rv),
             Err(Trouble::Ledger(error)) => {
@@ -206,10 +237,15 @@ impl Group {
         &self,
         ledger: &Ledger,
         lease: &Lease,
-        dry: bool,
+        extent: Extent,
         done: &mut CaughtUp,
     ) -> std::result::Result<(), Trouble> {
-        let CaughtUp { destroyed, changed, copied, left, uncopyable, .. } = done;
+        let CaughtUp { destroyed, changed, copied, left, uncopyable, undone } = done;
+        let dry = extent == Extent::Rehearsal;
+        let mut is_over = || {
+            *undone |= matches!(extent, Extent::Until(end) if self.world.now() >= end);
+            *undone
+        };
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
             match answer {
                 Ok(did) => {
@@ -234,6 +270,9 @@ impl Group {
             self.settle();
         }
         for row in ledger.tombstones_for(name)? {
+            if is_over() {
+                return Ok(());
+            }
             no_write_is_late(lease)?;
             if wrong!(TombstonesSkipped) {
                 ledger.acknowledge(row.id, name)?;
@@ -264,6 +303,9 @@ impl Group {
             }
         }
         for pending in ledger.pending_for(name)? {
+            if is_over() {
+                return Ok(());
+            }
             let Some(row) = ledger.object(pending.object)? else { continue };
             // What may be taken back is nobody's to make but who announced it.
             if ledger.is_undecided(row.id)? && !wrong!(UndecidedMade) {
@@ -313,6 +355,9 @@ impl Group {
             if wrong!(MissingSkipped) {
                 break;
             }
+            if is_over() {
+                return Ok(());
+            }
             let what = format!("{} is to be copied here", describe(&row));
             if dry {
                 let answer = if row.is_copyable() { Ok(true) } else { Err(Rv::KEY_NOT_WRAPPABLE) };
@@ -354,7 +399,7 @@ impl Group {
             && classify(Function::DestroyObject, rv) == Class::Object
             && let Some(object) = self.objects.by_id(row.id)
         {
-            object.forget_stale(lease);
+            object.forget_stale(&lease.member, &lease.link);
             lease.member.owed.fetch_add(1, Ordering::AcqRel);
         }
     }

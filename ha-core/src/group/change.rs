@@ -181,7 +181,7 @@ impl Group {
                 // They may be lost once more while the object is looked for.
                 Class::Object if stale < MOST_LOST => {
                     stale += 1;
-                    object.forget_stale(&lease);
+                    object.forget_stale(&lease.member, &lease.link);
                 }
                 // What is the user's alone is refused to the security officer, whose login has just been made again.
                 Class::Login if self.login.who() == Who::So => return Err(rv),
@@ -190,7 +190,11 @@ impl Group {
                     self.blame(member, function, rv);
                     return Err(Rv::DEVICE_ERROR);
                 }
-                Class::Member => return Err(Rv::DEVICE_ERROR),
+                Class::Member => {
+                    // What hangs, or has failed so, may have left something in it.
+                    lease.set_busy(true);
+                    return Err(Rv::DEVICE_ERROR);
+                }
                 class if self.is_lost(member, &lease.link, class) => return Err(Rv::DEVICE_ERROR),
                 _ => return Err(rv),
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ha_token::UserType;
 
-use super::login::Digest;
 use super::objects::Origin;
+use super::refused::Digest;
 use super::{Group, Member};
 use crate::policy::health::State;
 
@@ -45,7 +45,7 @@ impl Group {
 
     pub(super) fn connect_for_pin(&self, member: &Arc<Member>) {
         tracing::info!(group = %self.config.label, member = member.name(), "connected anew: its PIN may have been changed elsewhere");
-        self.connect(member);
+        self.connect_for_call(member);
     }
 }
 

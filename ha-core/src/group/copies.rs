@@ -1,5 +1,6 @@
 //! A member's copy of an object that the ledger knows: found by what it is called, believed when it is proven.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use ha_token::{ObjectHandle, Result, Rv, Template, TemplateExt, ck};
@@ -173,9 +174,11 @@ impl Group {
                 }
             }
             let (same, others) = self.prove_each(lease, row, &candidates)?;
+            let is_there = !same.is_empty();
             // Of what other objects may be too only a proof tells.
-            let found = match same.first() {
-                Some(handle) => Some(*handle),
+            let found = match self.among_renamed(ledger, lease, row, same)? {
+                Some(handle) => Some(handle),
+                None if is_there => None,
                 None => self.among_namesakes(lease, row, &namesakes)?,
             };
             if let Some(handle) = found {
@@ -285,6 +288,45 @@ impl Group {
             }
         }
         Ok(None)
+    }
+
+    /// The object, among these that all prove to be it and have names of before: another one of the same value may be renamed
+    /// as well. They are told apart by what their changes leave as it was; of those that are alike each has its own.
+    fn among_renamed(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        row: &ObjectRow,
+        mut same: Vec<ObjectHandle>,
+    ) -> std::result::Result<Option<ObjectHandle>, Trouble> {
+        let name = lease.member.name();
+        let mut twins: Vec<ObjectRow> = Vec::new();
+        for pending in ledger.pending_for(name)?.iter().filter(|p| p.object != row.id && !same.is_empty()) {
+            if !changes_names(&pending.template) || twins.iter().any(|twin| twin.id == pending.object) {
+                continue;
+            }
+            let Some(twin) = ledger.object(pending.object)? else { continue };
+            let is_twin = twin.class == row.class && twin.verifier() == row.verifier() && is_on(&twin, name);
+            if is_twin && self.known_handle(lease, &twin).is_none() && !wrong!(RenamedTwinTaken) {
+                twins.push(twin);
+            }
+        }
+        let mut alike = 0;
+        for twin in &twins {
+            let (mut left, mut may_be_either) = (Vec::new(), false);
+            for handle in same {
+                let to_twin = self.differences(lease, handle, twin)?;
+                match to_twin.cmp(&self.differences(lease, handle, row)?) {
+                    Ordering::Less => continue,
+                    Ordering::Equal => may_be_either = true,
+                    Ordering::Greater => {}
+                }
+                left.push(handle);
+            }
+            same = left;
+            alike += usize::from(may_be_either);
+        }
+        Ok(same.get(alike).copied())
     }
 
     fn stands_for_another(&self, lease: &Lease, row: &ObjectRow, handle: ObjectHandle) -> bool {

@@ -64,7 +64,7 @@ impl Group {
             return Ok(ControlFlow::Break(None));
         }
         // Of two threads that see it for the first time one says what it is.
-        let _one = lease.link.identifying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lease.link.behind(&lease.link.identifying)?;
         match lease.link.virtual_of(backing) {
             Some(0) => return Ok(ControlFlow::Break(None)),
             Some(handle) => {
@@ -202,9 +202,14 @@ impl Group {
         if !self.objects.remove(object) {
             return;
         }
+        self.public_halves.pin().remove(&object.handle);
+        self.again.forget(object);
         match object.origin {
             Origin::Ledger(_) => {}
             Origin::Foreign => _ = self.foreign_verifiers().remove(&object.handle),
+            Origin::Session(_) if object.moves() => {
+                object.take_places().into_iter().for_each(|place| self.left_behind(object, place));
+            }
             Origin::Session(_) => {
                 for member in object.members().into_iter().filter_map(|m| self.members.get(m)) {
                     self.host_less(member);
@@ -280,8 +285,7 @@ impl Group {
 
     /// One of those went.
     pub(crate) fn host_less(&self, member: &Member) {
-        // Never below zero: a second drop of the same object must not wrap.
-        _ = member.alone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        member.host_less();
     }
 
     /// What the ledger answers in place of a member, among these types.

@@ -44,7 +44,7 @@ impl Group {
                 renewed.map_err(|e| self.ledger_failed(e))?;
             }
             // Its sessions are gone, and its serial number may be another one.
-            self.connect(member);
+            self.connect_for_call(member);
             if let Err(rv) = answer {
                 if classify(Function::InitToken, rv) != Class::Caller {
                     self.blame(member, Function::InitToken, rv);

@@ -37,9 +37,10 @@ impl Group {
     /// When a thread cannot be started.
     pub fn start(self: &Arc<Self>, threads: bool) -> std::io::Result<()> {
         self.settle();
+        self.heed_earlier_wishes();
         if !threads {
             self.alone.store(true, Ordering::Release);
-            for member in &self.members {
+            for member in self.members.iter().filter(|m| m.state() != State::Drained) {
                 self.connect(member);
             }
             return Ok(());
@@ -104,6 +105,11 @@ impl Group {
         // The longest intervals in which it was up and nothing was to be done.
         let mut quiet: u32 = 0;
         while !self.is_stopping() {
+            self.share(member);
+            if self.connect_if_asked(member) {
+                continue;
+            }
+            self.tidy(member);
             let now = self.world.now();
             let due = {
                 let health = member.health();
@@ -113,22 +119,23 @@ impl Group {
                 (State::Up, _) if self.is_behind(member) => {
                     let wait = self.catch_up_again(member);
                     if member.is_up() && self.is_behind(member) {
-                        member.wake.wait(Some(wait));
+                        self.rest_at(member, Some(wait));
                     }
                 }
                 (State::Suspect, Some(at)) if at <= now => self.probe(member),
-                (State::Suspect, Some(at)) => _ = member.wake.wait(Some(at - now)),
+                (State::Suspect, Some(at)) => _ = self.rest_at(member, Some(at - now)),
                 (State::Down | State::Quarantined, Some(at))
                     if self.config.recovery.mode == RecoveryMode::Auto =>
                 {
+                    let at = if due.0 == State::Down { self.considering_others(member, at) } else { at };
                     if at <= now {
                         self.connect(member);
                     } else {
-                        member.wake.wait(Some(at - now));
+                        self.rest_at(member, Some(at - now));
                     }
                 }
                 (State::Up, _) => {
-                    if !member.wake.wait(Some(self.config.recovery.max_interval)) {
+                    if !self.rest_at(member, Some(self.config.recovery.max_interval)) {
                         quiet += 1;
                         // One that nobody uses, as a standby member, is missed only when the others are gone.
                         if !wrong!(IdleNotProbed) {
@@ -146,8 +153,24 @@ impl Group {
                     }
                 }
                 _ => {
-                    member.wake.wait(None);
+                    self.rest_at(member, None);
                 }
+            }
+        }
+    }
+
+    /// Sees to what earlier connections have left, on a thread of its own: that may hang as those did.
+    fn tidy(&self, member: &Arc<Member>) {
+        let Some(leavings) = member.connector().leavings() else { return };
+        let mut tidying = member.tidying.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if tidying.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        match self.world.spawn(&format!("ha-tidy-{}", member.name()), leavings) {
+            Ok(thread) => *tidying = Some(thread),
+            // There is a next time.
+            Err(error) => {
+                tracing::debug!(member = member.name(), %error, "no thread to finalise what was left behind");
             }
         }
     }
@@ -157,6 +180,7 @@ impl Group {
         if !self.alone.load(Ordering::Relaxed) {
             return;
         }
+        self.heed_wishes_alone();
         for member in self.members.iter().filter(|m| m.is_up() && self.is_behind(m)) {
             if member.catching_up.try_lock().is_ok() {
                 self.catch_up_again(member);
@@ -213,6 +237,9 @@ impl Group {
     /// The first tries, before the start goes on without the member: SoftHSM does not see a token for a moment while
     /// another process writes to it.
     fn connect_first(&self, member: &Arc<Member>) {
+        if member.state() == State::Drained {
+            return;
+        }
         self.connect(member);
         for pause in [Duration::from_millis(20), Duration::from_millis(60)] {
             // Nothing that is wrong for good, and nothing that was taken in.
@@ -226,12 +253,20 @@ impl Group {
 
     /// One try to connect a member: initialise, find the token, log in, catch up, use.
     pub(crate) fn connect(&self, member: &Arc<Member>) {
+        self.trying(member, || self.connect_once(member));
+    }
+
+    fn connect_once(&self, member: &Arc<Member>) {
         let _one = member.connecting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(link) = member.link() {
+            // In a shared instance they would stay.
+            if !member.connector().reinitialises() && !link.hangs() {
+                link.close_all();
+            }
             link.end_lanes();
         }
         member.set_link(None);
-        let token = match member.connector().connect() {
+        let token = match self.connect_in_time(member) {
             Ok(token) => token,
             Err(error) => {
                 if member.connect_error().as_deref() != Some(&error.to_string()) {
@@ -307,6 +342,7 @@ impl Group {
     /// returned, and what they make nobody would look for. Nobody begins any more while it is not up.
     pub(super) fn wait_for_writes(&self, member: &Member) {
         let until = self.world.now() + WRITE_PATIENCE;
+        // Whose connection has ended wait no longer, and are about to say so.
         while member.pending.writes() > 0 && !self.is_stopping() && !wrong!(LateWritesNotAwaited) {
             let now = self.world.now();
             if now >= until {

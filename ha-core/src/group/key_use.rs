@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ha_token::{Function, Result, Rv, Ulong, UserType, ck};
 
+use super::refused::{Before, REFUSED_BEFORE};
 use super::{Group, Lease, Link, Member};
 use crate::pin::{Pin, log_in};
 use crate::policy::pin::{self, Answer};
@@ -29,9 +30,8 @@ impl Group {
     /// The answer of the member that refused it before.
     pub(crate) fn standing(&self, pin: Option<&Pin>) -> Result<Standing> {
         let Some(pin) = pin else { return Ok(Standing::Given) };
-        if let Some(rv) = self.login.refusal(UserType::ContextSpecific, pin) {
-            let why = "this PIN was refused before and is not sent to a token again";
-            self.reporter.refused(Function::Login, rv, why);
+        if let Before::Refused(rv) = self.refused_before(UserType::ContextSpecific, pin) {
+            self.reporter.refused(Function::Login, rv, REFUSED_BEFORE);
             return Err(rv);
         }
         Ok(match self.login.pin() {
@@ -55,7 +55,7 @@ impl Group {
             (Some(_), _) => return Err(NOT_HERE),
         };
         let foreign = own.is_some();
-        if sent.is_some_and(|p| member.refused.answer(USER, &self.login.digest(p)).is_some()) {
+        if sent.is_some_and(|p| self.refused_on(member, link, USER, &self.login.digest(p)).is_some()) {
             return Err(NOT_HERE);
         }
         if self.is_last_try(link, USER)? {
@@ -68,7 +68,7 @@ impl Group {
             Answer::Accepted => Ok(()),
             Answer::WrongPin(rv) => {
                 if let Some(sent) = sent {
-                    member.refused.remember(USER, self.login.digest(sent), rv);
+                    self.refuse_on(member, link, USER, self.login.digest(sent), rv);
                 }
                 if standing == Standing::Accepted || (foreign && standing == Standing::OfLogin) {
                     tracing::error!(group = %self.config.label, member = member.name(), %rv,
@@ -76,7 +76,7 @@ impl Group {
                     return Err(NOT_HERE);
                 }
                 if let Some(pin) = pin {
-                    self.login.refuse(USER, pin, rv);
+                    self.refuse(member, link, USER, pin, rv);
                 }
                 Err(rv)
             }
@@ -110,8 +110,9 @@ impl Group {
     /// would take one more wrong PIN for the last, or has refused it.
     pub(crate) fn proof_pin(&self, lease: &Lease, class: Ulong) -> Option<Pin> {
         let pin = self.pin_of(&lease.link).filter(|_| class == ck::CKO_PRIVATE_KEY)?;
+        let digest = self.login.digest(&pin);
         let refused =
-            lease.member.refused.answer(UserType::ContextSpecific, &self.login.digest(&pin)).is_some();
+            self.refused_on(&lease.member, &lease.link, UserType::ContextSpecific, &digest).is_some();
         let sound = || self.is_last_try(&lease.link, UserType::ContextSpecific) == Ok(false);
         (!refused && sound()).then_some(pin)
     }
@@ -119,8 +120,9 @@ impl Group {
     /// A proof with this PIN ended with that answer: a PIN that was refused is not sent again.
     pub(crate) fn proof_ended(&self, lease: &Lease, pin: Option<&Pin>, rv: Rv) {
         if let (Some(pin), Answer::WrongPin(rv)) = (pin, pin::of_login(Err(rv))) {
-            lease.member.refused.remember(UserType::ContextSpecific, self.login.digest(pin), rv);
             lease.link.pin_sent(&*self.world, Err(rv));
+            let digest = self.login.digest(pin);
+            self.refuse_on(&lease.member, &lease.link, UserType::ContextSpecific, digest, rv);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One connection to a member's token: its pooled backing sessions, its login, its handles.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct Link {
     pub token: Arc<dyn Token>,
     /// What its calls are made on, where they have a deadline.
     lanes: Option<Arc<Lanes>>,
+    /// The token, for who looks after the member: also where it is busy.
+    watched: Arc<dyn Token>,
     /// Counts the group's connections: no two have the same.
     pub generation: u64,
     /// What the token said of itself when it was connected.
@@ -49,6 +51,8 @@ pub struct Link {
     /// Keeps the token's login alive: some tokens log out when their last session closes.
     anchor: AtomicUsize,
     pool: ArrayQueue<SessionHandle>,
+    /// Every session that was opened and not closed.
+    open: Mutex<HashSet<SessionHandle>>,
     /// The group is being stopped: no session is closed any more by who gives it back.
     ending: AtomicBool,
     /// Sessions that are to be closed: those that came back since, and those whose closing failed.
@@ -63,6 +67,9 @@ pub struct Link {
     logins: AtomicU64,
     /// How often it was found to have lost its handles.
     losses: AtomicU64,
+    /// How often it seemed to have lost something, and how often it had when it was last asked for its session objects.
+    shaken: AtomicU64,
+    asked_shaken: AtomicU64,
     /// What it was last brought up to date with: the login's epoch, and what its member was owed then, which is written
     /// first. No epoch before that.
     caught_up_in: AtomicU64,
@@ -85,9 +92,12 @@ impl Link {
     /// # Errors
     /// The member's answer.
     pub(super) fn open(calls: Calls, generation: u64, world: &dyn World) -> Result<Self> {
-        let (token, lanes) = match calls {
-            Calls::Direct(token) => (token, None),
-            Calls::OnLanes(lanes) => (Arc::clone(&lanes) as Arc<dyn Token>, Some(lanes)),
+        let (token, watched, lanes) = match calls {
+            Calls::Direct(token) => (Arc::clone(&token), token, None),
+            Calls::OnLanes(lanes) => {
+                let watched = Arc::new(lanes.for_keeper());
+                (Arc::clone(&lanes) as Arc<dyn Token>, watched as Arc<dyn Token>, Some(lanes))
+            }
         };
         let info = settled_info(&*token, world)?;
         let mechanisms = mechanisms_of(&*token)?;
@@ -95,10 +105,12 @@ impl Link {
         Ok(Link {
             token,
             lanes,
+            watched,
             generation,
             mechanisms,
             anchor: AtomicUsize::new(anchor.0 as usize),
             pool: ArrayQueue::new(POOL),
+            open: Mutex::new(HashSet::from([anchor])),
             ending: AtomicBool::new(false),
             left: SegQueue::new(),
             kept: AtomicUsize::new(0),
@@ -111,6 +123,8 @@ impl Link {
             login_turn: Mutex::new(()),
             logins: AtomicU64::new(0),
             losses: AtomicU64::new(0),
+            shaken: AtomicU64::new(0),
+            asked_shaken: AtomicU64::new(0),
             caught_up_in: AtomicU64::new(u64::MAX),
             caught_up_with: AtomicU64::new(0),
             identifying: Mutex::default(),
@@ -133,6 +147,27 @@ impl Link {
         self.lanes.as_ref().is_some_and(|lanes| lanes.has_left_some())
     }
 
+    /// The token, for who looks after the member.
+    pub(super) fn watched(&self) -> &dyn Token {
+        &*self.watched
+    }
+
+    /// How many of its calls were left behind, those that have returned since too.
+    pub(super) fn hung(&self) -> usize {
+        self.lanes.as_ref().map_or(0, |lanes| lanes.hung())
+    }
+
+    /// Takes a lock that others may hold while they call the member. Who has waited in vain with them does not wait
+    /// once more.
+    ///
+    /// # Errors
+    /// [`Rv::NO_ANSWER`] when a call was left behind meanwhile.
+    pub(super) fn behind<'a, T>(&self, lock: &'a Mutex<T>) -> Result<MutexGuard<'a, T>> {
+        let hung = self.hung();
+        let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.hung() == hung || wrong!(HungIsAskedAgain) { Ok(held) } else { Err(Rv::NO_ANSWER) }
+    }
+
     /// A session of this connection, for the procedures of `replica`.
     pub(super) fn on(&self, session: SessionHandle) -> On<'_> {
         On { token: &*self.token, session, mechanisms: &self.mechanisms }
@@ -147,12 +182,30 @@ impl Link {
     pub(super) fn take_session(&self) -> Result<SessionHandle> {
         match self.pool.pop() {
             Some(session) => Ok(session),
-            None => self.token.open_session(true).inspect_err(|rv| {
+            None => self.open_session().inspect_err(|rv| {
                 if *rv == Rv::SESSION_COUNT {
                     self.most_kept.store(0, Ordering::Relaxed);
                 }
             }),
         }
+    }
+
+    fn open_session(&self) -> Result<SessionHandle> {
+        let session = self.token.open_session(true)?;
+        if !self.all_open().insert(session) {
+            // The token has lost that one, and uses its number again: so it may those that are idle. None of them is
+            // closed, for it may be somebody's by now.
+            while let Some(idle) = self.pool.pop() {
+                if idle != session {
+                    self.all_open().remove(&idle);
+                }
+            }
+        }
+        Ok(session)
+    }
+
+    fn all_open(&self) -> MutexGuard<'_, HashSet<SessionHandle>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets one more session rest with its borrower, if it can be spared.
@@ -178,16 +231,20 @@ impl Link {
         self.ending.store(true, Ordering::Release);
     }
 
-    /// Closes every session that came back, and logs out: for a module that goes on in somebody else's hands.
-    pub(super) fn undo(&self, logged_in: bool) {
-        self.ending.store(false, Ordering::Release);
-        while let Some(session) = self.left.pop().or_else(|| self.pool.pop()) {
+    /// Closes every session, also those that are lent: for a module that goes on when this connection has ended.
+    pub(super) fn close_all(&self) {
+        let open = std::mem::take(&mut *self.all_open());
+        for session in open {
             _ = self.close(session);
         }
+    }
+
+    /// Closes every session, and logs out: for a module that goes on in somebody else's hands.
+    pub(super) fn undo(&self, logged_in: bool) {
         if logged_in && let Err(rv) = self.token.logout(self.anchor()) {
             tracing::debug!(%rv, "a member could not be logged out");
         }
-        self.close_session(self.anchor());
+        self.close_all();
     }
 
     /// Closes a session that must not be lent again.
@@ -213,12 +270,21 @@ impl Link {
     /// Whether the session is closed now.
     fn close(&self, session: SessionHandle) -> bool {
         match self.token.close_session(session) {
-            Ok(()) => true,
+            Ok(()) => self.is_closed(session),
+            Err(rv @ (Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED)) => {
+                tracing::debug!(%rv, "a backing session was closed already");
+                self.is_closed(session)
+            }
             Err(rv) => {
                 tracing::debug!(%rv, "a backing session could not be closed");
-                matches!(rv, Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED)
+                false
             }
         }
+    }
+
+    fn is_closed(&self, session: SessionHandle) -> bool {
+        self.all_open().remove(&session);
+        true
     }
 
     /// The session that is never lent.
@@ -235,7 +301,8 @@ impl Link {
         let anchor = self.anchor();
         match call(anchor) {
             Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => {
-                let new = self.token.open_session(true)?;
+                self.is_shaken();
+                let new = self.open_session()?;
                 let (old, replaced) = (anchor.0 as usize, new.0 as usize);
                 if self.anchor.compare_exchange(old, replaced, Ordering::AcqRel, Ordering::Acquire).is_err() {
                     // Another thread was quicker.
@@ -265,6 +332,22 @@ impl Link {
         self.losses.load(Ordering::Acquire)
     }
 
+    /// The token has lost a session, its login, or a handle.
+    pub(super) fn is_shaken(&self) {
+        self.shaken.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often it was, if it was since [`has_been_asked`](Self::has_been_asked).
+    pub(super) fn shaken(&self) -> Option<u64> {
+        let shaken = self.shaken.load(Ordering::Acquire);
+        (shaken != self.asked_shaken.load(Ordering::Acquire)).then_some(shaken)
+    }
+
+    /// It was asked for what it may have lost by then.
+    pub(super) fn has_been_asked(&self, shaken: u64) {
+        self.asked_shaken.store(shaken, Ordering::Release);
+    }
+
     /// The token has lost its handles; it has them again, others.
     pub(super) fn has_new_handles(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
@@ -273,6 +356,11 @@ impl Link {
     /// Marks the login as out of date, to be made again.
     pub fn doubt_login(&self) {
         self.login_epoch.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Whether its login is to be made again.
+    pub(super) fn is_login_doubted(&self) -> bool {
+        self.login_epoch.load(Ordering::Acquire) == u64::MAX
     }
 
     /// Whether it was brought up to date in this login, with all that its member was owed.
@@ -306,7 +394,7 @@ impl Link {
         epoch: impl FnOnce() -> u64,
         change: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let _turn = self.login_turn();
+        let _turn = self.behind(&self.login_turn)?;
         let epoch = epoch();
         if self.has_followed(epoch) {
             return Ok(());
@@ -345,6 +433,14 @@ impl Link {
         self.handles().remove(&backing.0);
     }
 
+    /// Forgets a backing handle, unless it stands for something else by now.
+    pub(crate) fn unbind_of(&self, backing: ObjectHandle, virtual_handle: Ulong) {
+        let mut handles = self.handles();
+        if handles.get(&backing.0) == Some(&virtual_handle) {
+            handles.remove(&backing.0);
+        }
+    }
+
     /// Forgets every backing handle that `f` picks by its virtual one.
     pub fn unbind_where(&self, f: impl Fn(Ulong) -> bool) {
         self.handles().retain(|_, v| !f(*v));
@@ -375,9 +471,12 @@ impl Link {
     /// # Errors
     /// The member's answer.
     pub fn info_now(&self, world: &dyn World) -> Result<TokenInfo> {
-        let info = settled_info(&*self.token, world)?;
+        Ok(self.noted(settled_info(&*self.token, world)?))
+    }
+
+    fn noted(&self, info: TokenInfo) -> TokenInfo {
         self.flags.store(info.flags as usize, Ordering::Relaxed);
-        Ok(info)
+        info
     }
 
     /// The token's flags as it last told them. No call.
@@ -403,11 +502,11 @@ impl Link {
     /// # Errors
     /// The member's answer; `CKR_TOKEN_NOT_RECOGNIZED` if another token is behind the slot now.
     pub fn probe(&self, world: &dyn World) -> Result<SessionInfo> {
-        let now = self.info_now(world)?;
+        let now = self.noted(settled_info(&*self.watched, world)?);
         if now.serial != self.info.serial {
             return Err(Rv::TOKEN_NOT_RECOGNIZED);
         }
-        self.on_anchor(|anchor| self.token.session_info(anchor))
+        self.on_anchor(|anchor| self.watched.session_info(anchor))
     }
 }
 

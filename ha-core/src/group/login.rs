@@ -3,11 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 
-use crate::mutants::wrong;
+use super::refused::{Digest, Refusals};
 use crate::pin::Pin;
 use crate::sync::Mutex;
 use ha_member::Secret;
-use ha_token::{Rv, UserType};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -45,47 +44,10 @@ pub struct Login {
     made: AtomicU64,
     pin: Mutex<Option<Pin>>,
     /// PINs that were refused: not sent again by us.
-    refused: Refusals,
+    pub(super) refused: Refusals,
     /// Keys the digests of PINs: what is remembered of them says nothing outside this process.
     key: Secret,
     turn: Mutex<()>,
-}
-
-/// PINs that were refused, as keyed digests, each with the answer.
-#[derive(Default)]
-pub(super) struct Refusals(Mutex<Vec<(UserType, Digest, Rv)>>);
-
-/// What is remembered of a PIN.
-pub(super) type Digest = [u8; 32];
-
-impl Refusals {
-    /// How this PIN was refused, if it was.
-    pub(super) fn answer(&self, user: UserType, digest: &Digest) -> Option<Rv> {
-        self.lock().iter().find(|(u, d, _)| *u == user && (d == digest || wrong!(RefusedForAll))).map(|r| r.2)
-    }
-
-    /// Whether any PIN was refused for a user.
-    pub(super) fn has(&self, user: UserType) -> bool {
-        self.lock().iter().any(|r| r.0 == user)
-    }
-
-    pub(super) fn remember(&self, user: UserType, digest: Digest, rv: Rv) {
-        if self.answer(user, &digest).is_none() {
-            self.lock().push((user, digest, rv));
-        }
-    }
-
-    /// Forgets what was refused for a user; answers whether there was anything.
-    pub(super) fn forget(&self, user: UserType) -> bool {
-        let mut refused = self.lock();
-        let before = refused.len();
-        refused.retain(|(u, _, _)| *u != user);
-        refused.len() != before
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(UserType, Digest, Rv)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Withdraws the announcement that the security officer is about to log in, unless he has.
@@ -203,21 +165,6 @@ impl Login {
         // A key of any length will do for HMAC.
         mac.map(|m| m.into_bytes().into()).unwrap_or_default()
     }
-
-    /// How a member refused this PIN before, if one did.
-    pub(super) fn refusal(&self, user: UserType, pin: &Pin) -> Option<Rv> {
-        self.refused.answer(user, &self.digest(pin))
-    }
-
-    /// Remembers a refusal.
-    pub(super) fn refuse(&self, user: UserType, pin: &Pin, rv: Rv) {
-        self.refused.remember(user, self.digest(pin), rv);
-    }
-
-    /// Forgets a user's refusals: a PIN was accepted or changed.
-    pub(super) fn forgive(&self, user: UserType) {
-        self.refused.forget(user);
-    }
 }
 
 #[cfg(test)]
@@ -234,27 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_one_named_users() {
+    fn what_is_remembered_of_a_pin_is_one_named_users() {
         let login = Login::new(&[1; 32]);
-        login.refuse(UserType::User, &Pin::new(b"1234", b"anna"), Rv::PIN_INCORRECT);
-        assert_eq!(login.refusal(UserType::User, &Pin::new(b"1234", b"anna")), Some(Rv::PIN_INCORRECT));
+        let anna = login.digest(&Pin::new(b"1234", b"anna"));
         for other in [Pin::new(b"1234", b"bert"), Pin::new(b"1234", b""), Pin::new(b"1234a", b"nna")] {
-            assert_eq!(login.refusal(UserType::User, &other), None);
+            assert_ne!(login.digest(&other), anna);
         }
-    }
-
-    #[test]
-    fn a_refusal_is_one_users_and_keeps_its_answer() {
-        let login = Login::new(&[1; 32]);
-        login.refuse(UserType::User, &Pin::new(b"1234", b""), Rv::PIN_EXPIRED);
-        login.refuse(UserType::ContextSpecific, &Pin::new(b"5678", b""), Rv::PIN_INCORRECT);
-        assert_eq!(login.refusal(UserType::User, &Pin::new(b"1234", b"")), Some(Rv::PIN_EXPIRED));
-        assert_eq!(login.refusal(UserType::So, &Pin::new(b"1234", b"")), None);
-        login.forgive(UserType::User);
-        assert_eq!(login.refusal(UserType::User, &Pin::new(b"1234", b"")), None);
-        assert_eq!(
-            login.refusal(UserType::ContextSpecific, &Pin::new(b"5678", b"")),
-            Some(Rv::PIN_INCORRECT)
-        );
     }
 }

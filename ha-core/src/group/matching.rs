@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
-use super::copies::changes_names;
+use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Place, Traits, Trust};
+use crate::mutants::wrong;
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
@@ -40,6 +41,21 @@ pub(super) fn of_kind(class: Ulong, key_type: Ulong) -> Template {
         template.push(Attribute::ulong(ck::CKA_KEY_TYPE, key_type));
     }
     template
+}
+
+/// Whether a member's object that is called so may be called as in `wanted` once these changes are made to it: what none of
+/// them changes it has already.
+fn may_be_called<'a>(
+    traits: &Traits,
+    wanted: &Traits,
+    changes: impl Iterator<Item = &'a Template> + Clone,
+) -> bool {
+    let id = if wanted.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+    let is_changed = |kind| changes.clone().any(|change| change.get(kind).is_some());
+    wanted.class == traits.class
+        && wanted.key_type == traits.key_type
+        && (wanted.id == traits.id || is_changed(id))
+        && (wanted.label == traits.label || is_changed(ck::CKA_LABEL))
 }
 
 impl Group {
@@ -117,7 +133,7 @@ impl Group {
             Err(rv) => return Err(rv),
         };
         if gone {
-            object.forget_stale(lease);
+            object.forget_stale(&lease.member, &lease.link);
         }
         Ok(object.place(index, generation))
     }
@@ -200,9 +216,18 @@ impl Group {
                 Ok(waiting) => waiting,
                 Err(error) => return Ok(unreadable(error)),
             };
+            let named_on = |row: &ObjectRow| {
+                let changes = waiting.iter().filter(|p| p.object == row.id).map(|p| &p.template);
+                may_be_called(traits, &row_traits(row), changes) || wrong!(RenamedTwinTaken)
+            };
             for pending in waiting.iter().filter(|p| changes_names(&p.template)) {
                 let row = ledger.object(pending.object).ok().flatten();
-                live.extend(row.filter(|r| r.class == traits.class && r.key_type == traits.key_type));
+                // What is destroyed, and still has that name here, goes before one of the same value.
+                let is_dead = |row: &ObjectRow| {
+                    let twins = dead.iter().filter(|dead| dead.verifier() == row.verifier());
+                    twins.flat_map(|dead| &dead.copies).any(|c| c == name) && !wrong!(RenamedTwinTaken)
+                };
+                live.extend(row.filter(|row| named_on(row) && !is_dead(row)));
             }
         }
         let best = if live.is_empty() {
@@ -238,11 +263,44 @@ impl Group {
         })
     }
 
-    /// How many flags of an object are not as the ledger has them.
+    /// How many names and flags of an object are not as the ledger has them, those apart that this member has yet to change.
     pub(super) fn differences(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> Result<usize> {
-        let flags: Vec<&Attribute> = row.template.iter().filter(|a| a.value.as_bool().is_some()).collect();
-        let types: Vec<AttributeType> = flags.iter().map(|a| a.kind).collect();
+        let waiting = self.ledger.as_ref().and_then(|l| l.pending_of(row.id, lease.member.name()).ok());
+        let waiting: Vec<AttributeType> = waiting.iter().flatten().flatten().map(|a| a.kind).collect();
+        let id = if row.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+        let names = [Attribute::bytes(id, &*row.ckaid), Attribute::bytes(ck::CKA_LABEL, &*row.label)];
+        let is_name = |kind| names.iter().any(|name| name.kind == kind);
+        let flags = row.template.iter().filter(|a| a.value.as_bool().is_some() && !is_name(a.kind));
+        let expected: Vec<&Attribute> =
+            names.iter().chain(flags).filter(|a| !waiting.contains(&a.kind)).collect();
+        let types: Vec<AttributeType> = expected.iter().map(|a| a.kind).collect();
         let read = lease.on().read(handle, &types)?;
-        Ok(flags.iter().filter(|a| read.get(a.kind).is_some_and(|there| *there != a.value)).count())
+        Ok(expected.iter().filter(|a| read.get(a.kind).is_some_and(|there| *there != a.value)).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_change_leaves_as_it_was_tells_keys_of_one_value_apart() {
+        let called = |id: &[u8], label: &[u8]| Traits {
+            class: ck::CKO_PUBLIC_KEY,
+            key_type: ck::CKK_RSA,
+            id: id.into(),
+            label: label.into(),
+        };
+        let wanted = called(b"new", b"one");
+        let to_id = vec![Attribute::bytes(ck::CKA_ID, *b"new")];
+        let to_label = vec![Attribute::bytes(ck::CKA_LABEL, *b"one")];
+        let may =
+            |traits: &Traits, changes: &[&Template]| may_be_called(traits, &wanted, changes.iter().copied());
+        assert!(may(&called(b"old", b"one"), &[&to_id]));
+        assert!(!may(&called(b"old", b"two"), &[&to_id]), "its label was not changed");
+        assert!(may(&called(b"old", b"two"), &[&to_id, &to_label]));
+        assert!(!may(&called(b"old", b"two"), &[&to_label]), "nor its id");
+        let other = Traits { key_type: ck::CKK_EC, ..called(b"old", b"one") };
+        assert!(!may(&other, &[&to_id]));
     }
 }

@@ -8,14 +8,16 @@ use arc_swap::ArcSwapOption;
 use ha_token::{Connector, Function, MechanismInfo, Rv, Ulong};
 
 use super::link::Link;
-use super::login::Refusals;
+use super::refused::Refusals;
+use super::sharing::Shown;
 use crate::config::{MemberConfig, Role};
 use crate::lanes::Pending;
 use crate::mutants::wrong;
 use crate::policy::doubt::Doubts;
 use crate::policy::failure::Class;
-use crate::policy::health::{Health, State};
-use crate::seam::Event;
+use crate::policy::health::{Health, State, Transition};
+use crate::policy::slow_start::{self, WHOLE};
+use crate::seam::{Event, Thread};
 use crate::sync::Mutex;
 
 /// One operation started, in the word that counts them.
@@ -34,17 +36,26 @@ pub struct Member {
     health: Mutex<Health>,
     /// A copy of the health's state that is read without a lock.
     state: AtomicU8,
+    /// The same of when its slow start ends, in microseconds; 0 when it has ended.
+    slow_until: AtomicU64,
     /// Operations at this moment in the low bits, and above them those since the start: one word, one step for both.
     work: AtomicU64,
     /// The current connection's generation, read without taking hold of it; 0 without one.
     generation: AtomicU64,
     /// Held by whoever connects it: its keeper, or who has just initialised its token.
     pub(super) connecting: Mutex<()>,
+    /// What sees to the leavings of earlier connections. Nobody waits for this lock: it is its keeper's, and taken once
+    /// more when that has ended.
+    pub(super) tidying: std::sync::Mutex<Option<Box<dyn Thread>>>,
     last_fault: Mutex<Option<Fault>>,
     connect_error: Mutex<Option<String>>,
     rtt: AtomicU64,
-    /// PINs that it refused: not sent to it again, unless the application gives one anew and another member accepts it.
+    /// PINs that it refused and another member takes for right, or that are its own: not sent to it again.
     pub(super) refused: Refusals,
+    /// That it refuses PINs is played in this process, by a drill.
+    pub(super) plays_refusals: AtomicBool,
+    /// Its operator says that the PIN which it refused is right now: its instance may not know of that.
+    pub(super) pin_changed: AtomicBool,
     /// How often it answered the login in words that do not say whether the PIN was counted.
     doubts: Mutex<Doubts>,
     /// Whether it is we who are logged in to its token: in a shared instance it may be the host.
@@ -71,6 +82,11 @@ pub struct Member {
     pub(super) key_tries: AtomicU32,
     /// Whether it refused to write what others wrote, in words that say nothing of the cause.
     pub(super) refuses_writes: AtomicBool,
+    /// Somebody waits for its keeper to connect it anew, and how often that was done.
+    pub(super) asked_for: AtomicBool,
+    pub(super) asked_done: AtomicUsize,
+    /// What other processes of this host are told of it.
+    pub(super) shown: Shown,
     /// Wakes the member's keeper.
     pub(super) wake: Arc<dyn Event>,
 }
@@ -105,9 +121,11 @@ impl Member {
             mechanisms: ArcSwapOption::empty(),
             health: Mutex::new(health),
             state,
+            slow_until: AtomicU64::new(0),
             work: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             connecting: Mutex::default(),
+            tidying: std::sync::Mutex::default(),
             catching_up: Mutex::default(),
             pending: Arc::default(),
             owed: AtomicU64::new(0),
@@ -121,10 +139,15 @@ impl Member {
             connect_error: Mutex::new(None),
             rtt: AtomicU64::new(0),
             refused: Refusals::default(),
+            plays_refusals: AtomicBool::new(false),
+            pin_changed: AtomicBool::new(false),
             doubts: Mutex::default(),
             logged_in: AtomicBool::new(false),
             alone: AtomicU32::new(0),
             foreign: AtomicBool::new(true),
+            asked_for: AtomicBool::new(false),
+            asked_done: AtomicUsize::new(0),
+            shown: Shown::default(),
             wake,
         }
     }
@@ -152,6 +175,22 @@ impl Member {
     /// Whether operations may be sent to it.
     pub fn is_up(&self) -> bool {
         self.state.load(Ordering::Acquire) == State::Up as u8
+    }
+
+    /// Whether it has just come back, and serves less than the others for a while.
+    pub(super) fn starts_slowly(&self) -> bool {
+        self.slow_until.load(Ordering::Relaxed) != 0
+    }
+
+    /// How much it serves of what it would, if its slow start takes so long.
+    pub(super) fn share(&self, now: Duration, length: Duration) -> u8 {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        let share = slow_start::share(now, Duration::from_micros(until), length);
+        if share == WHOLE {
+            // Unless it has come back once more meanwhile.
+            _ = self.slow_until.compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        share
     }
 
     /// Whether it serves only when no active member is up.
@@ -227,6 +266,18 @@ impl Member {
         self.generation.load(Ordering::Acquire) == link.generation
     }
 
+    /// Whether this is its connection of now.
+    pub(super) fn is_in(&self, generation: u64) -> bool {
+        // As many bits as a place has for it.
+        generation != 0 && self.generation.load(Ordering::Acquire) as u32 == generation as u32
+    }
+
+    /// It hosts one less of the objects that no other member has.
+    pub(super) fn host_less(&self) {
+        // Never below zero: a second drop of the same object must not wrap.
+        _ = self.alone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+
     pub(super) fn set_link(&self, link: Option<Arc<Link>>) {
         let generation = link.as_ref().map_or(0, |l| l.generation);
         self.link.store(link);
@@ -255,8 +306,12 @@ impl Member {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the machine's state visible to readers without the lock.
-    pub(super) fn publish(&self, health: &Health) {
+    /// Makes what has changed of the machine visible to readers without the lock.
+    pub(super) fn publish(&self, health: &Health, transition: Option<&Transition>) {
+        if transition.is_some_and(|t| (t.from, t.to) == (State::Syncing, State::Up)) {
+            let until = health.slow_until().map_or(0, |until| until.as_micros() as u64);
+            self.slow_until.store(until, Ordering::Relaxed);
+        }
         self.state.store(health.state() as u8, Ordering::Release);
     }
 }

@@ -3,12 +3,14 @@
 //! A [`Group`] owns its members, the table of virtual objects, the login state and the ledger. It lends backing
 //! sessions ([`Lease`]) and is told how the calls made on them ended; the rules of PKCS#11 are the slot's.
 
+mod again;
 mod authenticate;
 mod backing;
 mod catch_up;
 mod change;
 mod changed_pins;
 mod check;
+mod connecting;
 mod copies;
 mod doubted;
 mod enrol;
@@ -27,13 +29,16 @@ mod others;
 mod pins;
 mod probe;
 mod put;
+mod refused;
 mod replicate;
 mod report;
 mod set_back;
+mod sharing;
 mod status;
 mod stop;
 mod sync;
 mod vet;
+mod vouch;
 pub(crate) mod watch;
 mod wrapped;
 mod writers;
@@ -45,6 +50,7 @@ use std::time::Duration;
 
 use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulong};
 
+pub(crate) use again::{Again, Made};
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub(crate) use identify::DIFFER;
@@ -58,15 +64,19 @@ pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
 pub use report::{GroupEvent, Reporter};
 pub use status::{GroupStatus, MemberStatus};
 pub use sync::Adopted;
+pub(crate) use vouch::PublicHalf;
 pub use watch::LastFault;
 
+use crate::board::Board;
 use crate::config::GroupConfig;
 use crate::lanes::AllLanes;
+use crate::map::{Map, map};
 use crate::mutants::wrong;
 use crate::policy::balance::{Candidate, MAX_MEMBERS, Plan, may_stay, plan};
 use crate::policy::budget::Budget;
 use crate::policy::failure::{Class, classify};
 use crate::policy::health::{self, Health, State};
+use crate::policy::slow_start::{self, WHOLE};
 use crate::replica::ledger::Ledger;
 use crate::replica::verifier::Verifier;
 use crate::seam::{Thread, World};
@@ -89,10 +99,21 @@ pub struct Group {
     pub login: Login,
     /// What is told to people and programs.
     pub reporter: Reporter,
+    /// What is shared with the other processes of this host; without it each is alone.
+    board: Option<Board>,
+    /// Sets this process apart where a turn is drawn.
+    lot: u64,
     /// The ledger; without one nothing is created, changed or destroyed.
     pub(crate) ledger: Option<Ledger>,
     /// What foreign objects that were used answer, by their handles.
     foreign_verifiers: Mutex<HashMap<ObjectHandle, Verifier>>,
+    /// What the signatures of private keys that were used are verified with, by the keys' handles; `None`: nothing is known
+    /// of it. Empty without `verify_signatures`.
+    public_halves: Map<ObjectHandle, Option<Arc<PublicHalf>>>,
+    /// What is kept of session objects that are made again on the member that takes over. Empty without that setting.
+    again: again::Agains,
+    /// The mechanisms whose signatures were handed out although they could not be verified.
+    unverified: Map<Ulong, ()>,
     /// Of two objects that the ledger does not know and that are one, by two threads, one goes. No call is made under it.
     joining: Mutex<()>,
     budget: Budget,
@@ -106,6 +127,8 @@ pub struct Group {
     /// Whether no keeper looks after the members: whoever calls does.
     alone: AtomicBool,
     keepers: Mutex<Vec<Box<dyn Thread>>>,
+    /// Held by the caller that takes in what operators wish, where no keeper does.
+    heeding: Mutex<()>,
     /// The lanes of every connection that there was.
     lanes: Arc<AllLanes>,
     on_appear: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -154,12 +177,18 @@ impl Group {
         config: GroupConfig,
         connectors: Vec<Box<dyn Connector>>,
         ledger: Option<Ledger>,
+        board: Option<Board>,
         world: Arc<dyn World>,
     ) -> Arc<Self> {
         let settings = health::Settings::from(&config.recovery);
         let mut key = [0; 32];
         if let Err(error) = world.random(&mut key) {
             tracing::error!(group = %config.label, %error, "no random numbers: what is remembered of refused PINs is not keyed");
+        }
+        let mut lot = [0; 8];
+        if board.is_some() {
+            // Without randomness processes take their turns in the same order each time, which is harmless.
+            drop(world.random(&mut lot));
         }
         let members = config
             .members
@@ -175,9 +204,14 @@ impl Group {
             reporter: Reporter::new(&config.label, Arc::clone(&world)),
             members,
             objects: Objects::new(),
+            board,
+            lot: u64::from_ne_bytes(lot),
             login: Login::new(&key),
             ledger,
             foreign_verifiers: Mutex::default(),
+            public_halves: map(),
+            again: again::Agains::default(),
+            unverified: map(),
             joining: Mutex::default(),
             budget: Budget::new(),
             turn: AtomicU64::new(0),
@@ -188,6 +222,7 @@ impl Group {
             heeded: AtomicI64::new(-1),
             alone: AtomicBool::new(false),
             keepers: Mutex::default(),
+            heeding: Mutex::default(),
             lanes: Arc::default(),
             on_appear: Mutex::default(),
             bootstrap: Mutex::default(),
@@ -223,16 +258,37 @@ impl Group {
     /// The members to try, best first.
     pub fn plan(&self, need: &Need<'_>) -> Plan {
         self.look_after();
-        let mut candidates = [Candidate { usable: false, standby: false, load: 0 }; MAX_MEMBERS];
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if need.objects().any(Object::moves) {
+            return self.plan_to_move(need, turn);
+        }
+        self.plan_on(need.seats(), need, turn)
+    }
+
+    /// The members to try for what can be made again: those that have it, then the others, and last of all one that has it and
+    /// that the operator has taken out.
+    #[cold]
+    fn plan_to_move(&self, need: &Need<'_>, turn: u64) -> Plan {
+        let live = need.objects().fold(u32::MAX, |seats, object| {
+            seats & if object.moves() { self.live_seats(object) } else { object.seats() }
+        });
+        let others = need.objects().filter(|o| !o.moves()).fold(u32::MAX, |seats, o| seats & o.seats());
+        let up = self.plan_on(live, need, turn).and_then(self.plan_on(others & self.seats_up(), need, turn));
+        up.and_then(self.plan_on(others, need, turn))
+    }
+
+    fn plan_on(&self, seats: u32, need: &Need<'_>, turn: u64) -> Plan {
+        let none = Candidate { usable: false, standby: false, aside: false, load: 0 };
+        let mut candidates = [none; MAX_MEMBERS];
         for (candidate, member) in candidates.iter_mut().zip(&self.members) {
             *candidate = Candidate {
-                usable: self.can_serve(member, need),
+                usable: self.can_serve(member, seats, need),
                 standby: member.is_standby(),
+                aside: self.stands_aside(member, turn),
                 load: member.load(),
             };
         }
         let count = self.members.len().min(MAX_MEMBERS);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         plan(self.config.balance, candidates.get(..count).unwrap_or(&[]), turn, need.preferred)
     }
 
@@ -245,9 +301,14 @@ impl Group {
         let candidate = |m: &Member| Candidate {
             usable: m.is_up() && on_seat(seats, m),
             standby: m.is_standby(),
+            aside: false,
             load: m.load(),
         };
-        member.is_current(&lease.link)
+        // Who starts slowly has its share of the turns: each operation has one.
+        let has_its_share = |m: &Arc<Member>| !m.starts_slowly() || !m.is_up();
+        // Where no keeper looks at what operators wish, a plan does.
+        (!self.alone.load(Ordering::Relaxed) || !self.has_news())
+            && member.is_current(&lease.link)
             && lease.link.has_followed(self.login.epoch())
             && (fits || need.mechanism.is_none_or(|(mechanism, flag)| lease.link.supports(mechanism, flag)))
             && need.preferred.is_none_or(|p| p == member.index)
@@ -256,10 +317,25 @@ impl Group {
                 (member.index, candidate(member)),
                 self.members.iter().map(|m| candidate(m)),
             )
+            && self.members.iter().all(has_its_share)
     }
 
-    fn can_serve(&self, member: &Member, need: &Need<'_>) -> bool {
-        if !member.is_up() || !on_seat(need.seats(), member) {
+    /// Whether a member stands aside in this turn, because it has just come back.
+    fn stands_aside(&self, member: &Member, turn: u64) -> bool {
+        member.starts_slowly() && slow_start::stands_aside(self.share_of(member), turn)
+    }
+
+    fn share_of(&self, member: &Member) -> u8 {
+        member.share(self.world.now(), health::Settings::from(&self.config.recovery).trial())
+    }
+
+    /// Whether a member is up and serves all that balancing gives it: one that has just come back does not for a while.
+    pub fn serves_fully(&self, member: &Member) -> bool {
+        member.is_up() && (!member.starts_slowly() || self.share_of(member) == WHOLE)
+    }
+
+    fn can_serve(&self, member: &Member, seats: u32, need: &Need<'_>) -> bool {
+        if !on_seat(seats, member) || !(member.is_up() || self.is_needed(member, need)) {
             return false;
         }
         match need.mechanism {
@@ -270,6 +346,19 @@ impl Group {
                     || member.link().is_some_and(|l| l.supports(mechanism, flag))
             }
         }
+    }
+
+    /// Whether a member that the operator has taken out is called all the same: for a session object that is on it and on none
+    /// that is up. It would be lost otherwise, and with a member that still answers there is no reason for that.
+    #[cold]
+    fn is_needed(&self, member: &Member, need: &Need<'_>) -> bool {
+        member.state() == State::Drained
+            && member.link().is_some()
+            && need.objects().any(|object| {
+                matches!(object.origin, Origin::Session(_))
+                    && on_seat(object.seats(), member)
+                    && !self.up().any(|other| on_seat(object.seats(), other))
+            })
     }
 
     fn someone_supports(&self, mechanism: Ulong, flag: Ulong) -> bool {
@@ -312,6 +401,9 @@ impl Group {
         if class == Class::Caller {
             return class;
         }
+        if matches!(class, Class::Session | Class::Login | Class::Object) {
+            link.is_shaken();
+        }
         watch::failed(member.name(), function, rv, class);
         let stale = member.link().is_none_or(|l| l.generation != link.generation);
         if !stale && class == Class::Member {
@@ -352,10 +444,11 @@ impl Group {
             // Asked under the lock: who saw the failure may have slept while the member was connected anew.
             let is_over = link.is_some_and(|l| !member.is_current(l)) && !wrong!(ReplacedBlamed);
             let transition = if is_over { None } else { health.on(event, now, random) };
-            member.publish(&health);
+            member.publish(&health, transition.as_ref());
             transition
         };
         if let Some(t) = transition {
+            self.stands_anew(member);
             #[cfg(feature = "simulation")]
             crate::seam::turns::reached(crate::seam::turns::Reached::Health(t));
             self.reporter.transition(member.name(), t.from, t.to, &t.cause.to_string());
@@ -420,7 +513,8 @@ impl Group {
         known(false).or_else(|| known(true)).map(Arc::unwrap_or_clone).unwrap_or_default()
     }
 
-    /// Lets no keeper into a member any more, and waits for those that are in one.
+    /// Lets no keeper into a member any more, and waits for those that are in one, and for calls that were left behind there:
+    /// the process may end next, and its modules with it.
     pub(crate) fn rest(&self, patience: Duration) {
         self.stopping.store(true, Ordering::Release);
         for member in &self.members {
@@ -429,9 +523,16 @@ impl Group {
         let Ok(keepers) = self.keepers.try_lock() else { return };
         let until = self.world.now() + patience;
         let pause = self.world.event();
-        while keepers.iter().any(|k| !k.is_finished()) && self.world.now() < until {
+        let is_in_one =
+            || keepers.iter().any(|k| !k.is_finished()) || self.members.iter().any(|m| m.pending.left() > 0);
+        while is_in_one() && self.world.now() < until {
             pause.wait(Some(Duration::from_millis(1)));
         }
+    }
+
+    /// A bit for each member that is up now.
+    pub(crate) fn seats_up(&self) -> u32 {
+        keeper::bits(self.up().map(|m| m.index))
     }
 
     /// Members that are up now.
@@ -443,6 +544,9 @@ impl Group {
 impl ha_member::Ending for Group {
     fn ending(&self) {
         self.rest(ENDING_PATIENCE);
+        if let Some(board) = &self.board {
+            board.leave_at_exit();
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use ha_token::{ObjectHandle, Rv, SessionHandle, Ulong};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::Lease;
+use super::{Link, Member};
 use crate::mutants::wrong;
 use crate::replica::ledger::ObjectId;
 use crate::sync::Mutex;
@@ -98,6 +98,7 @@ struct PackedPlace {
 }
 
 const CONFLICTED: u8 = 1;
+const MOVES: u8 = 2;
 const SEALED: u8 = 4;
 const USED: u8 = 8;
 
@@ -131,6 +132,15 @@ impl PackedPlace {
 
     fn is_on(&self, member: usize) -> bool {
         usize::from(self.member) == member
+    }
+
+    fn unpack(&self) -> Place {
+        Place {
+            member: usize::from(self.member),
+            generation: u64::from(self.generation),
+            handle: self.handle,
+            trust: self.trust,
+        }
     }
 }
 
@@ -196,19 +206,54 @@ impl Object {
         self.known().places.retain(|p| !p.is_on(member));
     }
 
+    /// The members with a copy of it in a connection that `f` picks, a bit for each.
+    pub(super) fn seats_where(&self, f: impl Fn(usize, u64) -> bool) -> u32 {
+        let known = self.known();
+        let picked = known.places.iter().filter(|p| f(usize::from(p.member), u64::from(p.generation)));
+        picked.fold(0, |seats, p| seats | 1u32 << p.member)
+    }
+
+    /// Forgets the copies that `f` picks by member and connection; answers them.
+    pub(super) fn forget_where(&self, f: impl Fn(usize, u64) -> bool) -> Vec<Place> {
+        let mut gone = Vec::new();
+        self.known().places.retain(|p| {
+            let goes = f(usize::from(p.member), u64::from(p.generation));
+            if goes {
+                gone.push(p.unpack());
+            }
+            !goes
+        });
+        gone
+    }
+
+    /// Forgets the copies on other members than this one; answers them.
+    pub(crate) fn forget_others(&self, member: usize) -> Vec<Place> {
+        self.forget_where(|m, _| m != member)
+    }
+
+    /// Forgets every copy; answers them.
+    pub(super) fn take_places(&self) -> Vec<Place> {
+        self.forget_where(|_, _| true)
+    }
+
     /// Forgets a handle that the member no longer knows, so that it is looked up again. A copy that failed its proof
     /// stays remembered as such.
-    pub(crate) fn forget_stale(&self, lease: &Lease) {
-        if let Some(place) = self.place(lease.member.index, lease.link.generation)
+    pub(crate) fn forget_stale(&self, member: &Member, link: &Link) {
+        if let Some(place) = self.place(member.index, link.generation)
             && place.trust != Trust::Conflict
         {
-            lease.link.unbind(place.handle);
             match self.origin {
-                Origin::Ledger(_) => self.forget(lease.member.index),
+                Origin::Ledger(_) => self.forget(member.index),
                 // Which member had it is known from this alone: only the handle is out of date.
                 Origin::Foreign => self.put(Place { generation: NO_GENERATION, ..place }),
-                Origin::Session(_) => {}
+                // It is made again, where it can be.
+                Origin::Session(_) if self.moves() => {
+                    self.forget_where(|m, _| m == member.index).iter().for_each(|_| member.host_less());
+                }
+                // It has no other handle, and this one stays known as its own: another object may be given it.
+                Origin::Session(_) => return,
             }
+            link.unbind_of(place.handle, self.handle.0);
         }
     }
 
@@ -220,6 +265,22 @@ impl Object {
     /// Marks it as [conflicted](Self::is_conflicted).
     pub fn set_conflicted(&self) {
         self.flags.fetch_or(CONFLICTED, Ordering::Relaxed);
+    }
+
+    /// Whether it is a session object that is made again on the member that takes over.
+    #[inline]
+    pub fn moves(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & MOVES != 0
+    }
+
+    /// From now on it [moves](Self::moves).
+    pub(super) fn set_moves(&self) {
+        self.flags.fetch_or(MOVES, Ordering::Relaxed);
+    }
+
+    /// From now on it stays where it is.
+    pub(super) fn set_stays(&self) {
+        self.flags.fetch_and(!MOVES, Ordering::Relaxed);
     }
 
     /// Whether its member could give it out wrapped and nobody is to know: a session key whose template said nothing

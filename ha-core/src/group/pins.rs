@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ha_token::{Function, Result, Rv, UserType};
 
 use super::authenticate::log_out;
+use super::refused::{Before, REFUSED_BEFORE};
 use super::{Group, Link, Member, Who};
+use crate::mutants::wrong;
 use crate::pin::log_in;
 use crate::policy::failure::{Class, classify, outcome_unknown};
 use crate::policy::pin::{self, Holds};
@@ -22,9 +24,9 @@ impl Group {
     pub fn change_pin(&self, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
         let _turn = self.login.turn();
         let user = if self.login.who() == Who::So { UserType::So } else { UserType::User };
-        if let Some(rv) = old.and_then(|p| self.login.refusal(user, &self.login.hold(p))) {
-            let why = "this PIN was refused before and is not sent to a token again";
-            self.reporter.refused(Function::SetPin, rv, why);
+        let one = self.one_judge();
+        if let Some(Before::Refused(rv)) = old.map(|p| self.refused_before(user, &self.login.hold(p))) {
+            self.reporter.refused(Function::SetPin, rv, REFUSED_BEFORE);
             return Err(rv);
         }
         let links = self.all_links(Function::SetPin)?;
@@ -32,7 +34,8 @@ impl Group {
         let held: Vec<Arc<Link>> = links.iter().map(|(_, link)| Arc::clone(link)).collect();
         let _turns: Vec<_> = held.iter().map(|link| link.login_turn()).collect();
         for (member, link) in &links {
-            if self.is_last_try(link, user)? {
+            let is_last = self.is_last_try(link, user);
+            if is_last.inspect_err(|rv| _ = self.failed(member, link, Function::GetTokenInfo, *rv))? {
                 self.tell_last_try(member);
                 return Err(Rv::PIN_LOCKED);
             }
@@ -64,8 +67,8 @@ impl Group {
                 let old = self.login.hold(old);
                 // Where others took it for theirs, this member has another one.
                 match changed.is_empty() {
-                    true => self.login.refuse(user, &old, rv),
-                    false => member.refused.remember(user, self.login.digest(&old), rv),
+                    true => self.refuse(member, &link, user, &old, rv),
+                    false => self.refuse_on(member, &link, user, self.login.digest(&old), rv),
                 }
             }
             self.change_back(&changed, old, new);
@@ -78,6 +81,7 @@ impl Group {
             self.login.replace_pin(new.map(|p| self.login.hold(p)));
         }
         self.forgive_all(user);
+        drop(one);
         Ok(())
     }
 
@@ -103,6 +107,10 @@ impl Group {
     /// was right, so that following the group's login afterwards clears the counter of wrong ones. Whoever calls this has
     /// the connection's login turn.
     fn which_pin(&self, member: &Member, link: &Link, user: UserType, new: Option<&[u8]>) -> Holds {
+        // While the change is still being made nothing tells, and the PIN would perhaps be a wrong one.
+        if member.pending.left_writes() > 0 && !wrong!(LatePinTried) {
+            return Holds::Unknown;
+        }
         // A shared instance may be logged in for the host.
         let Some(new) = new.filter(|_| member.connector().reinitialises()) else { return Holds::Unknown };
         link.doubt_login();
@@ -160,16 +168,6 @@ impl Group {
         Ok(())
     }
 
-    /// A user has another PIN now: what was refused before says nothing any more.
-    fn forgive_all(&self, user: UserType) {
-        for kind in [user, UserType::ContextSpecific] {
-            self.login.forgive(kind);
-            for member in &self.members {
-                member.refused.forget(kind);
-            }
-        }
-    }
-
     /// Every member's connection, logged in as the application is; refused where a PIN change could not reach all.
     fn all_links(&self, function: Function) -> Result<Links<'_>> {
         let mut links = Vec::new();
@@ -187,7 +185,8 @@ impl Group {
                 self.reporter.refused(function, Rv::DEVICE_ERROR, &reason);
                 return Err(Rv::DEVICE_ERROR);
             };
-            self.follow_login(member, &link)?;
+            let followed = self.follow_login(member, &link);
+            followed.inspect_err(|rv| _ = self.failed(member, &link, Function::Login, *rv))?;
             links.push((member, link));
         }
         Ok(links)

@@ -1,13 +1,14 @@
 //! Whether a member still is what it was: asked of suspect ones and of idle ones, and after answers that leave it open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ha_token::{Function, Rv, ck};
 
 use super::writers::open_lease;
 use super::{Group, Lease, Link, Member, Who};
 use crate::mutants::wrong;
-use crate::policy::failure::Class;
+use crate::policy::failure::{Class, classify};
 use crate::policy::health::Event;
 use crate::replica::group_key;
 
@@ -25,7 +26,7 @@ impl Group {
                 answer => answer?,
             }
             member.set_round_trip(self.world.now().saturating_sub(started));
-            self.wait_for_writes(member);
+            self.wait_for_what_hangs(member, &link)?;
             Ok(link)
         });
         let answer = match alive {
@@ -42,6 +43,24 @@ impl Group {
         }
     }
 
+    /// Waits for calls that were left behind in a member that answers: it may hang in one function only, and would cost each
+    /// who uses that a deadline. They may take once more as long as they had.
+    ///
+    /// # Errors
+    /// [`Rv::NO_ANSWER`] when one has not returned: the member is to be connected anew.
+    fn wait_for_what_hangs(&self, member: &Member, link: &Link) -> Result<(), Rv> {
+        let until = self.world.now() + self.config.deadline.unwrap_or_default();
+        while link.hangs() && !self.is_stopping() && !wrong!(HangingTakenBack) {
+            let now = self.world.now();
+            if now >= until {
+                return Err(Rv::NO_ANSWER);
+            }
+            // Not told of each.
+            member.wake.wait(Some((until - now).min(Duration::from_millis(100))));
+        }
+        Ok(())
+    }
+
     /// Asks a member that is up whether it still is what it was; one that is not is blamed. Answers whether it has lost its
     /// login, which is made again when it is next used.
     pub(super) fn look_at(&self, member: &Arc<Member>) -> bool {
@@ -49,6 +68,8 @@ impl Group {
         match self.looks_alive(member, &link) {
             Ok(()) => false,
             Err(Rv::USER_NOT_LOGGED_IN) => true,
+            // Busy it is.
+            Err(rv) if classify(Function::GetTokenInfo, rv) == Class::Capacity => false,
             Err(dead) => {
                 self.blame_on(member, &link, Function::GetTokenInfo, dead);
                 false
@@ -69,8 +90,9 @@ impl Group {
             return Ok(());
         }
         let class = [ck::CKA_CLASS];
-        let sees =
-            |key| link.on_anchor(|anchor| link.token.get_attributes(anchor, key, &class).map(drop)).is_ok();
+        let sees = |key| {
+            link.on_anchor(|anchor| link.watched().get_attributes(anchor, key, &class).map(drop)).is_ok()
+        };
         match link.group_keys() {
             Some(keys) if !sees(keys.extractable) => self.finds_itself(member, link),
             // Another process may have made the keys since the login, so that they are not known here.
@@ -87,7 +109,7 @@ impl Group {
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN` where it is the first, and `CKR_DEVICE_REMOVED` where it is the last; the member's answers.
     fn finds_itself(&self, member: &Arc<Member>, link: &Arc<Link>) -> Result<(), Rv> {
-        let anchor = link.on_anchor(|anchor| link.token.session_info(anchor))?;
+        let anchor = link.on_anchor(|anchor| link.watched().session_info(anchor))?;
         if anchor.state != ck::CKS_RW_USER_FUNCTIONS {
             // What was not seen meanwhile may be there.
             link.doubt_login();

@@ -5,15 +5,16 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use ha_token::{Function, Rv};
 
+use super::objects::Traits;
 use crate::policy::failure::Class;
 use crate::policy::health::State;
 use crate::seam::World;
 use crate::sync::Mutex;
 
-/// Events kept for a receiver that does not read; the oldest unread ones stay, newer ones are dropped.
+/// Events kept for a receiver that does not read; the oldest unread ones stay, newer ones are counted.
 const BACKLOG: usize = 1024;
 /// The same report is logged once in this time, with the count of those in between.
 const QUIET: Duration = Duration::from_secs(5);
@@ -68,6 +69,16 @@ pub enum GroupEvent {
         /// The object's label.
         label: String,
     },
+    /// A member made a signature that is not the key's; nobody was given it (`verify_signatures`). What becomes of the
+    /// member is an event of its own.
+    WrongSignature {
+        /// The member.
+        member: String,
+        /// The key's label.
+        label: String,
+        /// The mechanism's name.
+        mechanism: String,
+    },
     /// Something was refused that the application asked for.
     Refused {
         /// The function.
@@ -77,6 +88,11 @@ pub enum GroupEvent {
         /// Why.
         reason: String,
     },
+    /// The receiver was too far behind: so many events before the next one were not told to it.
+    Missed {
+        /// How many.
+        count: u64,
+    },
 }
 
 /// What is told at most once in a while.
@@ -85,6 +101,7 @@ enum Kind {
     Fault,
     Moved,
     Conflict,
+    WrongSignature,
     Refused,
 }
 
@@ -132,13 +149,51 @@ impl Quiet {
     }
 }
 
+/// Who listens.
+struct Listener {
+    sender: Sender<GroupEvent>,
+    wants: fn(&GroupEvent) -> bool,
+    /// Events that found no place since the last one that did.
+    missed: u64,
+}
+
+impl Listener {
+    /// False if nobody is there any more.
+    fn tell(&mut self, event: &GroupEvent) -> bool {
+        if !(self.wants)(event) {
+            return true;
+        }
+        if self.missed > 0 && self.has_place() {
+            self.tell_of_missed();
+        }
+        if !self.has_place() {
+            self.missed += 1;
+            return true;
+        }
+        self.sender.try_send(event.clone()).is_ok()
+    }
+
+    /// The last place is kept for telling what was missed when there is nothing more to come.
+    fn has_place(&self) -> bool {
+        self.sender.len() < BACKLOG
+    }
+
+    fn tell_of_missed(&mut self) {
+        if self.missed > 0 {
+            // There is place; who is gone misses nothing.
+            _ = self.sender.try_send(GroupEvent::Missed { count: self.missed });
+            self.missed = 0;
+        }
+    }
+}
+
 /// Tells the log and whoever listens. All methods may be called from any thread; no lock is held while a log line is
 /// written.
 pub struct Reporter {
     group: String,
     world: Arc<dyn World>,
     /// `None` once the group has stopped.
-    listeners: Mutex<Option<Vec<Sender<GroupEvent>>>>,
+    listeners: Mutex<Option<Vec<Listener>>>,
     quiet: Quiet,
 }
 
@@ -153,23 +208,24 @@ impl Reporter {
         }
     }
 
-    /// A channel that gets every event from now on, until the group is stopped.
-    pub fn listen(&self) -> Receiver<GroupEvent> {
-        let (sender, receiver) = bounded(BACKLOG);
+    /// A channel that gets the events from now on that are wanted, until the group is stopped.
+    pub fn listen(&self, wants: fn(&GroupEvent) -> bool) -> Receiver<GroupEvent> {
+        let (sender, receiver) = bounded(BACKLOG + 1);
         if let Some(listeners) = &mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) {
-            listeners.push(sender);
+            listeners.push(Listener { sender, wants, missed: 0 });
         }
         receiver
     }
 
     /// Ends every channel: what is in it can still be received.
     pub(super) fn end(&self) {
-        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
+        listeners.into_iter().flatten().for_each(|mut listener| listener.tell_of_missed());
     }
 
     fn tell(&self, event: &GroupEvent) {
         if let Some(listeners) = &mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) {
-            listeners.retain(|s| !matches!(s.try_send(event.clone()), Err(TrySendError::Disconnected(_))));
+            listeners.retain_mut(|listener| listener.tell(event));
         }
     }
 
@@ -221,6 +277,19 @@ impl Reporter {
             tracing::error!(group = %self.group, member, label, suppressed, "the copy on this member is another key: it is not used there; see `hactl check --prove`");
         }
         self.tell(&GroupEvent::Conflict { member: member.to_owned(), label });
+    }
+
+    /// A member made a signature that is not the key's.
+    pub fn wrong_signature(&self, member: &str, function: Function, key: &Traits, mechanism: &str) {
+        let label = String::from_utf8_lossy(&key.label).into_owned();
+        let id: String = key.id.iter().map(|b| format!("{b:02x}")).collect();
+        let passes = self.passes(Kind::WrongSignature, member, function, Rv::WRONG_SIGNATURE, &label);
+        if let Some(suppressed) = passes {
+            tracing::error!(group = %self.group, member, function = %function, key = label, id, mechanism, suppressed,
+                "the member made a signature that does not verify: it was not handed out");
+        }
+        let mechanism = mechanism.to_owned();
+        self.tell(&GroupEvent::WrongSignature { member: member.to_owned(), label, mechanism });
     }
 
     /// Something the application asked for was refused by the group itself.
@@ -283,10 +352,39 @@ mod tests {
     #[test]
     fn channels_end_with_the_group() {
         let reporter = Reporter::new("g", crate::seam::System::new());
-        let events = reporter.listen();
+        let events = reporter.listen(|_| true);
         reporter.refused(Function::Sign, Rv::DEVICE_ERROR, "why");
         reporter.end();
         assert!(matches!(events.recv(), Ok(GroupEvent::Refused { .. })));
-        assert!(events.recv().is_err() && reporter.listen().recv().is_err());
+        assert!(events.recv().is_err() && reporter.listen(|_| true).recv().is_err());
+    }
+
+    #[test]
+    fn who_is_behind_is_told_how_much_was_missed() {
+        let reporter = Reporter::new("g", crate::seam::System::new());
+        let events = reporter.listen(|_| true);
+        let refuse = || reporter.refused(Function::Sign, Rv::DEVICE_ERROR, "why");
+        (0..BACKLOG + 5).for_each(|_| refuse());
+        assert!(matches!(events.recv(), Ok(GroupEvent::Refused { .. })));
+        assert!(matches!(events.recv(), Ok(GroupEvent::Refused { .. })));
+        (0..3).for_each(|_| refuse());
+        reporter.end();
+        let rest: Vec<_> = events.iter().collect();
+        let missed: Vec<_> = rest
+            .iter()
+            .filter_map(|e| if let GroupEvent::Missed { count } = e { Some(*count) } else { None })
+            .collect();
+        assert_eq!(missed, [5, 2], "one of the three found place beside the word of the first five");
+        assert!(matches!(rest.last(), Some(GroupEvent::Missed { .. })));
+    }
+
+    #[test]
+    fn what_is_not_wanted_takes_no_place() {
+        let reporter = Reporter::new("g", crate::seam::System::new());
+        let health = reporter.listen(|event| matches!(event, GroupEvent::Member { .. }));
+        (0..2 * BACKLOG).for_each(|_| reporter.refused(Function::Sign, Rv::DEVICE_ERROR, "why"));
+        reporter.transition("a", State::Syncing, State::Up, "why");
+        reporter.end();
+        assert_eq!(health.iter().count(), 1);
     }
 }

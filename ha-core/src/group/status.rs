@@ -57,7 +57,12 @@ impl Group {
 
     /// A channel of what happens from now on.
     pub fn events(&self) -> crossbeam::channel::Receiver<super::GroupEvent> {
-        self.reporter.listen()
+        self.reporter.listen(|_| true)
+    }
+
+    /// A channel of the members' health from now on: no other event takes a place in it.
+    pub fn health_events(&self) -> crossbeam::channel::Receiver<super::GroupEvent> {
+        self.reporter.listen(|event| matches!(event, super::GroupEvent::Member { .. }))
     }
 
     /// The virtual token's serial number: made with the ledger, the same whoever joins or leaves.

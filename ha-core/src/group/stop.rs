@@ -44,6 +44,7 @@ impl Group {
         let logged_in = self.login.who() != Who::Nobody;
         // The PIN is wiped also where a call hangs.
         self.login.set(Who::Nobody, None);
+        self.forget_session_objects();
         let mut parting = Parting { hung: Vec::new(), under_way: Vec::new() };
         let threads = !self.keepers.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         for member in &self.members {
@@ -76,7 +77,7 @@ impl Group {
         let Parting { mut hung, under_way } = parting;
         let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
         let pause = self.world.event();
-        for (index, thread) in keepers.into_iter().enumerate().chain(under_way) {
+        let mut wait = |index, thread: Box<dyn Thread>| {
             while !hung.contains(&index) && !thread.is_finished() && self.world.now() < until {
                 pause.wait(Some(Duration::from_millis(1)));
             }
@@ -85,6 +86,15 @@ impl Group {
             } else {
                 hung.push(index);
             }
+        };
+        keepers.into_iter().enumerate().chain(under_way).for_each(|(index, thread)| wait(index, thread));
+        // Now that no keeper begins another one.
+        for member in &self.members {
+            let tidying = member.tidying.lock().unwrap_or_else(PoisonError::into_inner).take();
+            tidying.into_iter().for_each(|thread| wait(member.index, thread));
+        }
+        if let Some(board) = &self.board {
+            board.leave();
         }
         self.lanes.end(&*self.world, until, || self.members.iter().map(|m| m.pending.left()).sum());
         self.reporter.end();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
-use super::catch_up::describe;
+use super::catch_up::{Extent, describe};
 use super::identify::place;
 use super::put::{How, Item};
 use super::wrapped::{Copied, NotWrapped};
@@ -54,7 +54,8 @@ impl Group {
                         }
                     }
                 }
-                let mut done = self.bring_up_to_date(&lease, dry)?;
+                let mut done =
+                    self.bring_up_to_date(&lease, if dry { Extent::Rehearsal } else { Extent::Whole })?;
                 if dry {
                     let (copyable, stuck): (Vec<_>, Vec<_>) = lost.iter().partition(|r| r.is_copyable());
                     done.copied += copyable.len();

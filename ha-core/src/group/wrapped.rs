@@ -12,7 +12,7 @@ use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Blob, ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{life, wrapping};
+use crate::replica::{On, life, wrapping};
 
 /// A key that is to be wrapped for its copies.
 pub(super) struct Copied<'a> {
@@ -233,16 +233,27 @@ impl Group {
         }
     }
 
-    /// Unwraps a blob as a token object.
+    /// Unwraps a blob as this template says.
     ///
     /// # Errors
     /// The member's answer; `CKR_KEY_NOT_WRAPPABLE` when it lacks the mechanism, `CKR_FUNCTION_FAILED` when it did not tell.
     pub(crate) fn unwrap_blob(&self, writer: &Lease, blob: &Blob, kept: &Template) -> Result<ObjectHandle> {
+        self.unwrap_blob_in(writer, writer.on(), blob, kept)
+    }
+
+    /// As [`unwrap_blob`](Self::unwrap_blob), in this session of the same connection.
+    pub(super) fn unwrap_blob_in(
+        &self,
+        writer: &Lease,
+        on: On<'_>,
+        blob: &Blob,
+        kept: &Template,
+    ) -> Result<ObjectHandle> {
         let keys = writer.link.group_keys().ok_or(Rv::DEVICE_ERROR)?;
         let ability = self.ability(writer)?;
         let unable = || if ability.is_certain() { Rv::KEY_NOT_WRAPPABLE } else { Rv::FUNCTION_FAILED };
         let format = ability.unwraps(blob.format).ok_or_else(unable)?;
-        wrapping::unwrap(writer.on(), keys.for_key(blob.extractable), &blob.bytes, format, kept)
+        wrapping::unwrap(on, keys.for_key(blob.extractable), &blob.bytes, format, kept)
     }
 
     /// What a member can wrap, tried once for each connection, and again where an answer did not tell.

@@ -44,7 +44,7 @@ impl Group {
     }
 
     /// Sessions on the members that are up.
-    fn those_up(&self, function: Function) -> Vec<Lease> {
+    pub(super) fn those_up(&self, function: Function) -> Vec<Lease> {
         let mut writers = Vec::new();
         for member in self.up() {
             match self.sound_lease(member) {

@@ -1,5 +1,6 @@
 //! What a lane's call reads and writes: copies that are the lane's own, wiped when they go.
 
+use ha_member::Secret;
 use ha_token::{Output, Result, Rv};
 use zeroize::Zeroizing;
 
@@ -11,9 +12,9 @@ pub(super) fn copy(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(bytes.to_vec())
 }
 
-/// A copy of a PIN.
-pub(super) fn copy_pin(pin: Option<&[u8]>) -> Option<Zeroizing<Vec<u8>>> {
-    pin.map(copy)
+/// A copy of a PIN, in memory that is not swapped out: the call that has it may hang for long.
+pub(super) fn copy_pin(pin: Option<&[u8]>) -> Option<Secret> {
+    pin.map(Secret::new)
 }
 
 /// A place for a call's output, as large as its caller's.

@@ -13,21 +13,18 @@ pub(crate) struct Pending {
     writes: Mutex<Writes>,
 }
 
-/// Those that may change the token.
+/// Those that may change the token, by number; without those that were given up.
 #[derive(Default)]
 struct Writes {
-    /// Raised when those of before are given up: they count no more.
-    age: u64,
-    under_way: usize,
+    last: u64,
+    under_way: Vec<Write>,
     /// Of these, those whose callers do not wait any more.
-    left: usize,
+    left: Vec<Write>,
 }
 
-/// One call that may change the token. It knows when it began.
-#[derive(Clone, Copy)]
-pub(super) struct Write {
-    age: u64,
-}
+/// One call that may change the token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Write(u64);
 
 impl Pending {
     fn all_writes(&self) -> MutexGuard<'_, Writes> {
@@ -36,18 +33,19 @@ impl Pending {
 
     /// Those that may change its token, without those that were given up.
     pub(crate) fn writes(&self) -> usize {
-        self.all_writes().under_way
+        self.all_writes().under_way.len()
     }
 
     /// Those of them whose callers do not wait any more.
     pub(crate) fn left_writes(&self) -> usize {
-        self.all_writes().left
+        self.all_writes().left.len()
     }
 
-    /// Those that may change its token and have not returned are given up.
+    /// Those that may change its token, and that nobody waits for any more, are given up.
     pub(crate) fn give_up_writes(&self) {
         let mut writes = self.all_writes();
-        *writes = Writes { age: writes.age + 1, under_way: 0, left: 0 };
+        let left = std::mem::take(&mut writes.left);
+        writes.under_way.retain(|write| !left.contains(write));
     }
 
     /// All that nobody waits for any more.
@@ -57,32 +55,35 @@ impl Pending {
 
     pub(super) fn write_begins(&self) -> Write {
         let mut writes = self.all_writes();
-        writes.under_way += 1;
-        Write { age: writes.age }
+        writes.last += 1;
+        let write = Write(writes.last);
+        writes.under_way.push(write);
+        write
     }
 
     /// Nobody waits for a call any more.
-    pub(super) fn is_left(&self, write: Option<Write>) {
+    pub(crate) fn is_left(&self, write: Option<Write>) {
         self.left.fetch_add(1, Ordering::AcqRel);
-        self.if_counts(write, |writes| writes.left += 1);
+        if let Some(write) = write {
+            self.all_writes().left.push(write);
+        }
     }
 
     /// A call has returned, of which nobody waits any more.
-    pub(super) fn left_one_returns(&self, write: Option<Write>) {
-        self.if_counts(write, |writes| writes.left -= 1);
+    pub(crate) fn left_one_returns(&self, write: Option<Write>) {
+        if let Some(write) = write {
+            self.all_writes().left.retain(|other| *other != write);
+        }
         self.left.fetch_sub(1, Ordering::AcqRel);
     }
 
-    pub(super) fn write_ends(&self, write: Option<Write>) {
-        self.if_counts(write, |writes| writes.under_way -= 1);
-    }
-
-    fn if_counts(&self, write: Option<Write>, change: impl FnOnce(&mut Writes)) {
-        let Some(write) = write else { return };
+    /// A call was made. Answers whether it was given up meanwhile.
+    pub(super) fn write_ends(&self, write: Option<Write>) -> bool {
+        let Some(write) = write else { return false };
         let mut writes = self.all_writes();
-        if writes.age == write.age {
-            change(&mut writes);
-        }
+        let before = writes.under_way.len();
+        writes.under_way.retain(|other| *other != write);
+        writes.under_way.len() == before
     }
 }
 
@@ -93,24 +94,24 @@ mod tests {
     #[test]
     fn what_was_given_up_counts_no_more_whatever_returns_since() {
         let pending = Pending::default();
-        let lost = Some(pending.write_begins());
+        let counts = || (pending.writes(), pending.left_writes(), pending.left());
+        let (awaited, lost) = (Some(pending.write_begins()), Some(pending.write_begins()));
         pending.is_left(lost);
-        assert_eq!((pending.writes(), pending.left_writes(), pending.left()), (1, 1, 1));
+        assert_eq!(counts(), (2, 1, 1));
         pending.give_up_writes();
-        assert_eq!((pending.writes(), pending.left_writes(), pending.left()), (0, 0, 1));
+        assert_eq!(counts(), (1, 0, 1), "one of them is waited for");
         for _ in 0..3 {
             let write = Some(pending.write_begins());
-            assert_eq!((pending.writes(), pending.left_writes()), (1, 0));
-            pending.write_ends(write);
-            assert_eq!((pending.writes(), pending.left_writes()), (0, 0));
+            assert_eq!(counts(), (2, 0, 1));
+            assert!(!pending.write_ends(write));
+            assert_eq!(counts(), (1, 0, 1));
         }
-        let late = Some(pending.write_begins());
-        pending.is_left(late);
-        pending.write_ends(lost);
+        pending.is_left(awaited);
+        assert!(pending.write_ends(lost), "it was given up");
         pending.left_one_returns(lost);
-        assert_eq!((pending.writes(), pending.left_writes(), pending.left()), (1, 1, 1));
-        pending.write_ends(late);
-        pending.left_one_returns(late);
-        assert_eq!((pending.writes(), pending.left_writes(), pending.left()), (0, 0, 0));
+        assert_eq!(counts(), (1, 1, 1));
+        assert!(!pending.write_ends(awaited));
+        pending.left_one_returns(awaited);
+        assert_eq!(counts(), (0, 0, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! The threads that make a connection's calls: who has one, who waits for one, and who has left one behind.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use crate::sync::Mutex;
 /// Lanes that one connection may have, with those in which a call hangs.
 pub(super) const MOST: usize = 64;
 
+/// Lanes that there may be besides for who looks after the member: one that is busy is not to be taken for dead.
+const SPARE: usize = 2;
+
 /// How long a lane waits for its next call before it ends.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -21,6 +24,9 @@ const ALERT: Duration = Duration::from_micros(50);
 
 /// Calls that take no longer are watched for; those that do are so long that being woken is nothing to them.
 const QUICK: Duration = Duration::from_millis(1);
+
+/// With more calls than this under way on one member nobody watches: there is always a lane that has use for the core.
+const CROWD: usize = 2;
 
 /// What a lane does. Answers whether its caller had left it behind.
 pub(super) type Job = Box<dyn FnOnce() -> bool + Send>;
@@ -45,6 +51,9 @@ struct Waiter {
 #[derive(Default)]
 pub(crate) struct AllLanes {
     pools: Mutex<Vec<Weak<Pool>>>,
+    /// Pools with a call under way. A member that works has use for a core: a token in software is on one at a time mostly,
+    /// by its own lock.
+    working: AtomicUsize,
     threads: Mutex<Vec<Box<dyn Thread>>>,
 }
 
@@ -55,7 +64,8 @@ impl AllLanes {
         pools.push(Arc::downgrade(pool));
     }
 
-    fn add_thread(&self, thread: Box<dyn Thread>) {
+    /// A thread that is waited for at the end as theirs are.
+    pub(crate) fn add_thread(&self, thread: Box<dyn Thread>) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
@@ -83,6 +93,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
     /// The last call that was waited for did not return.
     hangs: AtomicBool,
+    /// Lanes that have a call, but for those that were left behind in one. Changed under the lock of `state`.
+    busy: AtomicUsize,
     /// How long calls take, in nanoseconds: what they took lately, the last ones most.
     usual: AtomicU64,
 }
@@ -93,6 +105,8 @@ struct State {
     lanes: Vec<Arc<Lane>>,
     /// Those without a call, the last one that had one last.
     idle: Vec<Arc<Lane>>,
+    /// How many were left behind in a call; below zero for a moment, where one returns that is just being left.
+    left: isize,
     waiting: VecDeque<Arc<Waiter>>,
     ended: bool,
 }
@@ -114,6 +128,7 @@ impl Pool {
             all,
             state: Mutex::default(),
             hangs: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
             usual: AtomicU64::new(0),
         });
         pool.all.add_pool(&pool);
@@ -124,27 +139,31 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lane for one call: the one that was used last, a new one, or the first that is free before `until`.
+    /// A lane for one call: the one that was used last, a new one, or the first that is free before `until`. With `spare` it
+    /// may be one more than others may have.
     ///
     /// # Errors
-    /// [`Rv::NO_ANSWER`] when none was, or a call was found to hang meanwhile; `CKR_HOST_MEMORY` when a thread could not be
-    /// started; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
-    pub(super) fn take(self: &Arc<Self>, until: Option<Duration>) -> Result<Arc<Lane>> {
+    /// `CKR_HOST_MEMORY` when none was, or a thread could not be started; [`Rv::NO_ANSWER`] when a call was found to hang
+    /// meanwhile; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
+    pub(super) fn take(self: &Arc<Self>, until: Option<Duration>, spare: bool) -> Result<Arc<Lane>> {
+        let most = if spare { MOST + SPARE } else { MOST };
         let waiter = {
             let mut state = self.state();
             if state.ended {
                 return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
             }
             if let Some(lane) = state.idle.pop() {
+                self.count(&state);
                 return Ok(lane);
             }
-            if state.lanes.len() < MOST {
+            if state.lanes.len() < most {
                 let lane = Arc::new(Lane {
                     job: Mutex::default(),
                     wake: self.world.event(),
                     done: self.world.event(),
                 });
                 state.lanes.push(Arc::clone(&lane));
+                self.count(&state);
                 drop(state);
                 return self.start(lane);
             }
@@ -160,7 +179,10 @@ impl Pool {
         let mut state = self.state();
         state.waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
         let lane = waiter.lane.lock().unwrap_or_else(PoisonError::into_inner).take();
-        lane.ok_or(Rv::NO_ANSWER)
+        lane.ok_or(match state.ended || self.hangs() {
+            true => Rv::NO_ANSWER,
+            false => Rv::HOST_MEMORY,
+        })
     }
 
     fn start(self: &Arc<Self>, lane: Arc<Lane>) -> Result<Arc<Lane>> {
@@ -175,7 +197,9 @@ impl Pool {
             }
             Err(error) => {
                 tracing::warn!(lane = self.name, %error, "no thread could be started for a call with a deadline");
-                self.state().lanes.retain(|other| !Arc::ptr_eq(other, &lane));
+                let mut state = self.state();
+                state.lanes.retain(|other| !Arc::ptr_eq(other, &lane));
+                self.count(&state);
                 Err(Rv::HOST_MEMORY)
             }
         }
@@ -184,10 +208,11 @@ impl Pool {
     /// A lane's life.
     fn work(&self, lane: &Arc<Lane>) {
         loop {
-            let told = lane.wake.watch(ALERT) || lane.wake.wait(Some(IDLE));
+            let told = !self.is_crowded() && lane.wake.watch(ALERT) || lane.wake.wait(Some(IDLE));
             let job = lane.job.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(job) = job {
                 if job() {
+                    self.state().left -= 1;
                     self.give_back(Arc::clone(lane));
                 }
                 continue;
@@ -214,6 +239,7 @@ impl Pool {
         }
         let ended = state.ended;
         state.idle.push(Arc::clone(&lane));
+        self.count(&state);
         drop(state);
         if ended {
             lane.wake.set();
@@ -223,6 +249,11 @@ impl Pool {
     /// A call's deadline has passed: nobody waits for a lane any more.
     pub(super) fn hang(&self) {
         self.hangs.store(true, Ordering::Release);
+        {
+            let mut state = self.state();
+            state.left += 1;
+            self.count(&state);
+        }
         self.turn_away();
     }
 
@@ -234,7 +265,25 @@ impl Pool {
     /// Waits for a lane's answer, at most `limit`.
     pub(super) fn wait_for(&self, lane: &Lane, limit: Option<Duration>) -> bool {
         let is_quick = u128::from(self.usual.load(Ordering::Relaxed)) < QUICK.as_nanos();
-        is_quick && lane.done.watch(limit.unwrap_or(QUICK).min(QUICK)) || lane.done.wait(limit)
+        let may_watch = is_quick && !self.is_crowded();
+        may_watch && lane.done.watch(limit.unwrap_or(QUICK).min(QUICK)) || lane.done.wait(limit)
+    }
+
+    /// Whether who watches would keep a lane from its core.
+    fn is_crowded(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > CROWD
+            || self.all.working.load(Ordering::Relaxed) >= self.world.cores()
+    }
+
+    /// A lane has got a call, or has none any more.
+    fn count(&self, state: &State) {
+        let free = state.idle.len().saturating_add_signed(state.left);
+        let busy = state.lanes.len().saturating_sub(free);
+        match (self.busy.swap(busy, Ordering::Relaxed), busy) {
+            (0, 1..) => _ = self.all.working.fetch_add(1, Ordering::Relaxed),
+            (1.., 0) => _ = self.all.working.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
     }
 
     /// A call returned in time, after so long.

@@ -1,13 +1,14 @@
 //! Lanes in front of a real SoftHSM token whose calls can be held up.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
-use ha_rig::{Hook, Passing, Tokens, softhsm};
+use ha_rig::{Gate, Passing, Tokens, softhsm};
 use ha_token::{
-    Attribute, Connector, Function, Mechanism, ObjectHandle, OpKind, Output, Result, Rv, Selector, Token, ck,
+    Attribute, Connector, Function, Mechanism, ObjectHandle, OpKind, Output, Rv, Selector, SessionHandle,
+    Template, Token, UserType, ck,
 };
 
 use super::{AllLanes, Deadlines, Lanes, Pending};
@@ -15,47 +16,6 @@ use crate::seam::{System, World};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(20);
-
-/// Holds calls up for as long as it is shut, and knows which there were.
-#[derive(Default)]
-struct Gate {
-    shut: Mutex<bool>,
-    opened: Condvar,
-    begun: Mutex<Vec<Function>>,
-    returned: Mutex<Vec<Function>>,
-}
-
-#[derive(Clone, Default)]
-struct AtGate(Arc<Gate>);
-
-impl Hook for AtGate {
-    fn call<T>(&self, function: Function, go: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.0.begun.lock().unwrap().push(function);
-        drop(self.0.opened.wait_while(self.0.shut.lock().unwrap(), |shut| *shut).unwrap());
-        let answer = go();
-        self.0.returned.lock().unwrap().push(function);
-        answer
-    }
-}
-
-impl Gate {
-    fn shut(&self) {
-        *self.shut.lock().unwrap() = true;
-    }
-
-    fn open(&self) {
-        *self.shut.lock().unwrap() = false;
-        self.opened.notify_all();
-    }
-
-    fn begun(&self, function: Function) -> usize {
-        self.begun.lock().unwrap().iter().filter(|f| **f == function).count()
-    }
-
-    fn returned(&self, function: Function) -> usize {
-        self.returned.lock().unwrap().iter().filter(|f| **f == function).count()
-    }
-}
 
 /// The test runner's own limit ends this if it never comes true.
 fn wait_until(f: impl Fn() -> bool) {
@@ -65,8 +25,10 @@ fn wait_until(f: impl Fn() -> bool) {
 }
 
 struct Rig {
-    gate: Arc<Gate>,
+    gate: Gate,
     lanes: Arc<Lanes>,
+    /// The same, for calls that are to be answered, on a busy machine too.
+    patient: Lanes,
     pending: Arc<Pending>,
     all: Arc<AllLanes>,
     told: Arc<AtomicUsize>,
@@ -76,6 +38,10 @@ struct Rig {
 }
 
 fn rig(call: Duration) -> Rig {
+    rig_with(Deadlines { call, generate: Some(call) })
+}
+
+fn rig_with(deadlines: Deadlines) -> Rig {
     let tokens = Tokens::new(1);
     let connector = ModuleConnector::new(ModuleConfig {
         path: softhsm(),
@@ -83,9 +49,8 @@ fn rig(call: Duration) -> Rig {
         env: vec![("SOFTHSM2_CONF".into(), tokens.conf(0).display().to_string())],
         selector: Selector { label: Some("member-a".into()), ..Selector::default() },
     });
-    let (hook, told) = (AtGate::default(), Arc::new(AtomicUsize::new(0)));
-    let gate = Arc::clone(&hook.0);
-    let token = Arc::new(Passing { real: connector.connect().unwrap(), hook });
+    let (gate, told) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+    let token = Arc::new(Passing { real: connector.connect().unwrap(), hook: gate.clone() });
     let world: Arc<dyn World> = System::new();
     let (pending, all) = (Arc::<Pending>::default(), Arc::<AllLanes>::default());
     let counts = Arc::clone(&told);
@@ -93,17 +58,29 @@ fn rig(call: Duration) -> Rig {
         token,
         (Arc::clone(&world), Arc::clone(&all)),
         "lane".into(),
-        Deadlines { call, generate: Some(call) },
+        deadlines,
         Arc::clone(&pending),
         Box::new(move || _ = counts.fetch_add(1, Ordering::SeqCst)),
     );
-    Rig { gate, lanes: Arc::new(lanes), pending, all, told, world, _connector: connector, _tokens: tokens }
+    let mut patient = lanes.for_keeper();
+    patient.deadlines = Deadlines { call: HOUR, generate: Some(HOUR) };
+    Rig {
+        gate,
+        lanes: Arc::new(lanes),
+        patient,
+        pending,
+        all,
+        told,
+        world,
+        _connector: connector,
+        _tokens: tokens,
+    }
 }
 
 #[test]
 fn a_session_in_which_a_call_hangs_is_closed_when_that_returns() {
     let rig = rig(SOON);
-    let session = rig.lanes.open_session(true).unwrap();
+    let session = rig.patient.open_session(true).unwrap();
     rig.gate.shut();
     assert_eq!(rig.lanes.session_info(session), Err(Rv::NO_ANSWER));
     assert!(rig.lanes.has_left_some());
@@ -112,29 +89,29 @@ fn a_session_in_which_a_call_hangs_is_closed_when_that_returns() {
     rig.gate.open();
     wait_until(|| rig.gate.returned(Function::CloseSession) == 1);
     wait_until(|| !rig.lanes.has_left_some());
-    assert_eq!(rig.lanes.session_info(session), Err(Rv::SESSION_HANDLE_INVALID));
+    assert_eq!(rig.patient.session_info(session), Err(Rv::SESSION_HANDLE_INVALID));
 }
 
 /// What the call that hangs has begun in a session, or will have, no other one is to meet.
 #[test]
 fn nothing_is_called_in_a_session_in_which_a_call_hangs() {
     let rig = rig(SOON);
-    let session = rig.lanes.open_session(true).unwrap();
-    let begin = || {
+    let session = rig.patient.open_session(true).unwrap();
+    let begin = |lanes: &Lanes| {
         let mut mechanism = Mechanism::plain(ck::CKM_SHA256);
-        rig.lanes.op_init(session, OpKind::Digest, Some(&mut mechanism), ObjectHandle(0))
+        lanes.op_init(session, OpKind::Digest, Some(&mut mechanism), ObjectHandle(0))
     };
     rig.gate.shut();
-    assert_eq!(begin(), Err(Rv::NO_ANSWER));
+    assert_eq!(begin(&rig.lanes), Err(Rv::NO_ANSWER));
     rig.gate.open();
     wait_until(|| rig.pending.left() == 0);
     rig.gate.shut();
     assert_eq!(rig.lanes.op_update(session, OpKind::Digest, b"a", &mut Output::query()), Err(Rv::NO_ANSWER));
-    assert_eq!(begin(), Err(Rv::SESSION_HANDLE_INVALID));
+    assert_eq!(begin(&rig.lanes), Err(Rv::SESSION_HANDLE_INVALID));
     assert_eq!(rig.gate.begun(Function::DigestInit), 1);
     rig.gate.open();
     wait_until(|| rig.pending.left() == 0);
-    assert_eq!(begin(), Err(Rv::OPERATION_ACTIVE), "the token says how it is");
+    assert_eq!(begin(&rig.patient), Err(Rv::OPERATION_ACTIVE), "the token says how it is");
 }
 
 #[test]
@@ -150,7 +127,7 @@ fn a_session_that_is_opened_too_late_is_closed() {
 #[test]
 fn of_a_change_that_returns_too_late_is_told_and_of_nothing_else() {
     let rig = rig(SOON);
-    let session = rig.lanes.open_session(true).unwrap();
+    let session = rig.patient.open_session(true).unwrap();
     rig.gate.shut();
     let template =
         vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA), Attribute::bool(ck::CKA_PRIVATE, false)];
@@ -160,7 +137,7 @@ fn of_a_change_that_returns_too_late_is_told_and_of_nothing_else() {
     rig.gate.open();
     wait_until(|| rig.pending.left() == 0 && rig.told.load(Ordering::SeqCst) == 1);
     assert_eq!((rig.pending.left_writes(), rig.pending.writes()), (0, 0));
-    assert_eq!(rig.lanes.create_object(session, &template).map(drop), Ok(()), "a lane is used again");
+    assert_eq!(rig.patient.create_object(session, &template).map(drop), Ok(()), "a lane is used again");
     assert_eq!(rig.told.load(Ordering::SeqCst), 1);
 }
 
@@ -181,7 +158,7 @@ fn so_many_calls_hang_and_no_more_are_made() {
     assert!(rig.gate.begun(Function::GetSlotInfo) <= super::pool::MOST);
     rig.gate.open();
     wait_until(|| rig.pending.left() == 0);
-    assert_eq!(rig.lanes.slot_info().map(drop), Ok(()));
+    assert_eq!(rig.patient.slot_info().map(drop), Ok(()));
 }
 
 #[test]
@@ -202,4 +179,105 @@ fn the_end_lets_every_caller_go_and_leaves_no_thread() {
     assert_eq!(rig.lanes.slot_info().map(drop), Err(Rv::CRYPTOKI_NOT_INITIALIZED));
     rig.gate.open();
     wait_until(|| rig.pending.left() == 0);
+}
+
+/// What a busy token has no lane for is no sign that it is dead; and who looks after it has one.
+#[test]
+fn a_token_with_as_many_calls_as_it_has_lanes_is_busy_and_not_dead() {
+    let rig = rig_with(Deadlines { call: SOON, generate: None });
+    rig.gate.shut_to(&[Function::GenerateKey]);
+    let session = rig.patient.open_session(true).unwrap();
+    let template = vec![
+        Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+        Attribute::bool(ck::CKA_TOKEN, false),
+        Attribute::bool(ck::CKA_PRIVATE, false),
+    ];
+    let calls: Vec<_> = (0..super::pool::MOST)
+        .map(|_| {
+            let (lanes, template) = (Arc::clone(&rig.lanes), template.clone());
+            std::thread::spawn(move || {
+                let mut mechanism = Mechanism::plain(ck::CKM_AES_KEY_GEN);
+                lanes.generate_key(session, &mut mechanism, &template).map(drop)
+            })
+        })
+        .collect();
+    wait_until(|| rig.gate.begun(Function::GenerateKey) == super::pool::MOST);
+    assert_eq!(rig.lanes.slot_info().map(drop), Err(Rv::HOST_MEMORY));
+    assert_eq!(rig.gate.begun(Function::GetSlotInfo), 0);
+    assert_eq!(rig.patient.slot_info().map(drop), Ok(()));
+    rig.gate.open();
+    for call in calls {
+        assert_eq!(call.join().unwrap(), Ok(()), "none of them was let go");
+    }
+    assert_eq!(rig.pending.left(), 0);
+}
+
+/// Nobody here can read such a parameter: it may point to what is its caller's only while the call lasts.
+#[test]
+fn an_operation_with_a_vendors_parameter_stays_on_its_callers_thread() {
+    let rig = rig(HOUR);
+    let session = rig.patient.open_session(true).unwrap();
+    let here = std::thread::current().name().unwrap_or_default().to_owned();
+    let begin = |mut mechanism: Mechanism| {
+        rig.lanes.op_init(session, OpKind::Digest, Some(&mut mechanism), ObjectHandle(0))
+    };
+    let update = || rig.lanes.op_update(session, OpKind::Digest, b"a", &mut Output::query());
+    assert_eq!(begin(Mechanism::bytes(ck::CKM_VENDOR_DEFINED, &[1; 16])), Err(Rv::MECHANISM_INVALID));
+    assert_eq!(update(), Err(Rv::OPERATION_NOT_INITIALIZED));
+    let mut wraps = Mechanism::bytes(ck::CKM_VENDOR_DEFINED, &[1; 16]);
+    let made = rig.lanes.derive_key(session, &mut wraps, ObjectHandle(1), &Template::new(), true);
+    assert!(made.is_err());
+    for function in [Function::DigestInit, Function::DigestUpdate, Function::DeriveKey] {
+        assert_eq!(rig.gate.threads(function), [here.as_str()], "{function}");
+    }
+    assert_eq!(begin(Mechanism::plain(ck::CKM_SHA256)), Ok(()));
+    assert_eq!(update(), Ok(()));
+    for function in [Function::DigestInit, Function::DigestUpdate] {
+        assert_eq!(rig.gate.threads(function)[1], "lane", "the next operation has a deadline again");
+    }
+}
+
+/// Nobody can say how long a person takes to type a PIN.
+#[test]
+fn a_pin_that_is_typed_at_the_token_has_no_deadline() {
+    let rig = rig(Duration::ZERO);
+    let limit = |by_hand| {
+        rig.lanes
+            .limit(super::Asked { by_hand, ..super::Asked::new(Function::Login, Some(SessionHandle(1))) })
+    };
+    assert_eq!((limit(true), limit(false)), (None, Some(Duration::ZERO)));
+    rig.gate.shut_to(&[Function::Login]);
+    let lanes = Arc::clone(&rig.lanes);
+    let login = std::thread::spawn(move || lanes.login(SessionHandle(7), UserType::User, None));
+    wait_until(|| rig.gate.begun(Function::Login) == 1);
+    rig.gate.open();
+    assert_ne!(login.join().unwrap(), Err(Rv::NO_ANSWER));
+}
+
+/// What was made too late is taken back: what only its session knows at once, what is the group's to look for when that has
+/// given up to.
+#[test]
+fn what_is_made_too_late_is_taken_back() {
+    let rig = rig(SOON);
+    let session = rig.patient.open_session(true).unwrap();
+    let data = |token| {
+        vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+            Attribute::bool(ck::CKA_PRIVATE, false),
+            Attribute::bool(ck::CKA_TOKEN, token),
+        ]
+    };
+    let make_late = |token, given_up: bool| {
+        rig.gate.shut_to(&[Function::CreateObject]);
+        assert_eq!(rig.lanes.create_object(session, &data(token)), Err(Rv::NO_ANSWER));
+        if given_up {
+            rig.pending.give_up_writes();
+        }
+        rig.gate.open();
+        wait_until(|| rig.pending.left() == 0);
+        rig.gate.begun(Function::DestroyObject)
+    };
+    assert_eq!(make_late(false, false), 1);
+    assert_eq!(make_late(true, false), 1, "who waits for it looks for it");
+    assert_eq!(make_late(true, true), 2);
 }

@@ -1,5 +1,6 @@
 //! Each of a token's calls, made on a lane.
 
+use ha_member::Secret;
 use ha_token::{
     AttributeType, CombinedKind, Fetched, Function, Mechanism, MechanismInfo, MessageKind, ObjectHandle,
     OpKind, Output, Params, Result, SessionHandle, SessionInfo, SlotInfo, Template, Token, TokenInfo, Ulong,
@@ -7,8 +8,9 @@ use ha_token::{
 };
 use zeroize::Zeroizing;
 
-use super::Lanes;
+use super::late::{Made, is_lasting, take_back};
 use super::owned::{Filled, Space, copy, copy_pin};
+use super::{Asked, Lanes};
 use crate::mutants::wrong;
 
 impl Lanes {
@@ -21,22 +23,24 @@ impl Lanes {
         go: impl FnOnce(&dyn Token, Option<&mut Mechanism>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut own = mechanism.as_deref().cloned();
-        let (answer, own) = self.within(function, session, move |token| {
+        let asked = self.begins(function, session, own.as_ref().is_some_and(Mechanism::is_opaque));
+        let with_own = move |token: &dyn Token| {
             let answer = go(token, own.as_mut());
             Ok((answer, own))
-        })?;
+        };
+        let (answer, own) = self.call(asked, with_own, |_, _, _| {})?;
         if let (Some(mechanism), Some(own)) = (mechanism, own) {
             *mechanism = own;
         }
         answer
     }
 
-    /// A call that makes objects from a mechanism.
-    fn make<T: Send + 'static>(
+    /// A call that makes objects from a mechanism; `lasting`: which of them outlive the session.
+    fn make<T: Made + Send + 'static>(
         &self,
         function: Function,
         session: SessionHandle,
-        mechanism: &mut Mechanism,
+        (mechanism, lasting): (&mut Mechanism, [bool; 2]),
         go: impl FnOnce(&dyn Token, &mut Mechanism) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut own = mechanism.clone();
@@ -44,45 +48,85 @@ impl Lanes {
             let answer = go(token, &mut own);
             Ok((answer, own))
         };
-        let (answer, own) = self.within(function, session, go)?;
+        let asked = Asked { here: mechanism.is_opaque(), ..Asked::new(function, Some(session)) };
+        let (answer, own) = self.call(asked, go, move |token, (answer, _), given_up| {
+            if let Ok(made) = answer {
+                take_back(token, session, &made, lasting, given_up);
+            }
+        })?;
         *mechanism = own;
         answer
     }
 
-    /// A call with output.
-    fn put_out(
+    /// A call that makes an object without a mechanism.
+    fn make_plainly(
         &self,
         function: Function,
         session: SessionHandle,
+        lasting: bool,
+        go: impl FnOnce(&dyn Token) -> Result<ObjectHandle> + Send + 'static,
+    ) -> Result<ObjectHandle> {
+        let lasting = [lasting; 2];
+        self.call(Asked::new(function, Some(session)), go, move |token, made, given_up| {
+            take_back(token, session, &made, lasting, given_up);
+        })
+    }
+
+    /// A call of an operation that was begun by another function.
+    fn proceed<T: Send + 'static>(
+        &self,
+        function: Function,
+        session: SessionHandle,
+        begun_by: Function,
+        go: impl FnOnce(&dyn Token) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.call(self.goes_on(function, session, &[begun_by]), go, |_, _, _| {})
+    }
+
+    /// A call with a PIN, which is typed at the token where it is `by_hand`.
+    fn with_pin(
+        &self,
+        function: Function,
+        session: Option<SessionHandle>,
+        by_hand: bool,
+        go: impl FnOnce(&dyn Token) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        self.call(Asked { by_hand, ..Asked::new(function, session) }, go, |_, _, _| {})
+    }
+
+    /// A call of an operation, with output.
+    fn put_out(
+        &self,
+        asked: Asked,
         input: usize,
         output: &mut Output<'_>,
         go: impl FnMut(&dyn Token, &mut Output<'_>) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let (space, mut go) = (Space::like(output, input), go);
-        self.within(function, session, move |token| Ok(space.fill(|out| go(token, out))))?.give(output)
+        self.call(asked, move |token| Ok(space.fill(|out| go(token, out))), |_, _, _| {})?.give(output)
     }
 
     /// A call of a message, into whose parameter the token may write.
     fn message<T: Send + 'static>(
         &self,
-        function: Function,
-        session: SessionHandle,
+        asked: Asked,
         params: &mut Params,
         go: impl FnOnce(&dyn Token, &mut Params) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut own = params.clone();
-        let (answer, own) = self.within(function, session, move |token| {
+        let go = move |token: &dyn Token| {
             let answer = go(token, &mut own);
             Ok((answer, own))
-        })?;
+        };
+        let (answer, own) = self.call(asked, go, |_, _, _| {})?;
         *params = own;
         answer
     }
 }
 
 /// What a copied PIN is lent as.
-fn lent(pin: &Option<Zeroizing<Vec<u8>>>) -> Option<&[u8]> {
-    pin.as_ref().map(|pin| pin.as_slice())
+fn lent(pin: &Option<Secret>) -> Option<&[u8]> {
+    pin.as_deref()
 }
 
 impl Token for Lanes {
@@ -103,26 +147,30 @@ impl Token for Lanes {
     }
 
     fn init_token(&self, pin: Option<&[u8]>, label: &str) -> Result<()> {
-        let (pin, label) = (copy_pin(pin), label.to_owned());
-        self.look(Function::InitToken, move |token| token.init_token(lent(&pin), &label))
+        let (by_hand, pin, label) = (pin.is_none(), copy_pin(pin), label.to_owned());
+        self.with_pin(Function::InitToken, None, by_hand, move |token| token.init_token(lent(&pin), &label))
     }
 
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
-        let pin = copy_pin(pin);
-        self.within(Function::InitPin, session, move |token| token.init_pin(session, lent(&pin)))
+        let (by_hand, pin) = (pin.is_none(), copy_pin(pin));
+        self.with_pin(Function::InitPin, Some(session), by_hand, move |token| {
+            token.init_pin(session, lent(&pin))
+        })
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        let by_hand = old.is_none() || new.is_none();
         let (old, new) = (copy_pin(old), copy_pin(new));
-        self.within(Function::SetPin, session, move |token| token.set_pin(session, lent(&old), lent(&new)))
+        self.with_pin(Function::SetPin, Some(session), by_hand, move |token| {
+            token.set_pin(session, lent(&old), lent(&new))
+        })
     }
 
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
         self.call(
-            Function::OpenSession,
-            None,
+            Asked::new(Function::OpenSession, None),
             move |token| token.open_session(read_write),
-            |token, session| {
+            |token, session, _| {
                 if !wrong!(LateSessionKept) {
                     _ = token.close_session(session);
                 }
@@ -153,8 +201,10 @@ impl Token for Lanes {
     }
 
     fn login(&self, session: SessionHandle, user: UserType, pin: Option<&[u8]>) -> Result<()> {
-        let pin = copy_pin(pin);
-        self.within(Function::Login, session, move |token| token.login(session, user, lent(&pin)))
+        let (by_hand, pin) = (pin.is_none(), copy_pin(pin));
+        self.with_pin(Function::Login, Some(session), by_hand, move |token| {
+            token.login(session, user, lent(&pin))
+        })
     }
 
     fn login_user(
@@ -164,8 +214,8 @@ impl Token for Lanes {
         pin: Option<&[u8]>,
         name: &[u8],
     ) -> Result<()> {
-        let (pin, name) = (copy_pin(pin), name.to_vec());
-        self.within(Function::LoginUser, session, move |token| {
+        let (by_hand, pin, name) = (pin.is_none(), copy_pin(pin), name.to_vec());
+        self.with_pin(Function::LoginUser, Some(session), by_hand, move |token| {
             token.login_user(session, user, lent(&pin), &name)
         })
     }
@@ -175,8 +225,10 @@ impl Token for Lanes {
     }
 
     fn create_object(&self, session: SessionHandle, template: &Template) -> Result<ObjectHandle> {
-        let template = template.clone();
-        self.within(Function::CreateObject, session, move |token| token.create_object(session, &template))
+        let (lasting, template) = (is_lasting(template, false), template.clone());
+        self.make_plainly(Function::CreateObject, session, lasting, move |token| {
+            token.create_object(session, &template)
+        })
     }
 
     fn copy_object(
@@ -185,8 +237,11 @@ impl Token for Lanes {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<ObjectHandle> {
-        let template = template.clone();
-        self.within(Function::CopyObject, session, move |token| token.copy_object(session, object, &template))
+        // Where nothing is said a copy is as its original, which may be either.
+        let (lasting, template) = (is_lasting(template, true), template.clone());
+        self.make_plainly(Function::CopyObject, session, lasting, move |token| {
+            token.copy_object(session, object, &template)
+        })
     }
 
     fn destroy_object(&self, session: SessionHandle, object: ObjectHandle) -> Result<()> {
@@ -256,9 +311,12 @@ impl Token for Lanes {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let data = copy(input);
-        self.put_out(kind.one_shot(), session, input.len(), output, move |token, out| {
-            token.op_one_shot(session, kind, &data, out)
-        })
+        self.put_out(
+            self.goes_on(kind.one_shot(), session, &[kind.init()]),
+            input.len(),
+            output,
+            move |token, out| token.op_one_shot(session, kind, &data, out),
+        )
     }
 
     fn op_at_once(
@@ -272,14 +330,19 @@ impl Token for Lanes {
     ) -> Result<()> {
         let data = copy(input);
         let mut begun = false;
-        self.put_out(kind.one_shot(), session, input.len(), output, move |token, out| {
-            // Made once more, for want of room, it goes on with what was begun.
-            if std::mem::replace(&mut begun, true) {
-                token.op_one_shot(session, kind, &data, out)
-            } else {
-                token.op_at_once(session, kind, mechanism, key, &data, out)
-            }
-        })
+        self.put_out(
+            self.goes_on(kind.one_shot(), session, &[kind.init()]),
+            input.len(),
+            output,
+            move |token, out| {
+                // Made once more, for want of room, it goes on with what was begun.
+                if std::mem::replace(&mut begun, true) {
+                    token.op_one_shot(session, kind, &data, out)
+                } else {
+                    token.op_at_once(session, kind, mechanism, key, &data, out)
+                }
+            },
+        )
     }
 
     fn op_update(
@@ -290,27 +353,38 @@ impl Token for Lanes {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let data = copy(input);
-        self.put_out(kind.update(), session, input.len(), output, move |token, out| {
-            token.op_update(session, kind, &data, out)
-        })
+        self.put_out(
+            self.goes_on(kind.update(), session, &[kind.init()]),
+            input.len(),
+            output,
+            move |token, out| token.op_update(session, kind, &data, out),
+        )
     }
 
     fn op_final(&self, session: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
-        self.put_out(kind.last(), session, 0, output, move |token, out| token.op_final(session, kind, out))
+        self.put_out(self.goes_on(kind.last(), session, &[kind.init()]), 0, output, move |token, out| {
+            token.op_final(session, kind, out)
+        })
     }
 
     fn verify(&self, session: SessionHandle, data: &[u8], signature: &[u8]) -> Result<()> {
         let (data, signature) = (copy(data), signature.to_vec());
-        self.within(Function::Verify, session, move |token| token.verify(session, &data, &signature))
+        self.proceed(Function::Verify, session, OpKind::Verify.init(), move |token| {
+            token.verify(session, &data, &signature)
+        })
     }
 
     fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
         let signature = signature.to_vec();
-        self.within(Function::VerifyFinal, session, move |token| token.verify_final(session, &signature))
+        self.proceed(Function::VerifyFinal, session, OpKind::Verify.init(), move |token| {
+            token.verify_final(session, &signature)
+        })
     }
 
     fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
-        self.within(Function::DigestKey, session, move |token| token.digest_key(session, key))
+        self.proceed(Function::DigestKey, session, OpKind::Digest.init(), move |token| {
+            token.digest_key(session, key)
+        })
     }
 
     fn combined_update(
@@ -321,9 +395,13 @@ impl Token for Lanes {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let data = copy(input);
-        self.put_out(kind.function(), session, input.len(), output, move |token, out| {
-            token.combined_update(session, kind, &data, out)
-        })
+        let begun_by = OpKind::ALL.map(OpKind::init);
+        self.put_out(
+            self.goes_on(kind.function(), session, &begun_by),
+            input.len(),
+            output,
+            move |token, out| token.combined_update(session, kind, &data, out),
+        )
     }
 
     fn verify_signature_init(
@@ -341,18 +419,20 @@ impl Token for Lanes {
 
     fn verify_signature(&self, session: SessionHandle, data: &[u8]) -> Result<()> {
         let data = copy(data);
-        self.within(Function::VerifySignature, session, move |token| token.verify_signature(session, &data))
+        self.proceed(Function::VerifySignature, session, Function::VerifySignatureInit, move |token| {
+            token.verify_signature(session, &data)
+        })
     }
 
     fn verify_signature_final(&self, session: SessionHandle) -> Result<()> {
-        self.within(Function::VerifySignatureFinal, session, move |token| {
+        self.proceed(Function::VerifySignatureFinal, session, Function::VerifySignatureInit, move |token| {
             token.verify_signature_final(session)
         })
     }
 
     fn message_mechanism(&self, session: SessionHandle, kind: MessageKind) -> Result<Ulong> {
-        // Calls no member.
-        self.shared.token.message_mechanism(session, kind)
+        // It calls no function of the module, but may wait for its turn there.
+        self.within(kind.init(), session, move |token| token.message_mechanism(session, kind))
     }
 
     fn message_init(
@@ -377,7 +457,7 @@ impl Token for Lanes {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let (space, associated, data) = (Space::like(output, input.len()), copy(associated), copy(input));
-        self.message(kind.one_shot(), session, params, move |token, params| {
+        self.message(self.goes_on(kind.one_shot(), session, &[kind.init()]), params, move |token, params| {
             Ok(space.fill(|out| token.message_one_shot(session, kind, params, &associated, &data, out)))
         })?
         .give(output)
@@ -391,7 +471,7 @@ impl Token for Lanes {
         associated: &[u8],
     ) -> Result<()> {
         let associated = copy(associated);
-        self.message(kind.begin(), session, params, move |token, params| {
+        self.message(self.goes_on(kind.begin(), session, &[kind.init()]), params, move |token, params| {
             token.message_begin(session, kind, params, &associated)
         })
     }
@@ -406,7 +486,7 @@ impl Token for Lanes {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let (space, data) = (Space::like(output, input.len()), copy(input));
-        self.message(kind.next(), session, params, move |token, params| {
+        self.message(self.goes_on(kind.next(), session, &[kind.init()]), params, move |token, params| {
             Ok(space.fill(|out| token.message_next(session, kind, params, &data, last, out)))
         })?
         .give(output)
@@ -420,9 +500,11 @@ impl Token for Lanes {
         signature: &[u8],
     ) -> Result<()> {
         let (data, signature) = (copy(data), signature.to_vec());
-        self.message(Function::VerifyMessage, session, params, move |token, params| {
-            token.verify_message(session, params, &data, &signature)
-        })
+        self.message(
+            self.goes_on(Function::VerifyMessage, session, &[MessageKind::Verify.init()]),
+            params,
+            move |token, params| token.verify_message(session, params, &data, &signature),
+        )
     }
 
     fn verify_message_next(
@@ -433,13 +515,15 @@ impl Token for Lanes {
         signature: Option<&[u8]>,
     ) -> Result<()> {
         let (data, signature) = (copy(data), signature.map(<[u8]>::to_vec));
-        self.message(Function::VerifyMessageNext, session, params, move |token, params| {
-            token.verify_message_next(session, params, &data, signature.as_deref())
-        })
+        self.message(
+            self.goes_on(Function::VerifyMessageNext, session, &[MessageKind::Verify.init()]),
+            params,
+            move |token, params| token.verify_message_next(session, params, &data, signature.as_deref()),
+        )
     }
 
     fn message_final(&self, session: SessionHandle, kind: MessageKind) -> Result<()> {
-        self.within(kind.last(), session, move |token| token.message_final(session, kind))
+        self.proceed(kind.last(), session, kind.init(), move |token| token.message_final(session, kind))
     }
 
     fn generate_key(
@@ -448,8 +532,8 @@ impl Token for Lanes {
         mechanism: &mut Mechanism,
         template: &Template,
     ) -> Result<ObjectHandle> {
-        let template = template.clone();
-        self.make(Function::GenerateKey, session, mechanism, move |token, mechanism| {
+        let (lasting, template) = ([is_lasting(template, false); 2], template.clone());
+        self.make(Function::GenerateKey, session, (mechanism, lasting), move |token, mechanism| {
             token.generate_key(session, mechanism, &template)
         })
     }
@@ -461,8 +545,9 @@ impl Token for Lanes {
         public: &Template,
         private: &Template,
     ) -> Result<(ObjectHandle, ObjectHandle)> {
+        let lasting = [is_lasting(public, false), is_lasting(private, false)];
         let (public, private) = (public.clone(), private.clone());
-        self.make(Function::GenerateKeyPair, session, mechanism, move |token, mechanism| {
+        self.make(Function::GenerateKeyPair, session, (mechanism, lasting), move |token, mechanism| {
             token.generate_key_pair(session, mechanism, &public, &private)
         })
     }
@@ -489,8 +574,9 @@ impl Token for Lanes {
         wrapped: &[u8],
         template: &Template,
     ) -> Result<ObjectHandle> {
+        let lasting = [is_lasting(template, false); 2];
         let (wrapped, template) = (copy(wrapped), template.clone());
-        self.make(Function::UnwrapKey, session, mechanism, move |token, mechanism| {
+        self.make(Function::UnwrapKey, session, (mechanism, lasting), move |token, mechanism| {
             token.unwrap_key(session, mechanism, unwrapping, &wrapped, &template)
         })
     }
@@ -503,8 +589,8 @@ impl Token for Lanes {
         template: &Template,
         want_handle: bool,
     ) -> Result<Option<ObjectHandle>> {
-        let template = template.clone();
-        self.make(Function::DeriveKey, session, mechanism, move |token, mechanism| {
+        let (lasting, template) = ([is_lasting(template, false); 2], template.clone());
+        self.make(Function::DeriveKey, session, (mechanism, lasting), move |token, mechanism| {
             token.derive_key(session, mechanism, base, &template, want_handle)
         })
     }
@@ -534,8 +620,9 @@ impl Token for Lanes {
         template: &Template,
         associated: &[u8],
     ) -> Result<ObjectHandle> {
+        let lasting = [is_lasting(template, false); 2];
         let (wrapped, template, associated) = (copy(wrapped), template.clone(), copy(associated));
-        self.make(Function::UnwrapKeyAuthenticated, session, mechanism, move |token, mechanism| {
+        self.make(Function::UnwrapKeyAuthenticated, session, (mechanism, lasting), move |token, mechanism| {
             token.unwrap_key_authenticated(session, mechanism, unwrapping, &wrapped, &template, &associated)
         })
     }
@@ -548,9 +635,10 @@ impl Token for Lanes {
         template: &Template,
         output: &mut Output<'_>,
     ) -> Result<Option<ObjectHandle>> {
+        let lasting = [is_lasting(template, false); 2];
         let (space, template) = (Space::like(output, 0), template.clone());
         let (made, filled) =
-            self.make(Function::EncapsulateKey, session, mechanism, move |token, mechanism| {
+            self.make(Function::EncapsulateKey, session, (mechanism, lasting), move |token, mechanism| {
                 let mut made = None;
                 let filled = space.fill(|out| {
                     made = token.encapsulate_key(session, mechanism, public, &template, out)?;
@@ -570,8 +658,9 @@ impl Token for Lanes {
         template: &Template,
         ciphertext: &[u8],
     ) -> Result<ObjectHandle> {
+        let lasting = [is_lasting(template, false); 2];
         let (template, ciphertext) = (template.clone(), copy(ciphertext));
-        self.make(Function::DecapsulateKey, session, mechanism, move |token, mechanism| {
+        self.make(Function::DecapsulateKey, session, (mechanism, lasting), move |token, mechanism| {
             token.decapsulate_key(session, mechanism, private, &template, &ciphertext)
         })
     }

@@ -24,6 +24,8 @@ pub struct Candidate {
     pub usable: bool,
     /// Serves only when no active member does.
     pub standby: bool,
+    /// Has just come back, and stands aside in this turn for those that were here.
+    pub aside: bool,
     /// Outstanding operations.
     pub load: u32,
 }
@@ -34,6 +36,21 @@ pub struct Plan {
     order: [u8; MAX_MEMBERS],
     len: u8,
     next: u8,
+}
+
+impl Plan {
+    /// The members of another plan after those of this one, each once.
+    pub fn and_then(mut self, other: Plan) -> Plan {
+        for index in other {
+            let len = usize::from(self.len);
+            let is_there = self.order.iter().take(len).any(|i| usize::from(*i) == index);
+            if !is_there && let Some(place) = self.order.get_mut(len) {
+                *place = index as u8;
+                self.len += 1;
+            }
+        }
+        self
+    }
 }
 
 impl Iterator for Plan {
@@ -70,8 +87,8 @@ pub fn may_stay(
     let mut index = 0;
     for c in candidates {
         let better = match balance {
-            Balance::LeastBusy => (c.standby, c.load) < (mine.1.standby, mine.1.load),
-            Balance::Primary => (c.standby, index) < (mine.1.standby, mine.0),
+            Balance::LeastBusy => (c.standby, c.aside, c.load) < (mine.1.standby, mine.1.aside, mine.1.load),
+            Balance::Primary => (c.standby, c.aside, index) < (mine.1.standby, mine.1.aside, mine.0),
             Balance::RoundRobin => true,
         };
         if better && c.usable && index != mine.0 {
@@ -82,8 +99,9 @@ pub fn may_stay(
     true
 }
 
-/// Orders the usable candidates: active ones first, then standby ones, which are there for when every active one fails
-/// during the call. `turn` is a counter; `preferred` comes first if it is usable and not a standby behind active ones.
+/// Orders the usable candidates: active ones first, those that stand aside last among them, then standby ones, which are
+/// there for when every active one fails during the call. `turn` is a counter; `preferred` comes first if it is usable
+/// and not a standby behind active ones.
 /// Candidates beyond [`MAX_MEMBERS`] are left out.
 pub fn plan(balance: Balance, candidates: &[Candidate], turn: u64, preferred: Option<usize>) -> Plan {
     let candidates = candidates.get(..MAX_MEMBERS).unwrap_or(candidates);
@@ -102,7 +120,13 @@ pub fn plan(balance: Balance, candidates: &[Candidate], turn: u64, preferred: Op
             Balance::RoundRobin => (0, distance),
             Balance::Primary => (0, rank),
         };
-        (candidate.is_some_and(|c| c.standby), preferred != Some(index), load, tie)
+        (
+            candidate.is_some_and(|c| c.standby),
+            preferred != Some(index),
+            candidate.is_some_and(|c| c.aside),
+            load,
+            tie,
+        )
     };
     // Sorted in as they come: there are two or three of them most of the time. `ranks` goes along with `order`.
     let mut ranks = [0u8; MAX_MEMBERS];
@@ -128,11 +152,8 @@ mod tests {
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
         proptest::collection::vec(
-            (any::<bool>(), any::<bool>(), 0u32..5).prop_map(|(usable, standby, load)| Candidate {
-                usable,
-                standby,
-                load,
-            }),
+            (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..5)
+                .prop_map(|(usable, standby, aside, load)| Candidate { usable, standby, aside, load }),
             0..=MAX_MEMBERS,
         )
     }
@@ -157,9 +178,16 @@ mod tests {
         }
 
         #[test]
+        fn who_stands_aside_is_tried_after_those_that_do_not(c in candidates(), b in balances(), turn: u64) {
+            let order: Vec<(bool, bool)> = plan(b, &c, turn, None).map(|i| (c[i].standby, c[i].aside)).collect();
+            prop_assert!(order.is_sorted());
+        }
+
+        #[test]
         fn the_least_busy_active_member_is_picked(c in candidates(), turn: u64) {
             if let Some(pick) = plan(Balance::LeastBusy, &c, turn, None).next() {
-                let best = c.iter().filter(|x| x.usable && x.standby == c[pick].standby).map(|x| x.load).min();
+                let alike = |x: &&Candidate| x.usable && (x.standby, x.aside) == (c[pick].standby, c[pick].aside);
+                let best = c.iter().filter(alike).map(|x| x.load).min();
                 prop_assert_eq!(Some(c[pick].load), best);
             }
         }
@@ -170,7 +198,7 @@ mod tests {
             if may_stay(b, (mine, *own), c.iter().copied()) {
                 let pick = plan(b, &c, 0, None).next().unwrap();
                 prop_assert!(c[mine].usable);
-                prop_assert_eq!(c[mine].standby, c[pick].standby);
+                prop_assert_eq!((c[mine].standby, c[mine].aside), (c[pick].standby, c[pick].aside));
                 match b {
                     Balance::Primary => prop_assert_eq!(mine, pick),
                     Balance::LeastBusy => prop_assert_eq!(c[mine].load, c[pick].load),
@@ -189,14 +217,14 @@ mod tests {
 
         #[test]
         fn who_is_alone_may_stay(load in 0u32..5, standby: bool) {
-            let c = Candidate { usable: true, standby, load };
+            let c = Candidate { usable: true, standby, aside: false, load };
             prop_assert!(may_stay(Balance::LeastBusy, (0, c), [c].into_iter()));
             prop_assert!(may_stay(Balance::Primary, (0, c), [c].into_iter()));
         }
 
         #[test]
         fn ties_are_broken_evenly(n in 1usize..=MAX_MEMBERS, start in 0u64..1000) {
-            let c = vec![Candidate { usable: true, standby: false, load: 3 }; n];
+            let c = vec![Candidate { usable: true, standby: false, aside: false, load: 3 }; n];
             let mut picks = vec![0; n];
             for turn in start..start + 10 * n as u64 {
                 picks[plan(Balance::LeastBusy, &c, turn, None).next().unwrap()] += 1;

@@ -3,7 +3,8 @@
 //! A token may have a PIN of its own and say in general words that the group's was not right: sent again and again, it
 //! locks it. It may as well be busy for a moment, as SoftHSM is while another process writes. So it is asked once more,
 //! then once on each new connection, of which each is made later than the one before; after that no more until the
-//! application logs in anew, and from then on once in each login, until it answers clearly.
+//! application logs in anew, and from then on once in each login, until it answers clearly. Where its token tells after
+//! such an answer that it has counted a wrong PIN, and told of none before, that was a refusal.
 
 /// In one login, on all connections.
 pub const PER_LOGIN: u32 = 4;
@@ -18,6 +19,8 @@ pub struct Doubts {
     /// Vague answers in this login, with those that may become some, and how many of them on this connection.
     sent: u32,
     here: u32,
+    /// Whether the token told of wrong PINs before the first of them.
+    counted: bool,
     /// An earlier login used up what it had, and no clear answer came since.
     wary: bool,
 }
@@ -46,13 +49,19 @@ impl Doubts {
         if connection == self.connection && self.here >= most { Verdict::NotHere } else { Verdict::Send }
     }
 
-    /// As [`verdict`](Self::verdict). One that may be sent counts from now on, since others may ask meanwhile.
-    pub fn take(&mut self, login: u64, connection: u64) -> Verdict {
+    /// As [`verdict`](Self::verdict). One that may be sent counts from now on, since others may ask meanwhile. `counted`:
+    /// whether the token tells of wrong PINs now.
+    pub fn take(&mut self, login: u64, connection: u64, counted: bool) -> Verdict {
         let verdict = self.verdict(login, connection);
         if verdict == Verdict::Send {
-            self.count(login, connection);
+            self.count(login, connection, counted);
         }
         verdict
+    }
+
+    /// Whether a vague answer in this login was a refusal, as the token tells now.
+    pub fn was_refusal(&self, login: u64, counted: bool) -> bool {
+        login == self.login && self.sent > 0 && counted && !self.counted
     }
 
     /// What was taken has not been counted on the member.
@@ -63,9 +72,12 @@ impl Doubts {
         }
     }
 
-    fn count(&mut self, login: u64, connection: u64) {
+    fn count(&mut self, login: u64, connection: u64, counted: bool) {
         if login != self.login {
-            return self.begin(login, connection);
+            return self.begin(login, connection, counted);
+        }
+        if self.sent == 0 {
+            self.counted = counted;
         }
         self.here = if connection == self.connection { self.here.saturating_add(1) } else { 1 };
         self.connection = connection;
@@ -73,8 +85,10 @@ impl Doubts {
     }
 
     /// It came when the application gave its PIN: with that the count begins, however often it has given it.
-    pub fn begin(&mut self, login: u64, connection: u64) {
-        *self = Doubts { login, connection, sent: 1, here: 1, wary: self.wary || self.is_used_up() };
+    /// `counted`: whether the token told of wrong PINs before.
+    pub fn begin(&mut self, login: u64, connection: u64, counted: bool) {
+        let wary = self.wary || self.is_used_up();
+        *self = Doubts { login, connection, sent: 1, here: 1, counted, wary };
     }
 
     /// Whether the login that was answered so last has used up what it had.
@@ -101,12 +115,12 @@ mod tests {
                 if new_login == 0 {
                     login += 1;
                     if given {
-                        doubts.begin(login, connection);
+                        doubts.begin(login, connection, false);
                         (*sent.entry(login).or_default(), *there.entry((login, connection)).or_default()) = (1, 1);
                     }
                 }
                 connection += u64::from(new_connection == 0);
-                if doubts.take(login, connection) == Verdict::Send {
+                if doubts.take(login, connection, false) == Verdict::Send {
                     *sent.entry(login).or_default() += 1;
                     *there.entry((login, connection)).or_default() += 1;
                 }
@@ -118,16 +132,28 @@ mod tests {
         }
 
         #[test]
+        fn only_what_a_token_counts_after_it_was_sent_one_is_a_refusal(before: bool, now: bool, given: bool, back: bool) {
+            let mut doubts = Doubts::default();
+            prop_assert!(!doubts.was_refusal(1, now), "nothing was sent");
+            if given { doubts.begin(1, 1, before) } else { _ = doubts.take(1, 1, before) }
+            if back { doubts.give_back(1, 1) }
+            prop_assert_eq!(doubts.was_refusal(1, now), now && !before && !back);
+            prop_assert!(!doubts.was_refusal(2, now));
+            _ = doubts.take(1, 2, now);
+            prop_assert_eq!(doubts.was_refusal(1, true), if back { !now } else { !before });
+        }
+
+        #[test]
         fn a_login_is_sent_at_least_once_and_on_a_new_connection_again(used in 0u32..10, wary: bool) {
-            let mut doubts = Doubts { login: 1, connection: 1, sent: used, here: used.min(2), wary };
+            let mut doubts = Doubts { login: 1, connection: 1, sent: used, here: used.min(2), counted: false, wary };
             prop_assert_eq!(doubts.verdict(2, 1), Verdict::Send);
             let wary = wary || doubts.is_used_up();
-            prop_assert_eq!(doubts.take(2, 1), Verdict::Send);
+            prop_assert_eq!(doubts.take(2, 1, false), Verdict::Send);
             prop_assert_eq!(doubts.verdict(2, 2) == Verdict::Send, !wary);
             doubts.give_back(2, 1);
             prop_assert_eq!(doubts.verdict(2, 1), Verdict::Send);
             // What was not counted says nothing: the next login is worth no more than this one.
-            doubts.begin(3, 1);
+            doubts.begin(3, 1, false);
             prop_assert_eq!(doubts.is_used_up(), wary);
         }
     }

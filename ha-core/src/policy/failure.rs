@@ -153,7 +153,8 @@ fn row(function: Function, rv: Rv) -> Class {
         | Rv::FIPS_SELF_TEST_FAILED
         | Rv::MUTEX_BAD
         | Rv::MUTEX_NOT_LOCKED
-        | Rv::NO_ANSWER => Member,
+        | Rv::NO_ANSWER
+        | Rv::WRONG_SIGNATURE => Member,
         // A token gone read-only cannot be told from one that never took writes.
         Rv::TOKEN_WRITE_PROTECTED => Ambiguous,
         Rv::GENERAL_ERROR | Rv::FUNCTION_FAILED => Ambiguous,

@@ -8,14 +8,17 @@
 //!        ▲      probe succeeded                                      ▼                │
 //!        └───────────────── caught up ◄──────────────────────── syncing ──────────────┘
 //!                                                                         failed
-//!   any state ── refused PIN, wrong token ──► quarantined ── recover ──► down
+//!   any state ── refused PIN, wrong token,
+//!                wrong signature ───────────► quarantined ── recover ──► down
 //!                                                  └── connected at last ──► syncing
 //!   any state ── by the operator ───────────► drained ────── resume ───► down
+//!   suspect   ── wanted back by the operator ─────────────────────────► down, and connected at once
 //! ```
 //!
 //! A member that goes down soon after it came up flaps: it is held down longer each time, and forgiven when it stays up.
+//! For as long it starts slowly, when it has come back.
 //! One in quarantine is looked at again at the longest interval, because what is wrong with it may be mended outside:
-//! unless nothing can be.
+//! unless nothing can be, or nothing that looking would show.
 //!
 //! Where nobody takes members back by themselves a suspect one stays suspect: it is probed slower and slower, and used
 //! again when it answers on the connection that it has.
@@ -37,7 +40,7 @@ pub enum State {
     Down,
     /// Connected, and brought up to date.
     Syncing,
-    /// Not to be used until a person has looked: refused PIN, wrong token.
+    /// Not to be used until a person has looked: refused PIN, wrong token, wrong signatures.
     Quarantined,
     /// Taken out by the operator.
     Drained,
@@ -77,7 +80,7 @@ pub enum Event {
     Connected,
     /// What it missed has been brought to it.
     CaughtUp,
-    /// Its PIN was refused, or another token is behind it.
+    /// Its PIN was refused, another token is behind it, or it signs wrongly.
     Quarantine(Until),
     /// The operator takes it out.
     Drain,
@@ -135,6 +138,13 @@ pub struct Settings {
     pub takes_back: bool,
 }
 
+impl Settings {
+    /// How long a member that has come back starts slowly, and flaps if it goes down.
+    pub fn trial(&self) -> Duration {
+        self.interval.saturating_mul(TRIAL_INTERVALS)
+    }
+}
+
 /// The machine of one member.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -143,15 +153,19 @@ pub struct Health {
     failures: u32,
     flaps: u32,
     up_since: Duration,
+    /// When the slow start after its last return ends.
+    slow_until: Option<Duration>,
     /// When it was last up, if it is not.
     up_until: Option<Duration>,
     next_probe: Option<Duration>,
     /// When a suspect member may be probed at the earliest, where it stays suspect.
     rested: Duration,
+    /// Wanted back, and not tried since: a try that was under way by then may have met what is mended.
+    wanted: bool,
 }
 
-/// A member that goes down within this many probe intervals of coming up flaps.
-const FLAP_INTERVALS: u32 = 10;
+/// For so many probe intervals a member that has come up is on trial.
+const TRIAL_INTERVALS: u32 = 10;
 /// Doublings at most.
 const MAX_SHIFT: u32 = 16;
 
@@ -164,9 +178,11 @@ impl Health {
             failures: 0,
             flaps: 0,
             up_since: Duration::ZERO,
+            slow_until: None,
             up_until: None,
             next_probe: Some(Duration::ZERO),
             rested: Duration::ZERO,
+            wanted: false,
         }
     }
 
@@ -181,6 +197,38 @@ impl Health {
             State::Down | State::Suspect | State::Quarantined => self.next_probe,
             State::Up | State::Syncing | State::Drained => None,
         }
+    }
+
+    /// When it was last up, if it is not and was.
+    pub fn up_until(&self) -> Option<Duration> {
+        self.up_until
+    }
+
+    /// When its slow start ends, or has ended; `None` for one that was not away.
+    pub fn slow_until(&self) -> Option<Duration> {
+        self.slow_until
+    }
+
+    /// Whether it comes and goes, and is held down for that.
+    pub fn flaps(&self) -> bool {
+        self.flaps > 1
+    }
+
+    /// Tries in a row that were in vain, as far as they make the next one wait.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Others of this host have tried a member that is down so often in vain.
+    pub fn heed_failures(&mut self, failures: u32) {
+        if self.state == State::Down {
+            self.failures = self.failures.max(failures.min(MAX_SHIFT));
+        }
+    }
+
+    /// Whether it is in quarantine until somebody wants it back.
+    pub fn waits_for_somebody(&self) -> bool {
+        self.state == State::Quarantined && self.next_probe.is_none()
     }
 
     /// Whether it is worth while to wait for a member: it was up until not longer ago than `patience`, and is being tried. Who
@@ -204,7 +252,9 @@ impl Health {
             (State::Drained, Event::Quarantine(_)) => State::Drained,
             (_, Event::Quarantine(_)) => State::Quarantined,
             (_, Event::Drain) => State::Drained,
-            (State::Drained | State::Quarantined | State::Down, Event::Recover) => State::Down,
+            (State::Drained | State::Quarantined | State::Down | State::Suspect, Event::Recover) => {
+                State::Down
+            }
             (State::Up, Event::CallFailed(Class::Member)) => State::Suspect,
             (State::Suspect, Event::ProbeSucceeded) => State::Up,
             (State::Suspect, Event::ProbeFailed) if !self.settings.takes_back => State::Suspect,
@@ -216,7 +266,13 @@ impl Health {
             (State::Syncing, Event::CallFailed(Class::Member)) => State::Down,
             (state, _) => state,
         };
+        self.wanted |= event == Event::Recover && to == State::Down;
         match (from, to) {
+            (State::Down | State::Syncing, State::Down)
+                if event == Event::ProbeFailed && std::mem::take(&mut self.wanted) =>
+            {
+                self.next_probe = Some(now);
+            }
             (State::Down, State::Down) if event == Event::Recover => {
                 self.failures = 0;
                 self.next_probe = Some(now);
@@ -224,8 +280,7 @@ impl Health {
             (_, State::Down) if matches!(event, Event::Recover | Event::Renew) => self.next_probe = Some(now),
             (_, State::Down) if event == Event::ProbeFailed || from != to => {
                 if from == State::Up || from == State::Suspect {
-                    let soon = self.settings.interval * FLAP_INTERVALS;
-                    self.flaps = if now.saturating_sub(self.up_since) < soon {
+                    self.flaps = if now.saturating_sub(self.up_since) < self.settings.trial() {
                         self.flaps.saturating_add(1)
                     } else {
                         0
@@ -238,6 +293,8 @@ impl Health {
                 self.next_probe = Some(now + wait);
                 self.failures = self.failures.saturating_add(u32::from(!at_once));
             }
+            // What only somebody who looked may end is not ended because a PIN was refused besides.
+            (State::Quarantined, State::Quarantined) if self.next_probe.is_none() => {}
             (_, State::Quarantined) => match event {
                 Event::Quarantine(Until::Wanted) => self.next_probe = None,
                 Event::Quarantine(Until::Mended) => self.next_probe = Some(now + self.slowest(random)),
@@ -258,7 +315,9 @@ impl Health {
             }
             (State::Syncing, State::Up) => {
                 self.failures = 0;
+                self.wanted = false;
                 self.up_since = now;
+                self.slow_until = self.up_until.map(|_| now + self.settings.trial());
             }
             _ => {}
         }
@@ -352,6 +411,7 @@ mod tests {
             for (event, _, random) in history {
                 if let Event::Quarantine(now) = event
                     && health.state() != State::Drained
+                    && !health.waits_for_somebody()
                 {
                     until = now;
                 }
@@ -370,8 +430,10 @@ mod tests {
             let mut now = Duration::ZERO;
             for (event, ms, random) in history {
                 now += Duration::from_millis(ms);
+                let waits = health.waits_for_somebody();
                 health.on(event, now, random);
-                if health.state() == State::Quarantined && event == Event::Quarantine(Until::Mended) {
+                prop_assert!(!waits || health.state() != State::Quarantined || health.waits_for_somebody());
+                if health.state() == State::Quarantined && event == Event::Quarantine(Until::Mended) && !waits {
                     let after = health.next_probe().unwrap() - now;
                     prop_assert!(after <= SETTINGS.max_interval && after >= SETTINGS.max_interval.mul_f64(0.8));
                 }
@@ -457,6 +519,36 @@ mod tests {
             })
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn a_try_that_had_begun_when_it_was_wanted_back_is_not_all_that_comes_of_it() {
+        let mut health = Health::new(SETTINGS);
+        health.on(Event::ProbeFailed, Duration::ZERO, 0);
+        let now = Duration::from_millis(10);
+        health.on(Event::Recover, now, 0);
+        for next in [now, now + Duration::from_secs(1)] {
+            health.on(Event::ProbeFailed, now, 0);
+            assert_eq!(health.next_probe(), Some(next));
+        }
+    }
+
+    #[test]
+    fn who_comes_back_starts_slowly_and_who_comes_first_does_not() {
+        let mut health = Health::new(SETTINGS);
+        let up = |health: &mut Health, now| {
+            health.on(Event::Connected, now, 0);
+            health.on(Event::CaughtUp, now, 0);
+        };
+        up(&mut health, Duration::ZERO);
+        assert_eq!(health.slow_until(), None);
+        // It was the way to it that failed for a moment: the connection is as it was.
+        health.on(Event::CallFailed(Class::Member), Duration::from_secs(3), 0);
+        health.on(Event::ProbeSucceeded, Duration::from_secs(3), 0);
+        assert_eq!(health.slow_until(), None);
+        health.on(Event::ProbeFailed, Duration::from_secs(4), 0);
+        up(&mut health, Duration::from_secs(5));
+        assert_eq!(health.slow_until(), Some(Duration::from_secs(5) + SETTINGS.trial()));
     }
 
     #[test]

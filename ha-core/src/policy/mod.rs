@@ -5,4 +5,7 @@ pub mod budget;
 pub mod doubt;
 pub mod failure;
 pub mod health;
+pub mod liar;
 pub mod pin;
+pub mod shared;
+pub mod slow_start;

@@ -1,6 +1,6 @@
 //! What a member's answer to a login says of the PIN, and what follows (guarantee G6).
 
-use ha_token::{Function, Result, Rv};
+use ha_token::{Function, Result, Rv, Ulong, UserType, ck};
 
 use super::failure::{Class, classify};
 
@@ -72,6 +72,32 @@ pub fn may_have_counted(rv: Rv) -> bool {
     )
 }
 
+/// What a token says of the wrong PINs that it has counted for a user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    /// There were some since the last right one.
+    pub any: bool,
+    /// One more locks it.
+    pub last: bool,
+}
+
+/// Reads a token's flags, section 3.2. Many tokens never set them.
+pub fn counted(user: UserType, flags: Ulong) -> Counted {
+    let (low, last, locked) = match user {
+        UserType::So => (ck::CKF_SO_PIN_COUNT_LOW, ck::CKF_SO_PIN_FINAL_TRY, ck::CKF_SO_PIN_LOCKED),
+        UserType::User | UserType::ContextSpecific => {
+            (ck::CKF_USER_PIN_COUNT_LOW, ck::CKF_USER_PIN_FINAL_TRY, ck::CKF_USER_PIN_LOCKED)
+        }
+    };
+    Counted { any: flags & (low | last | locked) != 0, last: flags & last != 0 }
+}
+
+/// Whether a refused PIN may be sent to its token again: what that had counted `then` it has not `now`, so that somebody
+/// has given it a right one or a new one. A token that says nothing of its count says nothing of this either.
+pub fn is_over(then: bool, now: bool) -> bool {
+    then && !now
+}
+
 /// Which PIN a member has after a change whose outcome is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holds {
@@ -132,6 +158,18 @@ mod tests {
             if !may_have_counted(rv) {
                 prop_assert!(matches!(of_login(Err(rv)), Answer::Failed(_)));
             }
+        }
+
+        #[test]
+        fn a_refusal_is_over_only_when_a_count_was_cleared(then in any::<Ulong>(), now in any::<Ulong>()) {
+            for user in [UserType::So, UserType::User, UserType::ContextSpecific] {
+                let (then, now) = (counted(user, then), counted(user, now));
+                prop_assert!(then.any || !then.last);
+                prop_assert_eq!(is_over(then.any, now.any), then.any && !now.any);
+            }
+            // What is said of one user's count is not said of another's.
+            let other = now & !(ck::CKF_USER_PIN_COUNT_LOW | ck::CKF_USER_PIN_FINAL_TRY | ck::CKF_USER_PIN_LOCKED);
+            prop_assert!(!counted(UserType::User, other).any);
         }
 
         #[test]

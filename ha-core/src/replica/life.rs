@@ -80,9 +80,15 @@ const LIMITS: [AttributeType; 9] = [
     ck::CKA_DESTROYABLE,
     ck::CKA_MODIFIABLE,
 ];
+/// Those that any object has, the last one of which is given last.
+const PERMISSIONS: [AttributeType; 3] = [ck::CKA_COPYABLE, ck::CKA_DESTROYABLE, ck::CKA_MODIFIABLE];
 /// Attributes that name the key: read from it where they were not asked for (a copy or an unwrapped key inherits them).
 const NAMES: [AttributeType; 5] =
     [ck::CKA_ID, ck::CKA_LABEL, ck::CKA_SUBJECT, ck::CKA_START_DATE, ck::CKA_END_DATE];
+/// What a token decides of an object that was created, where its template does not say: ...
+const OTHER_FLAGS: [AttributeType; 1] = [ck::CKA_PRIVATE];
+/// ... of a secret or private key also how it is protected.
+const PROTECTION: [AttributeType; 2] = [ck::CKA_SENSITIVE, ck::CKA_EXTRACTABLE];
 /// What differs between a key that was generated and its copies: answered from the ledger.
 const REMEMBERED: [AttributeType; 4] =
     [ck::CKA_LOCAL, ck::CKA_KEY_GEN_MECHANISM, ck::CKA_VALUE_LEN, ck::CKA_CHECK_VALUE];
@@ -112,6 +118,17 @@ const READABLE: [AttributeType; 18] = [
 /// The template of a copy: without what is only answered in its place.
 pub fn of_copy(template: &Template) -> Template {
     template.iter().filter(|a| !REMEMBERED.contains(&a.kind)).cloned().collect()
+}
+
+/// What a token decides of an object of this class that is created, where its template does not say.
+pub fn flags(class: Ulong) -> Vec<AttributeType> {
+    let (flags, protection): (&[AttributeType], &[AttributeType]) = match class {
+        ck::CKO_SECRET_KEY => (&SECRET_FLAGS, &PROTECTION),
+        ck::CKO_PRIVATE_KEY => (&PRIVATE_FLAGS, &PROTECTION),
+        ck::CKO_PUBLIC_KEY => (&PUBLIC_FLAGS, &[]),
+        _ => (&OTHER_FLAGS, &[]),
+    };
+    flags.iter().chain(protection).copied().collect()
 }
 
 /// Whether an attribute belongs to a key's value: it comes with it, is not given again when that is unwrapped, and does not
@@ -168,6 +185,16 @@ pub fn limits(on: On<'_>, key: ObjectHandle) -> Result<Template> {
             value => value.as_bytes().is_none_or(|b| !b.is_empty()),
         },
     });
+    Ok(read)
+}
+
+/// Those of the [limits] that any object may have, as far as they are not as by default.
+///
+/// # Errors
+/// The member's answer.
+pub fn permissions(on: On<'_>, object: ObjectHandle) -> Result<Template> {
+    let mut read = on.read(object, &PERMISSIONS)?;
+    read.retain(|a| a.value.as_bool() == Some(false));
     Ok(read)
 }
 

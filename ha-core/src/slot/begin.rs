@@ -4,9 +4,10 @@ use ha_token::{Mechanism, ObjectHandle, OpKind, Params, Result, Rv, SessionHandl
 
 use super::VirtualSlot;
 use super::kept::{Keep, Runs};
-use super::mechanism::{Tie, is_opaque};
+use super::mechanism::Tie;
 use super::operation::{More, Operation, Running};
 use super::run::Call;
+use super::signed::Signed;
 use crate::group::{Lease, Standing};
 
 impl VirtualSlot {
@@ -33,7 +34,9 @@ impl VirtualSlot {
             self.vet(mechanism)?;
             return Err(Rv::OPERATION_ACTIVE);
         }
-        let more = match (&mechanism.params, signature) {
+        let verified =
+            self.group.config.verify_signatures && matches!(kind, OpKind::Sign | OpKind::SignRecover);
+        let mut more = match (&mechanism.params, signature) {
             (Params::None, []) => None,
             _ => Some(self.more(mechanism, signature)?),
         };
@@ -41,9 +44,13 @@ impl VirtualSlot {
             return Ok(());
         }
         let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
+        if verified && let Some(key) = &key {
+            let signed = Signed::new(mechanism.kind, &mechanism.params, key);
+            more.get_or_insert_default().signed = Some(signed);
+        }
         let op = Operation {
             kind,
-            pinned: more.is_some() && is_opaque(mechanism),
+            pinned: more.is_some() && mechanism.is_opaque(),
             mechanism: mechanism.kind,
             key,
             number: 0,
@@ -150,6 +157,7 @@ impl VirtualSlot {
         more: &More,
         key: ObjectHandle,
     ) -> Result<Option<Box<Mechanism>>> {
+        self.find_half(more.signed.as_deref(), lease, key);
         let (token, session) = (lease.token(), lease.session);
         let mechanism = Mechanism { kind: op.mechanism, params: more.params.clone() };
         let mut mechanism = self.localised(lease, &mechanism)?;

@@ -11,9 +11,9 @@ use ha_token::{
 };
 
 use super::VirtualSlot;
-use super::mechanism::{Tie, is_opaque};
+use super::mechanism::Tie;
 use super::run::Call;
-use crate::group::{Lease, Need, Object};
+use crate::group::{Again, Lease, Made, Need, Object};
 use crate::replica::life;
 
 /// How a single key is made in a session with a template.
@@ -44,7 +44,7 @@ impl VirtualSlot {
             others: &held,
             preferred: self.home(&mut state),
         };
-        let mut tie = Tie::new(is_opaque(mechanism));
+        let mut tie = Tie::new(mechanism.is_opaque());
         if template.get_bool(ck::CKA_TOKEN) == Some(true) {
             let made = self.group.replicate_key(function, &need, template, &mut |lease, local| {
                 let mut here = self.localised(lease, mechanism)?;
@@ -56,14 +56,28 @@ impl VirtualSlot {
         let mut written = None;
         let is_key = function == Function::GenerateKey && !makes_parameters(mechanism.kind);
         let sealed = if is_key { life::as_sealed(template) } else { None };
+        let replays = self.group.replays_session_objects() && !mechanism.is_opaque();
+        let generated = function == Function::GenerateKey;
+        let mut again = None;
         let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
-            let mut here = self.localised(lease, mechanism)?;
             let template = sealed.as_ref().unwrap_or(template);
-            let handle = tie.on(lease, || make(lease, owner, &mut here, template))?;
-            written = Some(here);
-            Ok(handle)
+            let mut make = |template: &Template| {
+                let mut here = self.localised(lease, mechanism)?;
+                let key = tie.on(lease, || make(lease, owner, &mut here, template))?;
+                written = Some(here);
+                Ok(Made { key, public: None })
+            };
+            if !replays {
+                return Ok(make(template)?.key);
+            }
+            let (made, taken) = self.group.make_to_move(lease, owner, template, generated, &mut make)?;
+            again = taken;
+            Ok(made.key)
         });
         let object = object.map_err(|rv| tie.answer(function, rv))?;
+        if let Some(again) = again {
+            self.group.remember_session_object(&object, again);
+        }
         if sealed.is_some() {
             object.seal();
         }
@@ -211,7 +225,7 @@ impl VirtualSlot {
         if output.is_query() {
             let _call = self.sessions.stateless(session)?;
             self.vet(mechanism)?;
-            let mut tie = Tie::new(is_opaque(mechanism));
+            let mut tie = Tie::new(mechanism.is_opaque());
             let call = Call {
                 function: Function::EncapsulateKey,
                 need: Need {
@@ -303,7 +317,7 @@ impl VirtualSlot {
             preferred: self.home(&mut state),
         };
         let call = Call { function: Function::DeriveKey, need, skip: None };
-        let mut tie = Tie::new(is_opaque(mechanism));
+        let mut tie = Tie::new(mechanism.is_opaque());
         let derived = self.run(&call, &mut |lease| {
             let mut here = self.localised(lease, mechanism)?;
             let base = self.group.backing(lease, held.last().ok_or(Rv::KEY_HANDLE_INVALID)?)?;
@@ -317,10 +331,18 @@ impl VirtualSlot {
                         Ok(h)
                     })?;
                 }
-                Ok((all, (made.is_some(), here)))
+                let again = self.taken_of(lease, &all, &Template::new());
+                let again = again.inspect_err(|_| all.iter().for_each(|key| lease.on().discard(*key)))?;
+                Ok((all, (made.is_some(), here, again)))
             })
         });
-        let ((objects, (has_own, mut here)), _) = derived.map_err(|rv| tie.answer(call.function, rv))?;
+        let ((objects, (has_own, mut here, again)), _) =
+            derived.map_err(|rv| tie.answer(call.function, rv))?;
+        for (object, again) in objects.iter().zip(again) {
+            if let Some(again) = again {
+                self.group.remember_session_object(object, again);
+            }
+        }
         let mut handles = objects.iter().map(|o| o.handle);
         let made = if has_own { handles.next() } else { None };
         if let ha_token::Params::Struct(s) = &mut here.params {
@@ -366,17 +388,42 @@ impl VirtualSlot {
             (false, false) => {
                 let sealed = life::as_sealed(private);
                 let call = Call { function: Function::GenerateKeyPair, need, skip: None };
-                let mut tie = Tie::new(is_opaque(mechanism));
+                let mut tie = Tie::new(mechanism.is_opaque());
                 let private = sealed.as_ref().unwrap_or(private);
+                let replays = self.group.replays_session_objects() && !mechanism.is_opaque();
                 let made = self.run(&call, &mut |lease| {
                     self.own_objects(&session, &mut state, lease, |owner| {
-                        let (token, public) = (lease.token(), &public);
-                        let make = || token.generate_key_pair(owner, mechanism, public, private);
-                        tie.on(lease, make).map(|(a, b)| (vec![a, b], ()))
+                        let token = lease.token();
+                        let mut make = |private: &Template| {
+                            let make = || token.generate_key_pair(owner, mechanism, public, private);
+                            tie.on(lease, make)
+                        };
+                        if !replays {
+                            return make(private).map(|(a, b)| (vec![a, b], Vec::new()));
+                        }
+                        let mut make = |private: &Template| {
+                            make(private).map(|(public, key)| Made { key, public: Some(public) })
+                        };
+                        let (made, again) =
+                            self.group.make_to_move(lease, owner, private, true, &mut make)?;
+                        let all = vec![made.public.ok_or(Rv::GENERAL_ERROR)?, made.key];
+                        let halves = self.taken_of(lease, all.get(..1).unwrap_or_default(), public);
+                        let mut halves =
+                            halves.inspect_err(|_| all.iter().for_each(|half| lease.on().discard(*half)))?;
+                        halves.push(again);
+                        Ok((all, halves))
                     })
                 });
-                let ((pair, ()), _) = made.map_err(|rv| tie.answer(call.function, rv))?;
+                let ((pair, again), lease) = made.map_err(|rv| tie.answer(call.function, rv))?;
                 let [a, b] = &*pair else { return Err(Rv::GENERAL_ERROR) };
+                for (object, again) in pair.iter().zip(again) {
+                    if let Some(again) = again {
+                        self.group.remember_session_object(object, again);
+                    }
+                }
+                if self.group.config.verify_signatures {
+                    self.group.learn_half(&lease, a, b);
+                }
                 if sealed.is_some() {
                     b.seal();
                 }
@@ -416,6 +463,19 @@ impl VirtualSlot {
         }
     }
 
+    /// What can be kept of each of some session objects as it is, where it has just been made: all or none.
+    fn taken_of(
+        &self,
+        lease: &Lease,
+        objects: &[ObjectHandle],
+        asked: &Template,
+    ) -> Result<Vec<Option<Again>>> {
+        if !self.group.replays_session_objects() {
+            return Ok(Vec::new());
+        }
+        objects.iter().map(|object| self.group.taken_of(lease, *object, asked)).collect()
+    }
+
     /// Makes a pair of token keys on every member.
     fn token_pair(
         &self,
@@ -424,7 +484,7 @@ impl VirtualSlot {
         public: &Template,
         private: &Template,
     ) -> Result<(Arc<Object>, Arc<Object>)> {
-        let mut tie = Tie::new(is_opaque(mechanism));
+        let mut tie = Tie::new(mechanism.is_opaque());
         let made_as = life::public_as_made(public);
         let pair = self.group.replicate_pair(need, public, private, &mut |lease, private| {
             let (token, s) = (lease.token(), lease.session);
@@ -461,7 +521,7 @@ impl VirtualSlot {
         };
         let function = if associated.is_some() { Function::WrapKeyAuthenticated } else { Function::WrapKey };
         let call = Call { function, need, skip: None };
-        let mut tie = Tie::new(is_opaque(mechanism));
+        let mut tie = Tie::new(mechanism.is_opaque());
         let wrapped = self.run(&call, &mut |lease| {
             let mut here = self.localised(lease, mechanism)?;
             let (w, k) = (self.group.backing(lease, &wrapping)?, self.group.backing(lease, &key)?);

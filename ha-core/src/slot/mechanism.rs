@@ -11,7 +11,7 @@ use crate::policy::failure::{Class, classify};
 impl VirtualSlot {
     /// Refuses vendor mechanisms whose parameter nobody here can read.
     pub(super) fn vet(&self, mechanism: &Mechanism) -> Result<()> {
-        if is_opaque(mechanism) && !self.group.config.vendor_mechanisms.contains(&mechanism.kind) {
+        if mechanism.is_opaque() && !self.group.config.vendor_mechanisms.contains(&mechanism.kind) {
             return Err(Rv::MECHANISM_PARAM_INVALID);
         }
         Ok(())
@@ -39,15 +39,8 @@ impl VirtualSlot {
     }
 }
 
-/// Whether nobody here can read the mechanism's parameter: what it does elsewhere, or once more, cannot be told, so that
-/// one member only is asked.
-#[inline]
-pub(super) fn is_opaque(mechanism: &Mechanism) -> bool {
-    mechanism.is_vendor() && mechanism.params != Params::None
-}
-
 /// Ties a call that may run several times to the connection on which it ran first, if it is to be tied: where its mechanism
-/// is [opaque](is_opaque).
+/// is [opaque](Mechanism::is_opaque). What that does elsewhere, or once more, cannot be told.
 pub(super) struct Tie {
     tied: bool,
     first: Option<(usize, u64)>,

@@ -10,8 +10,9 @@ use ha_token::{
 };
 
 use super::VirtualSlot;
-use super::mechanism::{Tie, is_opaque};
+use super::mechanism::Tie;
 use super::run::{Broken, Call};
+use super::signed::Signed;
 use crate::group::{Lease, Need, Object, Standing};
 use crate::pin::Pin;
 use crate::policy::failure::{Class, classify};
@@ -32,7 +33,12 @@ pub(super) struct MessageOperation {
     /// The PIN that a member accepted for `CKU_CONTEXT_SPECIFIC`, given again to one that takes over.
     pub context_pin: Option<Pin>,
     lease: Option<Lease>,
+    /// What its signatures are verified with, if they are.
+    signed: Option<Box<Signed>>,
 }
+
+/// One call of a message-based operation, on whatever member it runs.
+type MessageCall<'a> = &'a mut dyn FnMut(&Lease, &mut Params, Option<&mut Signed>) -> Result<()>;
 
 impl MessageOperation {
     /// The backing session that it runs in.
@@ -118,11 +124,15 @@ impl VirtualSlot {
             key: self.key(key)?,
             inner: self.inner_objects(mechanism)?.into(),
             number: 0,
-            pinned: is_opaque(mechanism),
+            pinned: mechanism.is_opaque(),
             in_message: false,
             context_pin: None,
             lease: None,
+            signed: None,
         };
+        if kind == MessageKind::Sign && self.group.config.verify_signatures {
+            op.signed = Some(Signed::new(mechanism.kind, &mechanism.params, &op.key));
+        }
         let call = Call { function: kind.init(), need: op.need(home), skip: None };
         let mut tie = Tie::new(op.pinned);
         let started = self.run(&call, &mut |lease| tie.on(lease, || self.start_messages(lease, &op)));
@@ -143,6 +153,7 @@ impl VirtualSlot {
     /// Starts an operation in a backing session. Answers the mechanism's parameter if the member wrote into it.
     fn start_messages(&self, lease: &Lease, op: &MessageOperation) -> Result<Option<Params>> {
         let key = self.group.backing(lease, &op.key)?;
+        self.find_half(op.signed.as_deref(), lease, key);
         let mut mechanism = self.localised(lease, &op.mechanism)?;
         lease.token().message_init(lease.session, op.kind, Some(&mut mechanism), key)?;
         if let Some(pin) = &op.context_pin {
@@ -164,13 +175,16 @@ impl VirtualSlot {
         function: Function,
         (opens, closes): (bool, bool),
         params: &mut Params,
-        call: &mut dyn FnMut(&Lease, &mut Params) -> Result<()>,
+        call: MessageCall<'_>,
     ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
         let place = state.messages.get_mut(kind as usize).ok_or(Rv::GENERAL_ERROR)?;
         let op = place.as_mut().ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
-        let answer = self.advance_messages(op, function, params, call);
+        let mut signed = op.signed.take();
+        let answer =
+            self.advance_messages(op, function, params, &mut |l, p| call(l, p, signed.as_deref_mut()));
+        op.signed = signed;
         match answer {
             Ok(()) => op.in_message = (op.in_message || opens) && !closes,
             // The application's own mistake: the operation goes on.

@@ -15,6 +15,7 @@ mod replay;
 mod run;
 mod search;
 mod session;
+mod signed;
 mod table;
 mod token;
 

@@ -13,6 +13,7 @@ use super::session::SessionState;
 use super::table::Session;
 use crate::group::{Lease, Need, Object, Origin, Place, Traits, Trust, Who};
 use crate::policy::failure::Class;
+use crate::policy::health::State;
 use crate::replica::{is_secret, life};
 
 impl VirtualSlot {
@@ -47,9 +48,18 @@ impl VirtualSlot {
         if template.get_bool(ck::CKA_TOKEN) != Some(true) {
             let need = Need { preferred: self.home(&mut state), ..Need::default() };
             let call = Call { function: Function::CreateObject, need, skip: None };
+            let mut again = None;
             let object = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
-                lease.token().create_object(owner, template)
+                let made = lease.token().create_object(owner, template)?;
+                if self.group.replays_session_objects() {
+                    let taken = self.group.taken_of_created(lease, made, template);
+                    again = taken.inspect_err(|_| lease.on().discard(made))?;
+                }
+                Ok(made)
             })?;
+            if let Some(again) = again {
+                self.group.remember_session_object(&object, again);
+            }
             return Ok(object.handle);
         }
         let made = match template.get_ulong(ck::CKA_CLASS) {
@@ -107,7 +117,7 @@ impl VirtualSlot {
             };
             let object =
                 self.group.objects.add(Origin::Session(session.handle), traits, private, Some(place));
-            lease.link.bind(*handle, object.handle.0);
+            self.group.now_is(lease, *handle, &object);
             self.group.host_more(&lease.member);
             object
         };
@@ -139,9 +149,18 @@ impl VirtualSlot {
             Need { mechanism: None, object: Some(&source), others: &[], preferred: self.home(&mut state) };
         if !token {
             let call = Call { function: Function::CopyObject, need, skip: None };
+            let mut again = None;
             let copy = self.make_session_object(&session, &mut state, &call, &mut |lease, owner| {
-                lease.token().copy_object(owner, self.group.backing(lease, &source)?, template)
+                let made = lease.token().copy_object(owner, self.group.backing(lease, &source)?, template)?;
+                if self.group.replays_session_objects() {
+                    let taken = self.group.taken_of_copy(lease, made, &source, template);
+                    again = taken.inspect_err(|_| lease.on().discard(made))?;
+                }
+                Ok(made)
             })?;
+            if let Some(again) = again {
+                self.group.remember_session_object(&copy, again);
+            }
             if source.is_sealed() && template.get(ck::CKA_EXTRACTABLE).is_none() {
                 copy.seal();
             }
@@ -202,6 +221,10 @@ impl VirtualSlot {
         let _state = session.state()?;
         let object = self.object(object)?;
         if let Origin::Session(_) = object.origin {
+            if object.moves() && self.group.is_gone_already(&object) {
+                self.drop_object(&object);
+                return Ok(());
+            }
             let call = Call {
                 function: Function::DestroyObject,
                 need: Need { mechanism: None, object: Some(&object), others: &[], preferred: None },
@@ -211,8 +234,11 @@ impl VirtualSlot {
                 lease.token().destroy_object(lease.session, self.group.backing(lease, &object)?)
             });
             return match answer {
-                Ok(_) => {
+                Ok((_, lease)) => {
+                    // A member that answers again may have one too.
+                    let others = object.forget_others(lease.member.index);
                     self.drop_object(&object);
+                    self.group.discard_copies(&object, others);
                     Ok(())
                 }
                 Err(rv @ Rv::OBJECT_HANDLE_INVALID) => {
@@ -238,7 +264,7 @@ impl VirtualSlot {
     /// Whether the connection in which a session object was made still is its member's.
     fn is_there(&self, object: &Object) -> bool {
         object.members().into_iter().filter_map(|i| self.group.members.get(i)).any(|member| {
-            member.is_up()
+            (member.is_up() || member.state() == State::Drained)
                 && member.link().is_some_and(|link| object.place(member.index, link.generation).is_some())
         })
     }
@@ -289,6 +315,13 @@ impl VirtualSlot {
                 types,
             )
         })?;
+        if let Some(told) = self.group.told_of(object, types) {
+            for (kind, answer) in types.iter().zip(&mut fetched) {
+                if let Some(value) = told.get(*kind) {
+                    *answer = Fetched::Value(value.clone());
+                }
+            }
+        }
         if object.is_sealed() {
             for (kind, answer) in types.iter().zip(&mut fetched) {
                 if matches!(*kind, ck::CKA_EXTRACTABLE | ck::CKA_NEVER_EXTRACTABLE) {
@@ -328,11 +361,11 @@ impl VirtualSlot {
             }
             let need = Need { mechanism: None, object: Some(&object), others: &[], preferred: None };
             let call = Call { function: Function::SetAttributeValue, need, skip: None };
-            return self
-                .run(&call, &mut |lease| {
-                    lease.token().set_attributes(lease.session, self.group.backing(lease, &object)?, template)
-                })
-                .map(drop);
+            let (_, lease) = self.run(&call, &mut |lease| {
+                lease.token().set_attributes(lease.session, self.group.backing(lease, &object)?, template)
+            })?;
+            self.group.session_object_changed(&lease, &object, template);
+            return Ok(());
         }
         if !session.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
@@ -348,7 +381,8 @@ impl VirtualSlot {
         let _call = self.sessions.stateless(session)?;
         let mut answer = Err(Rv::DEVICE_ERROR);
         for member in self.group.up() {
-            let one = self.group.lease(member).and_then(|lease| {
+            let lent = self.group.lease(member).inspect_err(|rv| _ = self.group.not_lent(member, *rv));
+            let one = lent.and_then(|lease| {
                 let answer = lease.token().seed_random(lease.session, seed);
                 if let Err(rv) = answer
                     && self.group.failed(member, &lease.link, Function::SeedRandom, rv) != Class::Caller
@@ -361,6 +395,6 @@ impl VirtualSlot {
                 answer = one;
             }
         }
-        answer
+        answer.map_err(Rv::told)
     }
 }

@@ -13,6 +13,7 @@ use super::kept::{Keep, Runs};
 use super::replay::{Replay, Step};
 use super::run::{Broken, Call};
 use super::session::SessionState;
+use super::signed::{Input, Signed};
 use crate::group::{Lease, Need, Object};
 use crate::mutants::wrong;
 use crate::pin::Pin;
@@ -44,6 +45,8 @@ pub(super) struct More {
     /// The PIN that a member accepted for `CKU_CONTEXT_SPECIFIC`, given again to one that takes over.
     pub context_pin: Option<Pin>,
     pub replay: Replay,
+    /// What its signature is verified with, if it is.
+    pub signed: Option<Box<Signed>>,
 }
 
 /// An operation, and where it may run.
@@ -301,9 +304,12 @@ impl VirtualSlot {
             return self.digest_at_once(&mut state, mechanism, input, output);
         }
         on_operation(&mut state, kind, |running| {
+            let mut signed = running.op.take_signed();
             let answer = self.advance(running, kind.one_shot(), output, &mut |l, out| {
-                l.token().op_one_shot(l.session, kind, input, out)
+                l.token().op_one_shot(l.session, kind, input, out)?;
+                self.vouch(signed.as_deref_mut(), l, kind.one_shot(), Input::Whole(input), out)
             });
+            running.op.put_signed(signed);
             (answer, stays(answer, output))
         })
     }
@@ -383,6 +389,9 @@ impl VirtualSlot {
         });
         if answer.is_ok() && !(has_output(kind) && output.is_query()) {
             running.op.record(Step::Update(input), output.written(), self.group.config.replay_limit);
+            if let Some(signed) = running.op.more.as_mut().and_then(|m| m.signed.as_mut()) {
+                signed.hear(input);
+            }
         }
         (answer, answer.is_ok() || answer == Err(Rv::BUFFER_TOO_SMALL))
     }
@@ -390,9 +399,14 @@ impl VirtualSlot {
     /// `C_XxxFinal` with an output.
     pub(super) fn finish(&self, session: SessionHandle, kind: OpKind, output: &mut Output<'_>) -> Result<()> {
         self.with_operation(session, kind, |running| {
+            let all = running.op.all_fed();
+            let mut signed = running.op.take_signed();
             let answer = self.advance(running, kind.last(), output, &mut |l, out| {
-                l.token().op_final(l.session, kind, out)
+                l.token().op_final(l.session, kind, out)?;
+                let input = Input::Parts(&[], all.as_ref().map(|all| all.as_slice()));
+                self.vouch(signed.as_deref_mut(), l, kind.last(), input, out)
             });
+            running.op.put_signed(signed);
             (answer, stays(answer, output))
         })
     }

@@ -86,6 +86,11 @@ impl Replay {
         })
     }
 
+    /// The input of all steps, which must be whole.
+    pub(super) fn input(&self) -> Zeroizing<Vec<u8>> {
+        self.input.clone()
+    }
+
     /// Whether a replay gave what was handed out already.
     ///
     /// # Errors

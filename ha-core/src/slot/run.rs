@@ -262,7 +262,7 @@ impl VirtualSlot {
             Class::Session => {}
             Class::Login => lease.link.doubt_login(),
             _ if group.is_lost(member, &lease.link, class) => class = Class::Member,
-            Class::Object => objects.iter().for_each(|o| o.forget_stale(lease)),
+            Class::Object => objects.iter().for_each(|o| o.forget_stale(&lease.member, &lease.link)),
             Class::Ambiguous | Class::Capacity | Class::Member => skip = Some(member.index),
         }
         Ok(Broken { left: Left { member: Arc::clone(member), rv, class }, skip })
@@ -382,5 +382,5 @@ impl VirtualSlot {
 
 /// The handles of a call's objects are looked up again.
 fn forget_stale(call: &Call<'_>, lease: &Lease) {
-    call.need.objects().for_each(|object| object.forget_stale(lease));
+    call.need.objects().for_each(|object| object.forget_stale(&lease.member, &lease.link));
 }

@@ -34,38 +34,23 @@ impl VirtualSlot {
         let group = &*self.group;
         // What is not answered as a member has it is compared with that answer: what the ledger says, and what is said of a
         // session key that may be extracted by the group alone.
-        let is_told =
-            |kind| DIFFER.contains(&kind) || matches!(kind, ck::CKA_EXTRACTABLE | ck::CKA_NEVER_EXTRACTABLE);
+        let replays = group.replays_session_objects();
+        let is_told = |kind| {
+            DIFFER.contains(&kind)
+                || matches!(kind, ck::CKA_EXTRACTABLE | ck::CKA_NEVER_EXTRACTABLE)
+                || (replays && kind == ck::CKA_ALWAYS_SENSITIVE)
+        };
         let (told, asked): (Template, Template) = template.iter().cloned().partition(|a| is_told(a.kind));
-        let template = &asked;
         group.heed_others();
-        let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
-        // One that has fallen behind may lack what the others have; by the end of the search it may have been given it.
-        let mut behind = false;
-        let (mut found, lease) = self.run(&call, &mut |lease| {
-            behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
-            for _ in 0..SEARCHES {
-                let (found, visit) = self.find_on(lease, template)?;
-                let is_in_doubt = found.iter().all(|o| matches!(o.origin, Origin::Session(_)));
-                if !is_in_doubt || wrong!(EmptySearchBelieved) {
-                    return Ok(found);
-                }
-                // A lost token finds no token object and says all is well. One that had lost its handles may have been
-                // logged out when it was asked.
-                group.looks_alive(&lease.member, &lease.link)?;
-                if group.visit(&lease.link) == visit {
-                    return Ok(found);
-                }
+        let mut failed = 0;
+        let mut found = self.find_everywhere(&asked, &mut failed)?;
+        for _ in 0..group.members.len() {
+            if !found.1 || !replays {
+                break;
             }
-            Err(Rv::USER_NOT_LOGGED_IN)
-        })?;
-        let first = lease.member.index;
-        drop(lease);
-        for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
-            let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
-            // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
-            found.extend(more.map(|(found, _)| found).unwrap_or_default());
+            found = self.find_everywhere(&asked, &mut failed)?;
         }
+        let (mut found, _) = found;
         if !told.is_empty() {
             let types: Vec<_> = told.iter().map(|a| a.kind).collect();
             let mut matching = Vec::new();
@@ -87,6 +72,47 @@ impl VirtualSlot {
             found.dedup();
         }
         Ok(found)
+    }
+
+    /// What is found on one member, and what only others have; and whether a member was lost in the middle of it, so that
+    /// there may be more by now: what is made again.
+    /// Those that failed, a bit for each, are given nothing to look for alone.
+    fn find_everywhere(&self, template: &Template, failed: &mut u32) -> Result<(Vec<Arc<Object>>, bool)> {
+        let group = &*self.group;
+        let call = Call { function: ha_token::Function::FindObjectsInit, need: Need::default(), skip: None };
+        // One that has fallen behind may lack what the others have; by the end of the search it may have been given it.
+        let (mut behind, mut up, failed_before) = (false, 0, *failed);
+        let (mut found, lease) = self.run(&call, &mut |lease| {
+            behind = group.lacks_some(&lease.member) && !wrong!(BehindSearchBelieved);
+            up = group.seats_up();
+            group.bring_session_objects(lease, *failed)?;
+            for _ in 0..SEARCHES {
+                let (found, visit) = self.find_on(lease, template)?;
+                let is_in_doubt = found.iter().all(|o| matches!(o.origin, Origin::Session(_)));
+                if !is_in_doubt || wrong!(EmptySearchBelieved) {
+                    return Ok(found);
+                }
+                // A lost token finds no token object and says all is well. One that had lost its handles may have been
+                // logged out when it was asked.
+                group.looks_alive(&lease.member, &lease.link)?;
+                if group.visit(&lease.link) == visit {
+                    return Ok(found);
+                }
+            }
+            Err(Rv::USER_NOT_LOGGED_IN)
+        })?;
+        let first = lease.member.index;
+        drop(lease);
+        for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
+            let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
+            // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
+            if more.is_err() {
+                *failed |= 1 << member.index;
+            }
+            found.extend(more.map(|(found, _)| found).unwrap_or_default());
+        }
+        let is_less = up & !group.seats_up() != 0 || *failed != failed_before;
+        Ok((found, is_less || group.may_have_lost_some()))
     }
 
     /// The search on one member, within one login there. It is made again when something found is gone a moment later: it

@@ -342,6 +342,7 @@ impl VirtualSlot {
             let closed = self.sessions.close_if_free(handle, |session, mut state| {
                 self.count_session(session.is_read_write(), false);
                 state.cancel_all();
+                self.group.session_left(session.handle);
             });
             all && closed
         });
@@ -360,6 +361,7 @@ impl VirtualSlot {
         for owner in &mut state.owners {
             owner.set_busy(true); // closed, not lent again: the token destroys the session's objects with it
         }
+        self.group.session_closed(session);
     }
 
     /// Logs out on every member and ends what a logout ends: every operation and search, every private handle
@@ -422,7 +424,7 @@ impl VirtualSlot {
             if let Some(link) = self.group.members.get(index).and_then(|m| m.link())
                 && let Some(place) = object.place(index, link.generation)
             {
-                link.unbind(place.handle);
+                link.unbind_of(place.handle, object.handle.0);
             }
         }
     }

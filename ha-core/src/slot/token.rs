@@ -7,6 +7,7 @@ use ha_token::{
 };
 
 use super::VirtualSlot;
+use super::signed::{Input, Signed};
 use crate::group::Who;
 use crate::numbers::LIBRARY_VERSION;
 
@@ -72,7 +73,7 @@ impl Token for VirtualSlot {
         if self.session_counts().0 > 0 {
             return Err(Rv::SESSION_EXISTS);
         }
-        self.group.initialise(self.pin(Function::InitToken, pin)?)
+        self.group.initialise(self.pin(Function::InitToken, pin)?).map_err(Rv::told)
     }
 
     fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
@@ -80,7 +81,7 @@ impl Token for VirtualSlot {
         if self.group.login.who() != Who::So {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
-        self.group.init_pin(self.pin(Function::InitPin, pin)?)
+        self.group.init_pin(self.pin(Function::InitPin, pin)?).map_err(Rv::told)
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
@@ -88,7 +89,8 @@ impl Token for VirtualSlot {
         if !self.session(session)?.is_read_write() {
             return Err(Rv::SESSION_READ_ONLY);
         }
-        self.group.change_pin(self.pin(Function::SetPin, old)?, self.pin(Function::SetPin, new)?)
+        let (old, new) = (self.pin(Function::SetPin, old)?, self.pin(Function::SetPin, new)?);
+        self.group.change_pin(old, new).map_err(Rv::told)
     }
 
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
@@ -317,8 +319,11 @@ impl Token for VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p| {
-            into(output, |out| l.token().message_one_shot(l.session, kind, p, associated, input, out))
+        self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p, signed| {
+            into(output, |out| {
+                l.token().message_one_shot(l.session, kind, p, associated, input, out)?;
+                self.vouch(signed, l, kind.one_shot(), Input::Whole(input), out)
+            })
         })
     }
 
@@ -329,8 +334,10 @@ impl Token for VirtualSlot {
         params: &mut Params,
         associated: &[u8],
     ) -> Result<()> {
-        self.message(session, kind, kind.begin(), (true, false), params, &mut |l, p| {
-            l.token().message_begin(l.session, kind, p, associated)
+        self.message(session, kind, kind.begin(), (true, false), params, &mut |l, p, signed| {
+            l.token().message_begin(l.session, kind, p, associated)?;
+            signed.into_iter().for_each(Signed::begin);
+            Ok(())
         })
     }
 
@@ -344,8 +351,17 @@ impl Token for VirtualSlot {
         output: &mut Output<'_>,
     ) -> Result<()> {
         let ends = last && !(output.is_query() && kind != MessageKind::Verify);
-        self.message(session, kind, kind.next(), (true, ends), params, &mut |l, p| {
-            into(output, |out| l.token().message_next(l.session, kind, p, input, last, out))
+        self.message(session, kind, kind.next(), (true, ends), params, &mut |l, p, signed| {
+            into(output, |out| {
+                l.token().message_next(l.session, kind, p, input, last, out)?;
+                match signed {
+                    Some(signed) if !last => {
+                        signed.hear(input);
+                        Ok(())
+                    }
+                    signed => self.vouch(signed, l, kind.next(), Input::Parts(input, None), out),
+                }
+            })
         })
     }
 
@@ -357,7 +373,7 @@ impl Token for VirtualSlot {
         signature: &[u8],
     ) -> Result<()> {
         let kind = MessageKind::Verify;
-        self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p| {
+        self.message(session, kind, kind.one_shot(), (false, true), params, &mut |l, p, _| {
             l.token().verify_message(l.session, p, data, signature)
         })
     }
@@ -370,7 +386,7 @@ impl Token for VirtualSlot {
         signature: Option<&[u8]>,
     ) -> Result<()> {
         let kind = MessageKind::Verify;
-        self.message(session, kind, kind.next(), (true, signature.is_some()), params, &mut |l, p| {
+        self.message(session, kind, kind.next(), (true, signature.is_some()), params, &mut |l, p, _| {
             l.token().verify_message_next(l.session, p, data, signature)
         })
     }

@@ -7,7 +7,7 @@ use ha_rig::{Act, PIN, Tokens};
 use ha_token::{Attribute, Function, Rv, UserType, ck};
 
 use crate::open_group::{Open, private};
-use crate::setting::{count, data, failing, foreign, heal, keys, named, yes};
+use crate::setting::{count, data, failing_of, foreign, heal, keys, named, yes};
 use crate::watched::start;
 
 #[test]
@@ -27,7 +27,10 @@ fn never_a_rename_misses_the_member_where_the_object_was_not_seen_yet() {
 #[test]
 fn never_an_acknowledged_object_is_not_found_while_a_member_refuses_to_write() {
     let tokens = Tokens::new(3);
-    let (open, watches) = failing(&tokens, "balance = \"round-robin\"");
+    // Each in a process of its own: a copy of SoftHSM that is initialised anew, as the refusing one is, makes others beside
+    // it refuse what is right.
+    (0..3).for_each(|i| tokens.serve(i));
+    let (open, watches) = failing_of(&tokens.config(true, "balance = \"round-robin\""));
     for call in [Function::CreateObject, Function::UnwrapKey] {
         watches[2].refuse(call, 1000, Rv::FUNCTION_FAILED);
     }

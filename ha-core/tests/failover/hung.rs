@@ -149,3 +149,33 @@ fn what_is_changed_while_a_member_hangs_is_changed_there_when_it_goes_on() {
     wait_until("the first has it too", || shown(0) == ["meanwhile"]);
     assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
 }
+
+/// The copies of modules in this process: each is a file in memory.
+fn copies() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let names = maps.lines().filter(|line| line.contains("memfd:") && line.contains("p11-kit-client"));
+    let inodes: std::collections::BTreeSet<_> =
+        names.filter_map(|line| line.split_whitespace().nth(4)).collect();
+    inodes.len()
+}
+
+/// A copy of a module that was left behind, because a call hung in it, is finalised once nothing hangs in it any more: its
+/// sessions, and the login in them, do not stay on the token.
+#[test]
+fn a_copy_that_was_left_behind_is_finalised_when_it_is_free() {
+    let tokens = Tokens::new(2);
+    let (open, _) = make_and_serve(&tokens, &format!("deadline = \"200ms\"\nbalance = \"primary\"\n{SOON}"));
+    let group = &open.provider.groups()[0];
+    wait_until("both are up", || group.members.iter().all(|m| m.state() == State::Up));
+    assert_eq!(tokens.connections(0), 1);
+    let before = copies();
+    tokens.freeze(0);
+    open.slot.generate_random(open.session, &mut [0; 8]).unwrap();
+    wait_until("another copy is loaded", || copies() > before);
+    tokens.thaw(0);
+    wait_until("it is back", || group.members[0].state() == State::Up);
+    wait_until("one connection is left", || tokens.connections(0) == 1);
+    open.slot.generate_random(open.session, &mut [0; 8]).unwrap();
+    assert_eq!(group.members[0].state(), State::Up);
+    assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
+}

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod hung;
+mod left;
 mod load;
 
 use ha_core::policy::health::State;

@@ -11,6 +11,7 @@ mod key_use;
 mod named;
 mod no_pin;
 mod own_pin;
+mod restarts;
 mod returning;
 mod setting;
 mod threads;

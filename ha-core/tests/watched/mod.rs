@@ -9,7 +9,7 @@ use ha_core::group::Group;
 use ha_core::policy::health::State;
 use ha_core::provider::{Provider, connector};
 use ha_core::seam::System;
-use ha_rig::{Watch, Watched};
+use ha_rig::{Hooked, Watch};
 use ha_token::{Connector, Function, Rv};
 
 /// A provider over watched members.
@@ -23,10 +23,9 @@ pub fn start_with(text: &str, prepare: impl Fn(&[Arc<Watch>])) -> (Provider, Vec
     let members = &config.groups[0].members;
     let watches: Vec<Arc<Watch>> = members.iter().map(|_| Arc::default()).collect();
     prepare(&watches);
-    let connectors = members
-        .iter()
-        .zip(&watches)
-        .map(|(m, watch)| Box::new(Watched::new(connector(m), watch)) as Box<dyn Connector>);
+    let connectors = members.iter().zip(&watches).map(|(m, watch)| {
+        Box::new(Hooked { real: connector(m), hook: Arc::clone(watch) }) as Box<dyn Connector>
+    });
     let connectors = vec![connectors.collect()];
     (Provider::with_members(config, System::new(), connectors).unwrap(), watches)
 }

@@ -7,7 +7,8 @@
 //! shared machine; the ratio of the medians of interleaved rounds is what counts.
 //!
 //! `SLOT_BENCH_ROW` picks rows by a part of their name, `SLOT_BENCH_ROUNDS` says how many rounds (at least five; eleven
-//! unless told), `SLOT_BENCH_GROUP` is put into the group's configuration.
+//! unless told), `SLOT_BENCH_THREADS` with how many threads (`1,2` unless told), `SLOT_BENCH_GROUP` is put into the group's
+//! configuration.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod subject;
@@ -140,6 +141,13 @@ fn main() {
     let mut slot = Subject::start("slot", &tokens, &module);
     let rounds = setting("SLOT_BENCH_ROUNDS").parse().unwrap_or(11).max(5);
     let only = setting("SLOT_BENCH_ROW");
+    let threads: Vec<usize> = match setting("SLOT_BENCH_THREADS") {
+        none if none.is_empty() => vec![1, 2],
+        list => list
+            .split(',')
+            .map(|n| n.trim().parse().expect("SLOT_BENCH_THREADS is a list like 1,64"))
+            .collect(),
+    };
     println!(
         "| operation | keys | threads | bare, µs | proxy, µs | slot, µs | bare / slot | proxy / slot | side by side / slot |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -147,7 +155,7 @@ fn main() {
     for (i, row) in ROWS.iter().enumerate().filter(|(_, r)| r.name.contains(&only)) {
         let kinds: &[Keys] = if row.has_keys { &[Keys::Token, Keys::Session] } else { &[Keys::None] };
         for &keys in kinds {
-            for threads in [1, 2] {
+            for &threads in &threads {
                 let mut times: [Vec<f64>; 4] = Default::default();
                 for _ in 0..rounds {
                     for (times, of) in times.iter_mut().zip([&mut bare, &mut proxied, &mut slot, &mut beside])

@@ -114,6 +114,11 @@ impl Both {
         }
     }
 
+    /// What the module has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.members.path().join("log")).unwrap_or_default()
+    }
+
     /// Sets a variable for all steps to come.
     pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.environment.push((name, value.into()));
@@ -151,7 +156,7 @@ impl Both {
             let slot = self.run(&self.slot, line);
             (bare.join().unwrap(), slot)
         });
-        let log = std::fs::read_to_string(self.members.path().join("log")).unwrap_or_default();
+        let log = self.log();
         Step(Judged { line: line.to_owned(), bare, slot, log })
     }
 

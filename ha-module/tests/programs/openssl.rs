@@ -24,11 +24,16 @@ distinguished_name = nobody
 ";
 
 fn both() -> Both {
+    both_with("")
+}
+
+/// With a line of its own for the group.
+fn both_with(group: &str) -> Both {
     needed(
         &["/usr/lib/x86_64-linux-gnu/engines-3/pkcs11.so", "/usr/lib/aarch64-linux-gnu/engines-3/pkcs11.so"],
         "libengine-pkcs11-openssl",
     );
-    let mut both = Both::new("", RULES);
+    let mut both = Both::new(group, RULES);
     both.file("data", "hello world");
     both.file("openssl.cnf", CONFIG);
     both.set("OPENSSL_CONF", "{dir}/openssl.cnf");
@@ -65,6 +70,14 @@ fn signs_certifies_and_decrypts_while_members_come_and_go() {
     both.members.restore(0);
     both.members.hide(1);
     uses_keys(&both);
+}
+
+#[test]
+fn every_signature_of_its_is_verified_before_it_is_given() {
+    let both = both_with("verify_signatures = true");
+    uses_keys(&both);
+    let log = both.log();
+    assert!(!log.contains("verif") && !log.contains("member="), "somebody is suspected: {log}");
 }
 
 fn uses_keys(both: &Both) {

@@ -19,7 +19,12 @@ const SECRET: Difference = ("Access:     never extractable, local", "Access:    
 const OBJECT: &str = r"^\S.*(Object; |object N)";
 
 fn both() -> Both {
-    let both = Both::new("", RULES);
+    both_with("")
+}
+
+/// With a line of its own for the group.
+fn both_with(group: &str) -> Both {
+    let both = Both::new(group, RULES);
     both.file("data", "hello world");
     both
 }
@@ -287,7 +292,18 @@ fn changes_pins_and_refuses_to_wipe() {
 
 #[test]
 fn its_own_tests_end_alike() {
-    let both = both();
+    its_own_tests(&both());
+}
+
+#[test]
+fn its_own_tests_end_alike_where_signatures_are_verified() {
+    let both = both_with("verify_signatures = true");
+    its_own_tests(&both);
+    let log = both.log();
+    assert!(!log.contains("does not verify") && !log.contains("member="), "somebody is suspected: {log}");
+}
+
+fn its_own_tests(both: &Both) {
     both.tool("--keypairgen --key-type EC:prime256v1 --id 02 --label e").differs(&[PRIVATE]);
     both.tool("--test").same().says("No errors");
     both.tool("--delete-object --type privkey --id 02").same();

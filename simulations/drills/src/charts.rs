@@ -6,9 +6,9 @@ use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use crate::measure::{Bins, Spread};
 use crate::plan::How;
 use crate::record::{Fault, Record};
+use crate::tally::{Bins, Spread};
 use crate::verdict::shown;
 
 /// A chart could not be drawn.
@@ -22,19 +22,27 @@ const WIDTH: u32 = 1100;
 const HEIGHT: u32 = 260;
 /// Room for the names on the left, the same in every chart: moments are above each other.
 const LEFT: u32 = 80;
-pub(crate) const KILLED: RGBColor = RGBColor(214, 69, 65);
-pub(crate) const HUNG: RGBColor = RGBColor(230, 145, 30);
-pub(crate) const LOST: RGBColor = RGBColor(142, 68, 173);
+const KILLED: RGBColor = RGBColor(214, 69, 65);
+const HUNG: RGBColor = RGBColor(230, 145, 30);
+const LOST: RGBColor = RGBColor(142, 68, 173);
+const SLOW: RGBColor = RGBColor(140, 110, 80);
+const FULL: RGBColor = RGBColor(60, 150, 150);
+const LYING: RGBColor = RGBColor(190, 60, 130);
+const LOCKED: RGBColor = RGBColor(70, 90, 160);
 pub(crate) const UNUSED: RGBColor = RGBColor(170, 176, 184);
 pub(crate) const BAD: RGBColor = RGBColor(192, 0, 0);
 pub(crate) const MEMBERS: [RGBColor; 4] =
     [RGBColor(46, 117, 182), RGBColor(84, 160, 84), RGBColor(200, 150, 40), RGBColor(120, 90, 160)];
 
-fn color(how: How) -> RGBColor {
+pub(crate) fn color(how: How) -> RGBColor {
     match how {
         How::Killed => KILLED,
         How::Hung => HUNG,
         How::Lost => LOST,
+        How::Slow => SLOW,
+        How::Full => FULL,
+        How::Lying => LYING,
+        How::Locked => LOCKED,
     }
 }
 
@@ -104,7 +112,12 @@ impl Scene<'_> {
             to: f.to.map_or(end, |t| t.as_secs_f64()),
             color: color(f.how),
         };
-        Scene { record, bins: record.bins(), bands: record.faults.iter().map(band).collect(), end }
+        Scene {
+            record,
+            bins: record.tally.bins(record.lasted),
+            bands: record.faults.iter().map(band).collect(),
+            end,
+        }
     }
 
     /// Faults as tall as a chart, behind what is drawn.

@@ -1,13 +1,13 @@
-//! Figures from what was recorded: latencies, what the group made of each fault, what was expected to fail. Pure.
+//! Figures from what was recorded: what the group made of each fault, and when failures were expected. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ha_core::policy::health::State;
-use hdrhistogram::Histogram;
 
-use crate::plan::Scenario;
-use crate::record::{Answer, Change, Fault, Kind, Operation, Played, Record};
+use crate::plan::How;
+use crate::record::{Change, Fault, Played, Record};
+use crate::tally::{Figures, Window};
 
 /// A fault, and what the group made of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,90 +18,6 @@ pub struct Course {
     pub noticed: Option<Duration>,
     /// From its end until the member was used again; `None` where it was used all the time, or broke again before.
     pub back: Option<Duration>,
-}
-
-/// The figures of a drill, or of one scenario in it.
-#[derive(Clone, Debug)]
-pub struct Figures {
-    /// Of which scenario.
-    pub scenario: Scenario,
-    /// Operations, without those that were expected to fail.
-    pub operations: u64,
-    /// Answered with an error that was not expected.
-    pub failed: u64,
-    /// Answered wrongly.
-    pub wrong: u64,
-    /// Failed while every member was broken, as they had to.
-    pub expected: u64,
-    /// The longest of these.
-    pub expected_longest: Option<Duration>,
-    /// Latencies of `operations`, in microseconds.
-    pub latencies: Histogram<u64>,
-    /// The longest time to notice.
-    pub failover: Option<Duration>,
-    /// The longest time to come back.
-    pub recovery: Option<Duration>,
-    /// The longest time in which no operation succeeded, outside of what was expected.
-    pub pause: Duration,
-    /// Errors that were not expected.
-    pub errors: BTreeMap<String, u64>,
-}
-
-impl Figures {
-    /// A percentile of the latencies in microseconds; 0 where there are none.
-    pub fn percentile(&self, percent: f64) -> u64 {
-        self.latencies.value_at_quantile(percent / 100.0)
-    }
-}
-
-/// What happened in equal pieces of the time.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Bins {
-    /// How long each piece is.
-    pub width: Duration,
-    /// Operations that ended well in it.
-    pub right: Vec<u64>,
-    /// Operations that did not, unexpectedly.
-    pub bad: Vec<u64>,
-    /// Of those that began in it.
-    pub latencies: Vec<Option<Spread>>,
-}
-
-/// Latencies of a piece, in microseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Spread {
-    /// The median.
-    pub median: u64,
-    /// The 99th percentile.
-    pub p99: u64,
-    /// The longest.
-    pub longest: u64,
-}
-
-/// In about so many pieces, none shorter than this.
-const BINS: u128 = 160;
-const LEAST_BIN_MS: u64 = 50;
-
-fn spread(mut values: Vec<u64>) -> Option<Spread> {
-    values.sort_unstable();
-    let at = |percent: usize| {
-        values.get((values.len() * percent / 100).min(values.len().checked_sub(1)?)).copied()
-    };
-    Some(Spread { median: at(50)?, p99: at(99)?, longest: at(100)? })
-}
-
-/// Exact to a thousandth.
-const DIGITS: u8 = 3;
-/// Longer latencies count as this long: an hour.
-const LONGEST_US: u64 = 3_600_000_000;
-
-pub(crate) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// An empty histogram of microseconds.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_US, DIGITS).expect("a histogram can have these bounds")
 }
 
 impl Record {
@@ -115,8 +31,7 @@ impl Record {
         let next = self.faults.iter().skip(i + 1).find(|f| f.member == fault.member);
         let until = next.map_or(Duration::MAX, |f| f.from);
         let mut changes = self.changes.iter().filter(|c| c.member == fault.member);
-        let was_up =
-            changes.clone().take_while(|c| c.at < fault.from).last().is_none_or(|c| c.to == State::Up);
+        let was_up = self.was_up(fault);
         let during = |c: &&Change| c.at >= fault.from && c.at < until;
         let left = changes.clone().filter(during).find(|c| c.from == State::Up);
         let noticed = left.filter(|_| was_up).map(|c| c.at - fault.from);
@@ -131,8 +46,27 @@ impl Record {
         Course { fault: *fault, noticed, back }
     }
 
+    /// Whether the member was used when it was broken.
+    fn was_up(&self, fault: &Fault) -> bool {
+        let before =
+            self.changes.iter().filter(|c| c.member == fault.member).take_while(|c| c.at < fault.from);
+        before.last().is_none_or(|c| c.to == State::Up)
+    }
+
+    /// Whether every member whose connection a fault has ended was found to be away since its last one.
+    pub fn all_found_out(&self) -> bool {
+        let ends = |how| matches!(how, How::Killed | How::Lost | How::Locked);
+        let is_last =
+            |i: usize, fault: &Fault| !self.faults.iter().skip(i + 1).any(|f| f.member == fault.member);
+        let faults = self.faults.iter().enumerate().filter(|(i, f)| ends(f.how) && is_last(*i, f));
+        faults.into_iter().all(|(_, fault)| {
+            let left = |c: &Change| c.member == fault.member && c.at >= fault.from && c.from == State::Up;
+            !self.was_up(fault) || self.changes.iter().any(left)
+        })
+    }
+
     /// When every member was broken: until the first one was used again. Calls fail then, as they must.
-    pub fn windows(&self) -> Vec<(Duration, Duration)> {
+    pub fn windows(&self) -> Vec<Window> {
         let mut edges: Vec<(Duration, bool)> = Vec::new();
         for fault in &self.faults {
             edges.push((fault.from, true));
@@ -176,110 +110,31 @@ impl Record {
         if up.contains(&true) { after } else { Duration::MAX }
     }
 
+    /// Counts what was done, as far as it had ended by then. What is not counted yet is in no figure.
+    pub fn settle(&mut self, until: Duration) {
+        let windows = self.windows();
+        self.tally.settle(until, &self.played, &windows);
+    }
+
     /// The figures of everything.
     pub fn figures(&self) -> Figures {
-        self.figures_of(&Played { scenario: self.scenario, from: Duration::ZERO, to: Duration::MAX })
+        self.with_courses(self.tally.figures(self.scenario), Duration::ZERO, Duration::MAX)
     }
 
     /// The figures of each scenario that was played.
     pub fn by_scenario(&self) -> Vec<Figures> {
-        let mut played = self.played.clone();
-        // What was begun as the load was being started or ended is the first one's or the last one's.
-        if let Some(first) = played.first_mut() {
-            first.from = Duration::ZERO;
-        }
-        if let Some(last) = played.last_mut() {
-            last.to = Duration::MAX;
-        }
-        played.iter().map(|played| self.figures_of(played)).collect()
+        let figures = |(place, played): (usize, &Played)| {
+            self.with_courses(self.tally.part(place, played.scenario), played.from, played.to)
+        };
+        self.played.iter().enumerate().map(figures).collect()
     }
 
-    fn figures_of(&self, played: &Played) -> Figures {
-        let windows = self.windows();
-        let mut figures = Figures {
-            scenario: played.scenario,
-            operations: 0,
-            failed: 0,
-            wrong: 0,
-            expected: 0,
-            expected_longest: None,
-            latencies: histogram(),
-            failover: None,
-            recovery: None,
-            pause: Duration::ZERO,
-            errors: BTreeMap::new(),
-        };
-        let mut successes = Vec::new();
-        for operation in self.operations.iter().filter(|o| o.begun >= played.from && o.begun < played.to) {
-            if is_expected(&windows, operation) {
-                figures.expected += 1;
-                figures.expected_longest = figures.expected_longest.max(Some(operation.took));
-                continue;
-            }
-            figures.operations += 1;
-            figures.latencies.saturating_record(micros(operation.took).max(1));
-            match operation.answer {
-                Answer::Right => successes.push(operation.ended()),
-                Answer::Wrong => figures.wrong += 1,
-                Answer::Failed(rv) => {
-                    figures.failed += 1;
-                    *figures.errors.entry(rv.to_string()).or_default() += 1;
-                }
-            }
-        }
-        successes.sort_unstable();
-        figures.pause = successes
-            .windows(2)
-            .filter_map(|w| if let [a, b] = w { Some((*a, *b)) } else { None })
-            .filter(|(a, b)| !windows.iter().any(|(from, to)| a <= to && b >= from))
-            .map(|(a, b)| b - a)
-            .max()
-            .unwrap_or_default();
+    fn with_courses(&self, mut figures: Figures, from: Duration, to: Duration) -> Figures {
         let courses = self.courses();
-        let of_it = || courses.iter().filter(|c| c.fault.from >= played.from && c.fault.from < played.to);
+        let of_it = || courses.iter().filter(|c| c.fault.from >= from && c.fault.from < to);
         figures.failover = of_it().filter_map(|c| c.noticed).max();
         figures.recovery = of_it().filter_map(|c| c.back).max();
         figures
-    }
-
-    /// The latencies of each kind of operation, in microseconds, without those that were expected to fail.
-    pub fn by_kind(&self) -> Vec<(Kind, Histogram<u64>)> {
-        let windows = self.windows();
-        let of = |kind: Kind| {
-            let mut latencies = histogram();
-            for operation in self.operations.iter().filter(|o| o.kind == kind && !is_expected(&windows, o)) {
-                latencies.saturating_record(micros(operation.took).max(1));
-            }
-            (kind, latencies)
-        };
-        Kind::ALL.into_iter().map(of).collect()
-    }
-
-    /// What happened in each of equal pieces of the time.
-    pub fn bins(&self) -> Bins {
-        let tens = self.lasted.as_millis() / BINS / 10;
-        let width = Duration::from_millis(u64::try_from(tens * 10).unwrap_or(u64::MAX).max(LEAST_BIN_MS));
-        let count = usize::try_from(self.lasted.as_micros().div_ceil(width.as_micros())).unwrap_or(0).max(1);
-        let place = |at: Duration| usize::try_from(at.as_micros() / width.as_micros()).unwrap_or(usize::MAX);
-        let windows = self.windows();
-        let mut right = vec![0; count];
-        let mut bad = vec![0; count];
-        let mut latencies: Vec<Vec<u64>> = vec![Vec::new(); count];
-        for operation in &self.operations {
-            if is_expected(&windows, operation) {
-                continue;
-            }
-            let which = if operation.answer == Answer::Right { &mut right } else { &mut bad };
-            if let Some(n) = which.get_mut(place(operation.ended())) {
-                *n += 1;
-            }
-            // A long one is seen where it began: there something was amiss.
-            if let Some(l) = latencies.get_mut(place(operation.begun)) {
-                l.push(micros(operation.took).max(1));
-            }
-        }
-        let latencies = latencies.into_iter().map(spread).collect();
-        Bins { width, right, bad, latencies }
     }
 
     /// When each member was not used, from when to when.
@@ -302,6 +157,26 @@ impl Record {
         unused
     }
 
+    /// Which part of what was served, in percent, members served while they were slow; `None` where none was for long.
+    pub fn served_while_slow(&self) -> Option<u64> {
+        let (mut own, mut all) = (0, 0);
+        for fault in self.faults.iter().filter(|f| f.how == How::Slow) {
+            let to = fault.to.unwrap_or(Duration::MAX);
+            for pair in self.samples.windows(2) {
+                let [before, after] = pair else { continue };
+                if before.at < fault.from || after.at > to {
+                    continue;
+                }
+                let served = after.served.iter().zip(&before.served).map(|(a, b)| a.saturating_sub(*b));
+                for (member, count) in served.enumerate() {
+                    all += count;
+                    own += if member == fault.member { count } else { 0 };
+                }
+            }
+        }
+        (own * 100).checked_div(all)
+    }
+
     /// Operations served by each member.
     pub fn served(&self) -> BTreeMap<String, u64> {
         let of = |i: usize| self.samples.last().and_then(|s| s.served.get(i)).copied().unwrap_or(0);
@@ -309,18 +184,15 @@ impl Record {
     }
 }
 
-/// Whether an operation failed as it had to.
-fn is_expected(windows: &[(Duration, Duration)], operation: &Operation) -> bool {
-    matches!(operation.answer, Answer::Failed(_))
-        && windows.iter().any(|(from, to)| operation.begun <= *to && operation.ended() >= *from)
-}
-
 #[cfg(test)]
 mod tests {
     use ha_token::Rv;
 
     use super::*;
-    use crate::record::tests::{change, fault, ms, operation, record, with_a_fault};
+    use crate::plan::Scenario;
+    use crate::record::tests::{change, done, fault, ms, operation, record, with_a_fault};
+    use crate::record::{Answer, Sample, Samples};
+    use crate::tally::{Spread, Tally};
 
     /// Both are broken from 500 to 600, and back at 640 and 660.
     fn with_all_down() -> Record {
@@ -345,6 +217,25 @@ mod tests {
         assert_eq!(record.unused(), [(0, ms(205), ms(450))]);
         assert_eq!(record.windows(), []);
         assert!(record.is_well());
+    }
+
+    #[test]
+    fn who_was_restarted_is_found_out_once_it_was_not_used() {
+        let mut record = record();
+        assert!(record.all_found_out());
+        record.faults.push(fault(0, 200, Some(201)));
+        assert!(!record.all_found_out());
+        record.changes.push(change(205, 0, State::Up, State::Suspect));
+        assert!(record.all_found_out());
+        // It is not back when it is broken again.
+        record.faults.push(fault(0, 220, Some(221)));
+        assert!(record.all_found_out());
+        record.changes.push(change(240, 0, State::Syncing, State::Up));
+        record.faults.push(fault(0, 300, Some(301)));
+        assert!(!record.all_found_out());
+        record.faults.push(Fault { how: How::Slow, ..fault(1, 400, None) });
+        record.changes.push(change(305, 0, State::Up, State::Suspect));
+        assert!(record.all_found_out(), "one that is slow is used all the time");
     }
 
     #[test]
@@ -380,11 +271,14 @@ mod tests {
     fn failures_are_expected_until_the_first_member_is_back_and_no_longer() {
         let mut record = with_all_down();
         assert_eq!(record.windows(), [(ms(500), ms(640))]);
-        record.operations.extend([
-            operation(495, 10, Answer::Failed(Rv::DEVICE_ERROR)),
-            operation(510, 30, Answer::Failed(Rv::DEVICE_ERROR)),
-            operation(639, 1, Answer::Failed(Rv::DEVICE_ERROR)),
-        ]);
+        done(
+            &mut record,
+            [
+                operation(495, 10, Answer::Failed(Rv::DEVICE_ERROR)),
+                operation(510, 30, Answer::Failed(Rv::DEVICE_ERROR)),
+                operation(639, 1, Answer::Failed(Rv::DEVICE_ERROR)),
+            ],
+        );
         let figures = record.figures();
         assert_eq!((figures.failed, figures.expected), (0, 3));
         assert_eq!(figures.expected_longest, Some(ms(30)));
@@ -394,12 +288,12 @@ mod tests {
             [(641, Answer::Failed(Rv::DEVICE_ERROR)), (490, Answer::Failed(Rv::DEVICE_ERROR))]
         {
             let mut record = record.clone();
-            record.operations.push(operation(begun, 2, answer));
+            done(&mut record, [operation(begun, 2, answer)]);
             assert_eq!(record.figures().failed, 1, "{begun}");
             assert!(!record.is_well());
         }
         // A wrong answer never is.
-        record.operations.push(operation(550, 2, Answer::Wrong));
+        done(&mut record, [operation(550, 2, Answer::Wrong)]);
         assert_eq!(record.figures().wrong, 1);
         assert!(!record.is_well());
     }
@@ -416,7 +310,7 @@ mod tests {
     #[test]
     fn one_broken_member_excuses_no_failure() {
         let mut record = with_a_fault();
-        record.operations.push(operation(300, 5, Answer::Failed(Rv::DEVICE_ERROR)));
+        done(&mut record, [operation(300, 5, Answer::Failed(Rv::DEVICE_ERROR))]);
         assert_eq!(record.figures().failed, 1);
         assert_eq!(record.figures().errors.values().sum::<u64>(), 1);
         assert!(record.verdict().contains("1 of 101 operations failed"), "{}", record.verdict());
@@ -425,18 +319,18 @@ mod tests {
     #[test]
     fn percentiles_pauses_and_pieces() {
         let mut record = record();
-        record.operations.push(operation(995, 500, Answer::Right));
+        done(&mut record, [operation(995, 500, Answer::Right)]);
         let figures = record.figures();
         assert_eq!(figures.percentile(50.0), 2000);
         let longest = figures.latencies.max();
         assert!((500_000..501_000).contains(&longest), "{longest}");
         assert_eq!(figures.pause, ms(1495 - 992));
-        let bins = record.bins();
+        let bins = record.tally.bins(record.lasted);
         assert_eq!((bins.width, bins.right.len()), (ms(50), 20));
         assert_eq!(bins.right.iter().sum::<u64>(), 100);
         assert_eq!(bins.latencies[0], Some(Spread { median: 2000, p99: 2000, longest: 2000 }));
-        let last = Spread { median: 2000, p99: 500_000, longest: 500_000 };
-        assert_eq!(bins.latencies[19], Some(last));
+        let last = bins.latencies[19].unwrap();
+        assert_eq!((last.median, last.p99, last.longest), (2000, 500_000, 500_000));
     }
 
     #[test]
@@ -445,8 +339,25 @@ mod tests {
         record.scenario = Scenario::All;
         let played = |scenario, from, to| Played { scenario, from: ms(from), to: ms(to) };
         record.played = vec![played(Scenario::Kill, 3, 500), played(Scenario::Hang, 500, 980)];
+        record.tally = Tally::default();
+        done(&mut record, (0..100).map(|i| operation(i * 10, 2, Answer::Right)));
         let [kill, hang] = &*record.by_scenario() else { panic!("two scenarios") };
         assert_eq!((kill.operations, hang.operations), (50, 50));
         assert_eq!((kill.failover, hang.failover), (Some(ms(5)), None));
+    }
+
+    #[test]
+    fn what_a_slow_member_served_is_counted_while_it_was_slow() {
+        let mut record = record();
+        assert_eq!(record.served_while_slow(), None);
+        record.samples = Samples::default();
+        for (at, served) in
+            [(0, [0, 0]), (100, [50, 50]), (200, [60, 140]), (300, [65, 235]), (400, [115, 285])]
+        {
+            record.samples.push(Sample { at: ms(at), served: served.to_vec() });
+        }
+        record.faults.push(Fault { how: How::Slow, ..fault(0, 90, Some(310)) });
+        assert_eq!(record.served_while_slow(), Some(7), "15 of 200");
+        assert!(record.verdict().contains("served 7 %"), "{}", record.verdict());
     }
 }

@@ -17,6 +17,14 @@ pub enum Scenario {
     RestartRolling,
     /// The folder of each member's token in turn is taken away, and brought back later.
     LoseToken,
+    /// Each member's server in turn gets to work for a small part of the time only.
+    Slow,
+    /// Each member's server in turn cannot write anything large, while objects are made and destroyed.
+    FullDisk,
+    /// Each member's signatures in turn are wrong.
+    WrongAnswers,
+    /// The PIN of each member's token in turn is another one.
+    WrongPin,
     /// Every server is killed, and later started; then every one is stopped, and later goes on.
     AllDown,
     /// All of these, one after the other.
@@ -25,12 +33,16 @@ pub enum Scenario {
 
 impl Scenario {
     /// Every one, in the order in which [`Scenario::All`] plays them.
-    pub const EVERY: [Scenario; 7] = [
+    pub const EVERY: [Scenario; 11] = [
         Scenario::Kill,
         Scenario::Hang,
         Scenario::Flap,
         Scenario::RestartRolling,
         Scenario::LoseToken,
+        Scenario::Slow,
+        Scenario::FullDisk,
+        Scenario::WrongAnswers,
+        Scenario::WrongPin,
         Scenario::AllDown,
         Scenario::All,
     ];
@@ -43,9 +55,30 @@ impl Scenario {
             Scenario::Flap => "flap",
             Scenario::RestartRolling => "restart-rolling",
             Scenario::LoseToken => "lose-token",
+            Scenario::Slow => "slow",
+            Scenario::FullDisk => "full-disk",
+            Scenario::WrongAnswers => "wrong-answers",
+            Scenario::WrongPin => "wrong-pin",
             Scenario::AllDown => "all-down",
             Scenario::All => "all",
         }
+    }
+
+    /// Whether signatures are verified before they are handed out: a scenario without that would show wrong ones.
+    pub(crate) fn verifies(self) -> bool {
+        self.parts().contains(&Scenario::WrongAnswers)
+    }
+
+    /// Whether objects are made on the tokens while it is played.
+    pub(crate) fn writes(self) -> bool {
+        self.parts().contains(&Scenario::FullDisk)
+    }
+
+    /// Whether it does to a configured group what a drill that is killed leaves there: objects on its tokens; or has its
+    /// members seem to be in a state that only an operator ends.
+    pub fn is_destructive(self) -> bool {
+        let alarming = [Scenario::LoseToken, Scenario::FullDisk, Scenario::WrongAnswers, Scenario::WrongPin];
+        self.parts().iter().any(|part| alarming.contains(part))
     }
 
     fn parts(self) -> Vec<Scenario> {
@@ -64,27 +97,15 @@ impl fmt::Display for Scenario {
 
 /// No scenario has this name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{}; there are: {}", .why, Scenario::EVERY.map(Scenario::name).join(", "))]
-pub struct UnknownScenario {
-    why: String,
-}
-
-/// Known from the drills' description, and not there yet: they need a token that injects faults.
-const LATER: [&str; 4] = ["slow", "full-disk", "wrong-answers", "wrong-pin"];
+#[error("there is no scenario {:?}; there are: {}", .0, Scenario::EVERY.map(Scenario::name).join(", "))]
+pub struct UnknownScenario(String);
 
 impl FromStr for Scenario {
     type Err = UnknownScenario;
 
     fn from_str(name: &str) -> Result<Self, UnknownScenario> {
-        if let Some(found) = Scenario::EVERY.into_iter().find(|s| s.name() == name) {
-            return Ok(found);
-        }
-        let why = if LATER.contains(&name) {
-            format!("the scenario {name:?} cannot be drilled yet")
-        } else {
-            format!("there is no scenario {name:?}")
-        };
-        Err(UnknownScenario { why })
+        let found = Scenario::EVERY.into_iter().find(|s| s.name() == name);
+        found.ok_or_else(|| UnknownScenario(name.to_owned()))
     }
 }
 
@@ -97,7 +118,24 @@ pub enum How {
     Hung,
     /// The folder of its token is taken away.
     Lost,
+    /// Its server is stopped for most of the time, in turns shorter than a call waits.
+    Slow,
+    /// Its server cannot write a file larger than [`FULL`].
+    Full,
+    /// Its signatures are wrong.
+    Lying,
+    /// Its PIN was changed, by whoever.
+    Locked,
 }
+
+impl How {
+    /// Every one.
+    pub const EVERY: [How; 7] =
+        [How::Killed, How::Hung, How::Lost, How::Slow, How::Full, How::Lying, How::Locked];
+}
+
+/// What still finds room on a full disk: SoftHSM's own small files, which it writes anew at each login, and keys.
+pub const FULL: u64 = 32 << 10;
 
 impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,6 +143,10 @@ impl fmt::Display for How {
             How::Killed => "killed",
             How::Hung => "hung",
             How::Lost => "without its token",
+            How::Slow => "slow",
+            How::Full => "on a full disk",
+            How::Lying => "signing wrongly",
+            How::Locked => "under another PIN",
         })
     }
 }
@@ -120,6 +162,8 @@ pub enum Step {
     Mend(Vec<usize>, How),
     /// Every member is waited for.
     Back,
+    /// It is waited until every member holds what the others hold; nothing is made meanwhile.
+    Same,
 }
 
 /// What a scenario does.
@@ -206,6 +250,14 @@ fn steps(scenario: Scenario, settings: &Settings, draw: &mut Draw) -> Vec<Step> 
         Scenario::Kill => one_by_one(How::Killed, draw),
         Scenario::Hang => one_by_one(How::Hung, draw),
         Scenario::LoseToken => one_by_one(How::Lost, draw),
+        Scenario::Slow => one_by_one(How::Slow, draw),
+        Scenario::WrongAnswers => one_by_one(How::Lying, draw),
+        Scenario::WrongPin => one_by_one(How::Locked, draw),
+        Scenario::FullDisk => {
+            let steps = one_by_one(How::Full, draw);
+            let with_same = |step| if step == Step::Back { vec![step, Step::Same] } else { vec![step] };
+            steps.into_iter().flat_map(with_same).chain([Step::Same]).collect()
+        }
         Scenario::RestartRolling => {
             let share = settings.length / (2 * settings.members.max(1) as u32 + 1);
             let mut steps = vec![Step::Go(share)];
@@ -308,7 +360,7 @@ mod tests {
                         assert!(broken.iter().all(Option::is_none));
                         owed = false;
                     }
-                    Step::Go(_) => {}
+                    Step::Go(_) | Step::Same => {}
                 }
                 most = most.max(broken.iter().flatten().count());
             }
@@ -362,8 +414,6 @@ mod tests {
         for scenario in Scenario::EVERY {
             assert_eq!(scenario.name().parse(), Ok(scenario));
         }
-        let later = "slow".parse::<Scenario>().unwrap_err().to_string();
-        assert!(later.contains("yet") && later.contains("restart-rolling"), "{later}");
         let none = "x".parse::<Scenario>().unwrap_err().to_string();
         assert!(none.contains("\"x\"") && none.contains("lose-token"), "{none}");
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use plotters::style::RGBColor;
 
-use crate::charts::{BAD, Drawn, HUNG, KILLED, LOST, MEMBERS, Scene, UNUSED, member_color};
-use crate::measure::Figures;
+use crate::charts::{BAD, Drawn, MEMBERS, Scene, UNUSED, color, member_color};
+use crate::plan::How;
 use crate::record::Record;
+use crate::tally::Figures;
 use crate::verdict::shown;
 
 pub use crate::charts::ReportError;
@@ -33,10 +34,8 @@ pub fn html(record: &Record) -> Drawn {
     cards(&mut page, &figures);
     _ = write!(
         page,
-        "<h2>The members</h2>\n<p class=\"key\">Above: {}, {}, {}. Below: {}.</p>\n{}\n",
-        swatch(KILLED, "killed"),
-        swatch(HUNG, "hung"),
-        swatch(LOST, "without its token"),
+        "<h2>The members</h2>\n<p class=\"key\">Above: {}. Below: {}.</p>\n{}\n",
+        How::EVERY.map(|how| swatch(color(how), &how.to_string())).join(", "),
         swatch(UNUSED, "not used by the group"),
         scene.lanes()?
     );
@@ -94,14 +93,23 @@ fn swatch(color: RGBColor, name: &str) -> String {
 
 fn setting(record: &Record) -> String {
     let deadline = record.deadline.map_or_else(|| "off".into(), |d| format!("{}ms", d.as_millis()));
+    let members = record.members.len();
+    let (what, which) = match &record.group {
+        Some(label) => (
+            format!("{members} members of the group {label}, broken in front of their modules"),
+            String::new(),
+        ),
+        None => (
+            format!("{members} SoftHSM members behind p11-kit servers"),
+            format!(" --softhsm {members} --deadline {deadline}"),
+        ),
+    };
     format!(
-        "{} SoftHSM members behind p11-kit servers; {} threads; the load lasted {}. To play it again: \
-         hactl drill {} --softhsm {} --seconds {} --threads {} --deadline {deadline} --seed {}",
-        record.members.len(),
+        "{what}; {} threads; the load lasted {}. To play it again: \
+         hactl drill {}{which} --seconds {} --threads {} --seed {}",
         record.threads,
         shown(record.lasted),
         record.scenario,
-        record.members.len(),
         record.length.as_secs(),
         record.threads,
         record.seed
@@ -193,17 +201,18 @@ fn tables(page: &mut String, record: &Record) {
     });
     let header = ["fault", "scenario", "began", "lasted", "time to detect", "time to recover"];
     table(page, "Faults", &header, rows);
-    let rows = record.by_kind().into_iter().map(|(kind, latencies)| {
-        let at = |q: f64| us(latencies.value_at_quantile(q));
-        vec![
-            kind.name().to_owned(),
-            latencies.len().to_string(),
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            us(latencies.max()),
-        ]
-    });
+    let rows =
+        record.tally.by_kind().filter(|(_, latencies)| !latencies.is_empty()).map(|(kind, latencies)| {
+            let at = |q: f64| us(latencies.value_at_quantile(q));
+            vec![
+                kind.name().to_owned(),
+                latencies.len().to_string(),
+                at(0.5),
+                at(0.99),
+                at(0.999),
+                us(latencies.max()),
+            ]
+        });
     table(page, "By operation", &["operation", "count", "median", "99 %", "99.9 %", "longest"], rows);
     let errors = record.figures().errors;
     if !errors.is_empty() {
@@ -251,8 +260,8 @@ mod tests {
     #[test]
     fn a_drill_in_which_nothing_happened_has_one_too() {
         let mut record = record();
-        record.operations.clear();
-        record.samples.clear();
+        record.tally = crate::tally::Tally::default();
+        record.samples = crate::record::Samples::default();
         record.lasted = Duration::ZERO;
         assert!(html(&record).is_ok());
     }

@@ -1,34 +1,33 @@
-//! Conducts a drill.
+//! Conducts a drill: makes the group and the load, has the plan played, and removes everything.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Receiver;
 use ha_core::config::Config;
-use ha_core::group::{Group, GroupEvent};
-use ha_core::policy::health::State;
-use ha_core::provider::{Provider, StartError};
-use ha_rig::PIN;
-use ha_token::{Rv, SessionHandle, Token, UserType};
+use ha_core::group::Group;
+use ha_core::provider::{Provider, StartError, connector};
+use ha_core::seam::System;
+use ha_rig::{Hooked, PIN};
+use ha_token::{Connector, Rv, SessionHandle, Token, UserType};
 
+use crate::configured::{Configured, Own, words};
+use crate::ground::Ground;
+use crate::listener::Listener;
 use crate::load::{self, Count, Keys, Load};
-use crate::plan::{How, Part, Scenario, Settings, Step, plan};
-use crate::record::{Change, Fault, Played, Record, Sample};
+use crate::objects::{LARGE, Objects, SMALL};
+use crate::plan::{Scenario, Settings, plan};
+use crate::record::{Record, Sample};
 use crate::rig::Rig;
-use crate::verdict::shown;
+use crate::seam::Seam;
+use crate::stage::Stage;
 
-/// How often it is looked at what there is to tell.
-const LOOK: Duration = Duration::from_millis(10);
-/// How often it is noted who has served what.
-const SAMPLE: Duration = Duration::from_millis(100);
-/// Over how many samples the throughput is told.
-const RECENT: usize = 10;
-/// How long a member is waited for that was mended.
-const COMING_BACK: Duration = Duration::from_secs(60);
+/// How often it is looked whether something has come about.
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
+/// How long every member is waited for before the drill.
+pub(crate) const COMING_UP: Duration = Duration::from_secs(60);
 /// How long calls in flight are waited for at the end, besides the deadlines.
-const ENDING: Duration = Duration::from_secs(15);
+pub(crate) const ENDING: Duration = Duration::from_secs(15);
 /// Members are probed soon here: a drill is short.
 const RECOVERY: &str = "[group.recovery]\ninterval = \"200ms\"\nmax_interval = \"2s\"";
 
@@ -47,6 +46,8 @@ pub struct Options {
     pub seed: u64,
     /// How long a call waits for one member; `None`: as long as it takes.
     pub deadline: Option<Duration>,
+    /// How long a member is waited for that was mended.
+    pub patience: Duration,
 }
 
 /// What is told while it goes on.
@@ -71,8 +72,21 @@ pub struct Tick {
     pub count: Count,
     /// Operations a second, lately.
     pub per_second: u64,
-    /// The members that are not used.
-    pub away: Vec<String>,
+    /// Each member.
+    pub members: Vec<Pulse>,
+}
+
+/// How a member is doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pulse {
+    /// Its name.
+    pub name: String,
+    /// Whether it is used.
+    pub is_up: bool,
+    /// Operations that it was asked for a second, lately.
+    pub per_second: u64,
+    /// How long its last probe took.
+    pub round_trip: Option<Duration>,
 }
 
 /// Why there was no drill.
@@ -91,9 +105,15 @@ pub enum DrillError {
     /// A call before the load.
     #[error("{0}: {1}")]
     Call(&'static str, Rv),
-    /// A member that never was up.
+    /// Not every member is up, or nothing can be made on them.
     #[error("not every member is up before the drill: {0}")]
-    NotUp(String),
+    Down(String),
+    /// What is asked for cannot be drilled.
+    #[error("{0}")]
+    Refused(String),
+    /// What earlier drills have left on the group.
+    #[error("{0}")]
+    Left(String),
     /// The load.
     #[error(transparent)]
     Load(#[from] load::StartError),
@@ -105,32 +125,70 @@ pub enum DrillError {
 /// Ends a drill from elsewhere.
 #[derive(Clone)]
 pub struct Handle {
-    rig: Arc<Rig>,
-    interrupted: Arc<AtomicBool>,
+    ground: Arc<Ground>,
+    /// How often it was to end.
+    interrupted: Arc<AtomicUsize>,
+}
+
+/// What becomes of an interruption.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interruption {
+    /// The drill ends with the figures so far.
+    Ends,
+    /// It waits for nothing any more but the removal of what it made on a configured group.
+    Hurries,
+    /// What could be removed here and now was: the process should end at once.
+    Ended,
 }
 
 impl Handle {
-    /// The first time the drill is asked to end, with the figures so far. The second time its servers and its folder are
-    /// removed here and now, and true is answered: the process should end at once.
-    pub fn interrupt(&self) -> bool {
-        let again = self.interrupted.swap(true, Ordering::Relaxed);
-        if again {
-            self.rig.remove();
+    /// The drill is to end: the first time with the figures so far. The next time its servers and its folder are removed
+    /// here and now; a drill of a configured group still removes its objects then, and ends at once the third time.
+    pub fn interrupt(&self) -> Interruption {
+        match self.interrupted.fetch_add(1, Ordering::Relaxed) + 1 {
+            1 => Interruption::Ends,
+            times if times < self.ground.patience() => Interruption::Hurries,
+            _ => {
+                self.ground.remove();
+                Interruption::Ended
+            }
         }
-        again
     }
 }
 
 /// A drill.
 pub struct Drill {
-    options: Options,
+    pub(crate) options: Options,
+    configured: Option<Configured>,
     handle: Handle,
 }
 
 impl Drill {
-    /// One that has not begun.
+    /// One that has not begun, on a throw-away group.
     pub fn new(options: Options) -> Self {
-        Drill { options, handle: Handle { rig: Arc::default(), interrupted: Arc::default() } }
+        Drill::of(options, None, Ground::Own(Rig::default()))
+    }
+
+    /// One that has not begun, on a configured group, which says itself how many members it has and how long calls wait for
+    /// them.
+    ///
+    /// # Errors
+    /// [`DrillError::Refused`]: the scenario cannot be played there.
+    pub fn on(configured: Configured, options: Options) -> Result<Self, DrillError> {
+        configured.suits(options.scenario)?;
+        let members = configured.members();
+        let patience = options.patience + configured.comes_back_within();
+        let options = Options { members, deadline: configured.deadline(), patience, ..options };
+        let seams = (0..members).map(|_| Seam::default()).collect();
+        Ok(Drill::of(options, Some(configured), Ground::Configured(seams)))
+    }
+
+    fn of(options: Options, configured: Option<Configured>, ground: Ground) -> Self {
+        Drill {
+            options,
+            configured,
+            handle: Handle { ground: Arc::new(ground), interrupted: Arc::default() },
+        }
     }
 
     /// What ends it.
@@ -138,8 +196,16 @@ impl Drill {
         self.handle.clone()
     }
 
-    fn is_interrupted(&self) -> bool {
+    pub(crate) fn ground(&self) -> &Ground {
+        &self.handle.ground
+    }
+
+    fn interruptions(&self) -> usize {
         self.handle.interrupted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interruptions() > 0
     }
 
     /// Makes the group, plays the scenario, removes everything.
@@ -147,8 +213,12 @@ impl Drill {
     /// # Errors
     /// There could be no drill. What went wrong in it is in the record.
     pub fn run(&self, tell: &mut dyn FnMut(Told)) -> Result<Record, DrillError> {
-        let removed = Removed(&self.handle.rig);
-        let record = self.make_and_play(tell);
+        let removed = Removed(self.ground());
+        let record = match (&self.configured, self.ground()) {
+            (Some(configured), Ground::Configured(seams)) => self.play_on(configured, seams, tell),
+            (_, Ground::Own(rig)) => self.make_and_play(rig, tell),
+            (None, Ground::Configured(_)) => Err(DrillError::Refused("no group".into())),
+        };
         drop(removed);
         match record {
             // What was being made fails too where an interruption reaches it.
@@ -157,16 +227,28 @@ impl Drill {
         }
     }
 
+    /// Waits until there are none of these any more, for so long at most, and for no more interruptions than so many;
+    /// answers those that there still are.
+    fn await_none(&self, patience: Duration, but: usize, these: impl Fn() -> Vec<String>) -> Vec<String> {
+        let until = Instant::now() + patience;
+        loop {
+            let left = these();
+            if left.is_empty() || Instant::now() >= until || self.interruptions() > but {
+                return left;
+            }
+            std::thread::sleep(LOOK * 10);
+        }
+    }
+
     fn go_on(&self) -> Result<(), DrillError> {
         if self.is_interrupted() { Err(DrillError::Interrupted) } else { Ok(()) }
     }
 
-    fn make_and_play(&self, tell: &mut dyn FnMut(Told)) -> Result<Record, DrillError> {
+    fn make_and_play(&self, rig: &Rig, tell: &mut dyn FnMut(Told)) -> Result<Record, DrillError> {
         let options = &self.options;
-        let rig = &*self.handle.rig;
         let mut line = |text: String| tell(Told::Line(None, text));
         line(format!("making {} SoftHSM tokens in a temporary folder", options.members));
-        rig.make(options.members)?;
+        rig.make(options.members, room(options))?;
         self.go_on()?;
         line("making keys on them, directly".into());
         // p11-kit 0.24 carries no key wrapping to its server: keys are made first, then used through it.
@@ -181,83 +263,175 @@ impl Drill {
             rig.serve(member)?;
         }
         let deadline = options.deadline.map_or_else(|| "off".into(), |d| format!("{}ms", d.as_millis()));
-        let served = Open::new(&rig.config(true, &format!("deadline = \"{deadline}\"\n{RECOVERY}"))?)?;
+        let verify = format!("verify_signatures = {}\n", options.scenario.verifies());
+        let lines = format!("deadline = \"{deadline}\"\nmin_copies = 1\n{verify}{RECOVERY}");
+        let served = Open::behind(&rig.config(true, &lines)?, &rig.seams(options.members))?;
         let keys = keys
             .found_on(&*served.slot, served.session)
             .map_err(|rv| DrillError::Call("looking for the keys", rv))?;
         served.await_members(self)?;
-        self.play(&served, keys, tell)
+        let mut over = self.play(&served, keys, LARGE, tell)?;
+        over.stop(&served);
+        let config = Config::parse(&rig.config(false, "deadline = \"off\"")?)?;
+        over.look_at_every_token(&connectors(&config), tell);
+        Ok(over.record)
     }
 
-    fn play(&self, open: &Open, keys: Keys, tell: &mut dyn FnMut(Told)) -> Result<Record, DrillError> {
-        let Options { scenario, members, length, threads, seed, deadline } = self.options;
+    /// On a configured group, with keys of the drill's own.
+    fn play_on(
+        &self,
+        configured: &Configured,
+        seams: &[Seam],
+        tell: &mut dyn FnMut(Told),
+    ) -> Result<Record, DrillError> {
+        let mut line = |text: String| tell(Told::Line(None, text));
+        line(format!("looking at group {:?}", configured.label()));
+        let lock = configured.look(&|| self.is_interrupted())?;
+        self.go_on()?;
+        let open = Open::of(configured.start(seams, self.options.scenario.verifies())?, configured.pin())?;
+        open.await_members(self)?;
+        let own = Own::new(&open.slot, open.session, lock);
+        match own.remove().map_err(DrillError::Left)? {
+            0 => {}
+            count => line(format!("{count} objects of an earlier drill are removed")),
+        }
+        line("making keys of the drill's own".into());
+        let keys = Keys::make(&*open.slot, open.session).map_err(|rv| DrillError::Call("making keys", rv))?;
+        self.go_on()?;
+        let mut over = self.play(&open, keys, SMALL, tell)?;
+        let group = open.group()?;
+        self.await_none(ENDING * 2, 1, || away(group));
+        over.look_at_every_token(&connectors(configured.config()), tell);
+        tell(Told::Line(None, "removing the drill's own objects".into()));
+        over.record.left = own.end().err();
+        // Also from a member that was away, or was found dead only with that.
+        let late = self.await_none(ENDING * 2, 1, || behind(group));
+        if !late.is_empty() {
+            let words = "still to be brought up to date, and may hold objects of the drill until the group is used again";
+            tell(Told::Line(None, format!("{}: {words}", late.join(", "))));
+        }
+        over.stop(&open);
+        Ok(over.record)
+    }
+
+    /// Plays the plan, until the load has ended.
+    fn play(
+        &self,
+        open: &Open,
+        keys: Keys,
+        size: usize,
+        tell: &mut dyn FnMut(Told),
+    ) -> Result<Over, DrillError> {
+        let Options { scenario, members, length, threads, seed, deadline, .. } = self.options;
         let parts = plan(scenario, &Settings { members, length, deadline, seed });
-        let steps = parts.iter().flat_map(|p| &p.steps);
-        let about = steps.map(|s| if let Step::Go(time) = s { *time } else { Duration::ZERO }).sum();
         let began = Instant::now();
         let group = open.group()?;
         let listener = Listener::new(group, began)?;
-        let load = Load::start(&open.slot, keys, threads, seed, began)?;
+        let load = Load::start(&open.slot, keys, threads, seed, size, began)?;
         tell(Told::Line(Some(Duration::ZERO), format!("{threads} threads sign and verify")));
-        let mut stage = Stage {
-            drill: self,
-            group,
-            load: &load,
-            listener: &listener,
-            tell,
-            began,
-            about,
-            scenario,
-            before: group.served(),
-            told: 0,
-            recent: Vec::new(),
-            samples: Vec::new(),
-            faults: Vec::new(),
-            played: Vec::new(),
-        };
-        let ended = stage.parts(&parts);
-        let lasted = began.elapsed();
-        // So that calls that hang can end.
-        stage.release();
-        let Stage { mut samples, faults, played, before, .. } = stage;
-        let patience = deadline.map_or(Duration::ZERO, |d| d * (members as u32 + 1)) + ENDING;
-        let (operations, hung) = load.end(patience);
-        samples.push(Sample { at: lasted, served: served_since(&before, group) });
-        let mut away: Vec<String> = Vec::new();
-        if !self.is_interrupted() {
-            away = group.members.iter().filter(|m| !m.is_up()).map(|m| m.name().to_owned()).collect();
-        }
         let names = group.members.iter().map(|m| m.name().to_owned()).collect();
-        let left = open.provider.shutdown(if self.is_interrupted() { ENDING / 5 } else { ENDING });
-        let changes = listener.end();
-        ended?;
-        Ok(Record {
-            scenario,
-            seed,
-            length,
-            threads,
-            deadline,
-            members: names,
-            lasted,
-            played,
-            operations,
-            changes,
-            faults,
-            samples,
-            away,
-            hung: hung + if self.is_interrupted() { 0 } else { left.len() },
-            interrupted: self.is_interrupted(),
-        })
+        let label = self.configured.as_ref().map(|configured| configured.label().to_owned());
+        let record = Record::new(&self.options, label, names);
+        let mut stage = Stage::new(self, group, &load, &listener, tell, began, record);
+        stage.play(&parts);
+        let (mut record, before) = stage.end();
+        let patience = deadline.map_or(Duration::ZERO, |d| d * (members as u32 + 1)) + ENDING;
+        let (operations, hung, objects) = load.end(patience);
+        record.samples.push(Sample { at: record.lasted, served: served_since(&before, group) });
+        record.hung = hung;
+        record.tally.add(operations);
+        record.interrupted = self.is_interrupted();
+        if !record.interrupted {
+            // One that was restarted may have been found dead only now.
+            self.await_none(self.options.patience, 0, || away(group));
+            record.away = away(group);
+        }
+        Ok(Over { record, objects, listener })
     }
 }
 
+/// A drill whose load has ended.
+struct Over {
+    record: Record,
+    objects: Objects,
+    listener: Listener,
+}
+
+impl Over {
+    /// Looks at every token by itself, for what must be there.
+    fn look_at_every_token(&mut self, members: &[(String, Box<dyn Connector>)], tell: &mut dyn FnMut(Told)) {
+        let record = &mut self.record;
+        // What was cut short was not waited for until every member had everything.
+        if self.objects.count() == 0 || record.interrupted || record.cut_short.is_some() {
+            return;
+        }
+        record.kept = self.objects.count();
+        record.astray = self.objects.compare(members);
+        let words = match record.astray.len() {
+            0 => "every token has what it must have".to_owned(),
+            _ => record.astray.join(", "),
+        };
+        tell(Told::Line(None, words));
+    }
+
+    /// Stops the group.
+    fn stop(&mut self, open: &Open) {
+        let record = &mut self.record;
+        let left = open.provider.shutdown(if record.interrupted { ENDING / 5 } else { ENDING });
+        record.hung += if record.interrupted { 0 } else { left.len() };
+        record.hear(self.listener.end());
+        record.settle(Duration::MAX);
+    }
+}
+
+/// A provider with these between its group and the group's members. Other processes of this host do not see what becomes of
+/// them.
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn provider_behind(config: Config, seams: &[Seam]) -> Result<Provider, DrillError> {
+    let members = config.groups.iter().flat_map(|group| &group.members);
+    let connectors = members.zip(seams).map(|(member, seam)| {
+        Box::new(Hooked { real: connector(member), hook: seam.clone() }) as Box<dyn Connector>
+    });
+    let connectors = vec![connectors.collect()];
+    Ok(Provider::with_members(config, System::new(), connectors)?)
+}
+
+/// The ways to the tokens of a configuration's members, with their names.
+fn connectors(config: &Config) -> Vec<(String, Box<dyn Connector>)> {
+    let members = config.groups.iter().flat_map(|group| &group.members);
+    members.map(|m| (m.name.clone(), Box::new(connector(m)) as Box<dyn Connector>)).collect()
+}
+
+/// How much room the tokens of a throw-away group and its ledger take at most, in bytes. SoftHSM leaves what it could not
+/// write whole.
+fn room(options: &Options) -> u64 {
+    const LEAST: u64 = 64 << 20;
+    const FULL_SECOND: u64 = 1 << 20;
+    LEAST + if options.scenario.writes() { options.length.as_secs() * FULL_SECOND } else { 0 }
+}
+
 /// What each member has served besides.
-fn served_since(before: &[u64], group: &Group) -> Vec<u64> {
+pub(crate) fn served_since(before: &[u64], group: &Group) -> Vec<u64> {
     group.served().iter().zip(before).map(|(now, before)| now - before).collect()
 }
 
+/// The members that are not used, or lack something that others have, or hold what was destroyed.
+pub(crate) fn behind(group: &Group) -> Vec<String> {
+    let done = group.sync(true).unwrap_or_default();
+    let is_even = |name: &str| done.iter().any(|(own, left)| own == name && *left == Default::default());
+    let members = group.members.iter().filter(|m| !m.is_up() || !is_even(m.name()));
+    members.map(|m| m.name().to_owned()).collect()
+}
+
+/// The members that are not used.
+pub(crate) fn away(group: &Group) -> Vec<String> {
+    group.members.iter().filter(|m| !m.is_up()).map(|m| m.name().to_owned()).collect()
+}
+
 /// Removes everything, also when something panics.
-struct Removed<'a>(&'a Rig);
+struct Removed<'a>(&'a Ground);
 
 impl Drop for Removed<'_> {
     fn drop(&mut self) {
@@ -276,11 +450,19 @@ struct Open {
 
 impl Open {
     fn new(config: &str) -> Result<Open, DrillError> {
-        let provider = Provider::from_config(Config::parse(config)?)?;
+        Open::of(Provider::from_config(Config::parse(config)?)?, PIN.as_bytes())
+    }
+
+    /// With these between the group and its members.
+    fn behind(config: &str, seams: &[Seam]) -> Result<Open, DrillError> {
+        Open::of(provider_behind(Config::parse(config)?, seams)?, PIN.as_bytes())
+    }
+
+    fn of(provider: Provider, pin: &[u8]) -> Result<Open, DrillError> {
         let call = |what| move |rv| DrillError::Call(what, rv);
         let slot = Arc::clone(provider.slot(0).map_err(call("the slot"))?);
         let session = slot.open_session(true).map_err(call("opening a session"))?;
-        slot.login(session, UserType::User, Some(PIN.as_bytes())).map_err(call("the login"))?;
+        slot.login(session, UserType::User, Some(pin)).map_err(call("the login"))?;
         Ok(Open { provider, slot, session })
     }
 
@@ -290,11 +472,11 @@ impl Open {
 
     fn await_members(&self, drill: &Drill) -> Result<(), DrillError> {
         let group = self.group()?;
-        let until = Instant::now() + COMING_BACK;
+        let until = Instant::now() + COMING_UP;
         while let Some(member) = group.members.iter().find(|m| !m.is_up()) {
             drill.go_on()?;
             if Instant::now() > until {
-                return Err(DrillError::NotUp(format!("{:?}", member.status())));
+                return Err(DrillError::Down(words(&member.status())));
             }
             std::thread::sleep(LOOK);
         }
@@ -302,221 +484,40 @@ impl Open {
     }
 }
 
-/// Notes when the members' health changes.
-struct Listener {
-    changes: Arc<Mutex<Vec<Change>>>,
-    thread: JoinHandle<()>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::How;
 
-impl Listener {
-    fn new(group: &Group, began: Instant) -> Result<Listener, DrillError> {
-        let names: Vec<String> = group.members.iter().map(|m| m.name().to_owned()).collect();
-        let changes = Arc::<Mutex<Vec<Change>>>::default();
-        let (events, to) = (group.events(), Arc::clone(&changes));
-        let thread = std::thread::Builder::new().name("drill-events".into());
-        let thread = thread.spawn(move || listen(&events, &names, began, &to))?;
-        Ok(Listener { changes, thread })
-    }
-
-    fn since(&self, told: usize) -> Vec<Change> {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.get(told..).unwrap_or(&[]).to_vec()
-    }
-
-    /// Once the group has stopped.
-    fn end(self) -> Vec<Change> {
-        _ = self.thread.join();
-        std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-fn listen(events: &Receiver<GroupEvent>, names: &[String], began: Instant, to: &Mutex<Vec<Change>>) {
-    // Until the group stops.
-    while let Ok(event) = events.recv() {
-        if let GroupEvent::Member { member, from, to: state, .. } = event
-            && let Some(member) = names.iter().position(|name| *name == member)
-        {
-            let change = Change { at: began.elapsed(), member, from, to: state };
-            to.lock().unwrap_or_else(PoisonError::into_inner).push(change);
-        }
-    }
-}
-
-/// A drill that is going on.
-struct Stage<'a> {
-    drill: &'a Drill,
-    group: &'a Group,
-    load: &'a Load,
-    listener: &'a Listener,
-    tell: &'a mut dyn FnMut(Told),
-    began: Instant,
-    about: Duration,
-    scenario: Scenario,
-    /// What each member had served before.
-    before: Vec<u64>,
-    /// How many changes were told.
-    told: usize,
-    /// What was done by when.
-    recent: Vec<(Duration, u64)>,
-    samples: Vec<Sample>,
-    faults: Vec<Fault>,
-    played: Vec<Played>,
-}
-
-/// Whether the plan is to be followed further.
-#[derive(PartialEq, Eq)]
-enum Go {
-    On,
-    /// Interrupted, or a member does not come back.
-    NoFurther,
-}
-
-impl Stage<'_> {
-    fn parts(&mut self, parts: &[Part]) -> Result<(), DrillError> {
-        for part in parts {
-            self.scenario = part.scenario;
-            let from = self.began.elapsed();
-            let mut go = Go::On;
-            for step in &part.steps {
-                go = self.step(step)?;
-                if go == Go::NoFurther {
-                    break;
-                }
+    #[test]
+    fn a_member_that_does_not_come_back_cuts_the_drill_short_and_the_figures_stay() {
+        let drill = Drill::new(Options {
+            scenario: Scenario::Hang,
+            members: 2,
+            length: Duration::from_secs(2),
+            threads: 2,
+            seed: 1,
+            deadline: Some(Duration::from_millis(300)),
+            patience: Duration::from_secs(2),
+        });
+        let mut lost = Vec::new();
+        let record = drill.run(&mut |told| {
+            if let Told::Line(_, line) = told
+                && let Some(name) = line.strip_suffix(" is hung")
+            {
+                // What goes on has no token any more.
+                let member = usize::from(name != "a");
+                drill.ground().break_down(member, How::Lost, None).unwrap();
+                lost.push(name.to_owned());
             }
-            self.played.push(Played { scenario: part.scenario, from, to: self.began.elapsed() });
-            if go == Go::NoFurther {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, step: &Step) -> Result<Go, DrillError> {
-        match step {
-            Step::Go(time) => {
-                let until = Instant::now() + *time;
-                Ok(self.wait(|_| Instant::now() >= until))
-            }
-            Step::Break(members, how) => {
-                for member in members {
-                    let fault = Fault {
-                        scenario: self.scenario,
-                        member: *member,
-                        how: *how,
-                        from: self.began.elapsed(),
-                        to: None,
-                    };
-                    self.drill.handle.rig.break_down(*member, *how)?;
-                    self.faults.push(fault);
-                    self.line(format!("{} is {how}", self.name(*member)));
-                }
-                Ok(Go::On)
-            }
-            Step::Mend(members, how) => {
-                members.iter().try_for_each(|member| self.mend(*member, *how)).map(|()| Go::On)
-            }
-            Step::Back => {
-                let until = Instant::now() + COMING_BACK;
-                let go = self.wait(|stage| stage.are_up() || Instant::now() >= until);
-                Ok(if self.are_up() { go } else { Go::NoFurther })
-            }
-        }
-    }
-
-    fn mend(&mut self, member: usize, how: How) -> Result<(), DrillError> {
-        self.drill.handle.rig.mend(member, how)?;
-        let now = self.began.elapsed();
-        if let Some(fault) = self.faults.iter_mut().rev().find(|f| f.member == member && f.to.is_none()) {
-            fault.to = Some(now);
-        }
-        let what = match how {
-            How::Killed => "is started again",
-            How::Hung => "goes on",
-            How::Lost => "has its token again",
-        };
-        self.line(format!("{} {what}", self.name(member)));
-        Ok(())
-    }
-
-    /// Lets go on what is stopped, where the plan did not come to that.
-    fn release(&mut self) {
-        for fault in self.faults.iter().filter(|f| f.to.is_none() && f.how == How::Hung) {
-            // Where it is gone there is nothing that hangs.
-            _ = self.drill.handle.rig.mend(fault.member, How::Hung);
-        }
-    }
-
-    fn are_up(&self) -> bool {
-        self.group.members.iter().all(|m| m.is_up())
-    }
-
-    fn name(&self, member: usize) -> String {
-        self.group.members.get(member).map_or_else(String::new, |m| m.name().to_owned())
-    }
-
-    fn line(&mut self, text: String) {
-        (self.tell)(Told::Line(Some(self.began.elapsed()), text));
-    }
-
-    fn wait(&mut self, is_over: impl Fn(&Self) -> bool) -> Go {
-        loop {
-            self.look();
-            if self.drill.is_interrupted() {
-                return Go::NoFurther;
-            }
-            if is_over(self) {
-                return Go::On;
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn look(&mut self) {
-        let changes = self.listener.since(self.told);
-        self.told += changes.len();
-        for change in changes {
-            let since = |from: Option<Duration>| from.map(|from| shown(change.at.saturating_sub(from)));
-            let fault = self.faults.iter().rev().find(|f| f.member == change.member);
-            let text = match (change.from, change.to) {
-                (State::Up, _) => since(fault.map(|f| f.from)).map_or_else(
-                    || "is not used".into(),
-                    |time| format!("is not used any more, {time} after it broke"),
-                ),
-                (_, State::Up) => since(fault.and_then(|f| f.to)).map_or_else(
-                    || "is used".into(),
-                    |time| format!("is used again, {time} after it was mended"),
-                ),
-                _ => continue,
-            };
-            let text = format!("{} {text}", self.name(change.member));
-            (self.tell)(Told::Line(Some(change.at), text));
-        }
-        let now = self.began.elapsed();
-        if self.samples.last().is_none_or(|s| now - s.at >= SAMPLE) {
-            self.sample();
-            self.tick();
-        }
-    }
-
-    fn sample(&mut self) {
-        let served = served_since(&self.before, self.group);
-        self.samples.push(Sample { at: self.began.elapsed(), served });
-    }
-
-    fn tick(&mut self) {
-        let (at, count) = (self.began.elapsed(), self.load.count());
-        self.recent.push((at, count.done));
-        if self.recent.len() > RECENT {
-            self.recent.remove(0);
-        }
-        let per_second = match (self.recent.first(), self.recent.last()) {
-            (Some((from, before)), Some((to, after))) if to > from => {
-                ((after - before) as f64 / (*to - *from).as_secs_f64()) as u64
-            }
-            _ => 0,
-        };
-        let (about, scenario) = (self.about, self.scenario);
-        let away = self.group.members.iter().filter(|m| !m.is_up()).map(|m| m.name().to_owned()).collect();
-        (self.tell)(Told::Tick(Tick { at, about, scenario, count, per_second, away }));
+        });
+        let record = record.unwrap();
+        assert_eq!(lost.len(), 1, "the plan is not followed further");
+        assert_eq!(record.away, lost);
+        let why = record.cut_short.clone().unwrap();
+        assert!(why.starts_with(&lost[0]) && why.contains("not used again within 2.00 s"), "{why}");
+        assert!(!record.is_well() && record.verdict().contains("cut short"), "{}", record.verdict());
+        let figures = record.figures();
+        assert!(figures.operations > 0 && figures.failed == 0, "{figures:?}");
     }
 }

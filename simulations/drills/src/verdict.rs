@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::measure::micros;
 use crate::record::Record;
+use crate::tally::micros;
 
 /// The contract's document of a drill.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -27,10 +27,14 @@ pub struct Document {
 }
 
 impl Record {
-    /// Operations in which something hung, failed or went wrong unexpectedly; members that did not come back.
+    /// Whether nothing hung, failed or went wrong unexpectedly, every member came back, and the plan was played and seen
+    /// to its end.
     pub fn is_well(&self) -> bool {
         let figures = self.figures();
-        figures.failed == 0 && figures.wrong == 0 && self.away.is_empty() && self.hung == 0
+        let is_whole = self.cut_short.is_none() && self.missed == 0 && self.astray.is_empty();
+        let is_clean = figures.failed == 0 && figures.wrong == 0 && self.away.is_empty() && self.hung == 0;
+        // Where nothing was done nothing was seen.
+        is_whole && is_clean && self.left.is_none() && (figures.operations > 0 || self.interrupted)
     }
 
     /// The contract's document.
@@ -69,6 +73,18 @@ impl Record {
         if self.hung > 0 {
             bad.push(format!("{} calls did not end", self.hung));
         }
+        if figures.operations == 0 && !self.interrupted {
+            bad.push("no operation was done".into());
+        }
+        bad.extend(self.astray.iter().cloned());
+        bad.extend(self.left.iter().cloned());
+        if let Some(why) = &self.cut_short {
+            bad.push(format!("the drill was cut short: {why}"));
+        }
+        if self.missed > 0 {
+            let words = "changes of the members' health were missed: what failed as it had to is not known";
+            bad.push(format!("{} {words}", self.missed));
+        }
         let ended = if self.interrupted { "Interrupted before its end: " } else { "" };
         if !bad.is_empty() {
             return format!("{ended}{}.", bad.join(", "));
@@ -85,6 +101,12 @@ impl Record {
                 "; while every member was broken {} calls failed as they had to, each within {longest}",
                 figures.expected
             ));
+        }
+        if let Some(percent) = self.served_while_slow() {
+            good.push_str(&format!("; who was slow served {percent} % meanwhile"));
+        }
+        if self.kept > 0 {
+            good.push_str(&format!("; the {} objects that were kept are on every member", self.kept));
         }
         if !self.interrupted {
             good.push_str("; every member came back");
@@ -132,6 +154,35 @@ mod tests {
         let verdict = record.verdict();
         assert!(verdict.starts_with("Interrupted") && verdict.contains("(b)") && verdict.contains("2 calls"));
         assert!(!record.is_well());
+    }
+
+    #[test]
+    fn a_plan_that_was_cut_short_and_health_that_was_missed_are_bad_also_where_nothing_failed() {
+        let mut record = with_a_fault();
+        record.cut_short = Some("a is lost".into());
+        assert!(
+            !record.is_well() && record.verdict().contains("cut short: a is lost"),
+            "{}",
+            record.verdict()
+        );
+        let mut record = with_a_fault();
+        record.astray.push("a: 1 objects are missing".into());
+        assert!(!record.is_well() && record.verdict().contains("are missing"), "{}", record.verdict());
+        let mut record = with_a_fault();
+        record.missed = 2;
+        assert!(!record.is_well() && record.verdict().contains("2 changes"), "{}", record.verdict());
+    }
+
+    #[test]
+    fn a_drill_in_which_nothing_was_done_or_something_is_left_is_bad_news() {
+        let mut idle = record();
+        idle.tally = crate::tally::Tally::default();
+        assert!(!idle.is_well() && idle.verdict().contains("no operation was done"), "{}", idle.verdict());
+        idle.interrupted = true;
+        assert!(idle.is_well(), "{}", idle.verdict());
+        let mut record = record();
+        record.left = Some("3 objects of the drill could not be removed".into());
+        assert!(!record.is_well() && record.verdict().contains("3 objects"), "{}", record.verdict());
     }
 
     #[test]

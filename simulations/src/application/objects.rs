@@ -164,6 +164,9 @@ impl Application<'_> {
                 proof
             }
         };
+        let thread = self.stage.scheduler.name();
+        let lied = || self.stage.lines.iter().map(|line| line.lied_to(&thread)).collect::<Vec<_>>();
+        let before = lied();
         let answer = self.answer(thing, handle, parts)?;
         let right = match proof {
             Proof::Public(verifier) => verifier.check_signature(QUESTION, &answer) == Some(true),
@@ -171,6 +174,12 @@ impl Application<'_> {
         };
         if !right {
             self.stage.broken("G3", format!("{} answered what another key would", thing.name()));
+        }
+        for (member, (before, after)) in before.into_iter().zip(lied()).enumerate() {
+            if after > before && !self.stage.is_quarantined(self.process, member) {
+                let how = format!("member {member} signed wrongly, and is not kept out of use");
+                self.stage.broken("G3", how);
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_token::*;
 
@@ -39,6 +40,14 @@ impl Process {
     pub(super) fn application<'a>(&self, stage: &'a Stage) -> Application<'a> {
         let slot = Arc::clone(&self.slot);
         Application { stage, process: self.number, slot, me: Owner::SHARED, session: self.session }
+    }
+
+    /// Its operator has looked at the members that signed wrongly, and wants them back.
+    pub(super) fn take_back_liars(&self) {
+        let group = &self.provider.groups()[0];
+        for member in group.members.iter().filter(|m| m.state() == State::Quarantined) {
+            group.recover(member.name());
+        }
     }
 
     /// Guarantee G5: a process ends whole, and soon. What hangs in a member is left behind, where there is a deadline, and

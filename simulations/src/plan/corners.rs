@@ -101,6 +101,8 @@ impl Plan {
             before: Vec::new(),
             stays_dead: false,
             untold: false,
+            verify: false,
+            replay: false,
         };
         match corner {
             Corner::Again => plan.again(r),

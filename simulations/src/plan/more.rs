@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{End, Fault, Make, Plan, Trouble};
+use super::{End, Fault, Kind, Make, Op, Plan, Trouble};
 use crate::random::Random;
 use crate::scenario::Scenario;
 
@@ -20,6 +20,8 @@ const KINDS: &[(Scenario, Add)] = &[
     (Scenario::Ledger, ledger),
     (Scenario::Hangs, hangs),
     (Scenario::Makes, makes),
+    (Scenario::Liars, liars),
+    (Scenario::SessionObjects, session_objects),
 ];
 
 impl Plan {
@@ -35,6 +37,7 @@ impl Plan {
             }
         }
         self.one_stays_away();
+        self.one_lies();
     }
 
     /// Puts a trouble of any member's among the others.
@@ -47,6 +50,22 @@ impl Plan {
         };
         let at = r.below(self.troubles.len() as u64 + 1) as usize;
         self.troubles.insert(at, trouble);
+    }
+
+    /// A member that signs wrongly stays out of use for as long as the process runs. That is one member at the most, and in a
+    /// gentle history no other one is in trouble after that.
+    fn one_lies(&mut self) {
+        let lies = |t: &Trouble| matches!(t.fault, Fault::Lie { .. });
+        let Some(first) = self.troubles.iter().position(lies) else { return };
+        let member = self.troubles[first].member;
+        self.troubles.iter_mut().filter(|t| lies(t)).for_each(|t| t.member = member);
+        if self.gentle {
+            let mut n = 0;
+            self.troubles.retain(|t| {
+                n += 1;
+                n <= first + 1 || t.member == member
+            });
+        }
     }
 
     /// A member whose token was made anew with another serial number stays out of the group. That is one member at the
@@ -111,6 +130,31 @@ fn ledger(plan: &mut Plan, r: &mut Random, count: usize) {
     for end in &mut plan.ends {
         if r.chance(700) {
             *end = if r.chance(300) { End::Gone } else { End::Old { after: r.below(256) as u8 } };
+        }
+    }
+}
+
+fn liars(plan: &mut Plan, r: &mut Random, count: usize) {
+    plan.verify = true;
+    for _ in 0..count {
+        let (of, lasts) = (*r.pick(&[100, 400, 1000]), millis(r, &[5, 100, 3000]));
+        plan.insert(r, Fault::Lie { of }, lasts);
+    }
+}
+
+/// Session objects that outlive their members, and more of them. A member that answers errors while one is made may leave
+/// one that stays where it is: in a gentle history, where every call must succeed, members do not.
+fn session_objects(plan: &mut Plan, r: &mut Random, _count: usize) {
+    let errs = |t: &Trouble| {
+        matches!(t.fault, Fault::Err { .. } | Fault::Full | Fault::ReadOnly | Fault::Lie { .. })
+    };
+    if plan.gentle && plan.troubles.iter().any(errs) {
+        return;
+    }
+    plan.replay = true;
+    for op in plan.lives.iter_mut().flatten().flatten() {
+        if r.chance(300) {
+            *op = Op::Session(*r.pick(&[Kind::Ec, Kind::Mac, Kind::Aes, Kind::Data, Kind::Certificate]));
         }
     }
 }

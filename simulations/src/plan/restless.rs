@@ -96,6 +96,8 @@ impl Plan {
             before: Vec::new(),
             stays_dead: false,
             untold: false,
+            verify: false,
+            replay: false,
         }
     }
 

@@ -57,13 +57,16 @@ fn names() -> String {
 pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
     use Mutant::*;
     match mutant {
-        DeadlineIgnored | NoAnswerIsCallers | StuckSessionUsed | LateSessionKept | LateChangeUntold
-        | LateWritesNotAwaited => Scenario::Hangs,
+        DeadlineIgnored | NoAnswerIsCallers | StuckSessionUsed | LateSessionKept | LateObjectKept
+        | HangingTakenBack | LatePinTried | HungIsAskedAgain | LateChangeUntold | LateWritesNotAwaited => {
+            Scenario::Hangs
+        }
         UncertainDestructionForgotten
         | OnTheirWayTaken
         | CatchUpNotAlone
         | NameStaysOnHandle
         | RenamedIsAbsent
+        | RenamedTwinTaken
         | AnyTypeIsCandidate
         | DyingIsCandidate
         | UndecidedMade
@@ -77,6 +80,8 @@ pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
         | ReplacedBlamed
         | KeeperNotWoken => Scenario::Corners,
         InabilityBelieved | OtherVisitBelieved | UndecidedNotTried => Scenario::Restless,
+        WrongSignatureHandedOut | LiarNotQuarantined => Scenario::Liars,
+        SessionObjectNotSought | SessionObjectStaysStale => Scenario::SessionObjects,
         RefusedChangeStays => Scenario::Crashes,
         _ => Scenario::Everything,
     }

@@ -81,7 +81,7 @@ impl Call<'_> {
         if self.profile.most_sessions.is_some_and(|most| self.sessions >= most) {
             return Err(Rv::SESSION_COUNT);
         }
-        let handle = self.own.next_handle();
+        let handle = self.own.next_handle(self.profile);
         self.own.sessions.insert(handle, Session { read_write, ..Session::default() });
         Ok(SessionHandle(handle))
     }

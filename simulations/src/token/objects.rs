@@ -121,7 +121,7 @@ impl Call<'_> {
         }
         finish(&mut object)?;
         let place = self.add(session, outline.on_token, outline.private, object)?;
-        Ok(self.own.handle(place))
+        Ok(self.own.handle(self.profile, place))
     }
 
     fn unique_id(&mut self) -> Vec<u8> {
@@ -174,7 +174,7 @@ impl Call<'_> {
             copy.put(Attribute::bytes(ck::CKA_UNIQUE_ID, self.unique_id()));
         }
         let place = self.add(session, on_token, private, copy)?;
-        Ok(self.own.handle(place))
+        Ok(self.own.handle(self.profile, place))
     }
 
     pub(super) fn destroy_object(&mut self, session: SessionHandle, handle: ObjectHandle) -> Result<()> {
@@ -251,7 +251,8 @@ impl Call<'_> {
                 }
             }
         }
-        let mut handles: Vec<ObjectHandle> = found.into_iter().map(|place| self.own.handle(place)).collect();
+        let mut handles: Vec<ObjectHandle> =
+            found.into_iter().map(|place| self.own.handle(self.profile, place)).collect();
         handles.sort();
         let session = self.session(session)?;
         session.operation = Some(Operation::Find(handles.into()));

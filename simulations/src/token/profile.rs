@@ -54,6 +54,8 @@ pub struct Profile {
     pub rsa_wraps_secrets_only: bool,
     /// Whether it has `C_DigestKey`.
     pub digests_keys: bool,
+    /// Whether the number of a handle that is not valid any more is given to another object, as opencryptoki does.
+    pub reuses_handles: bool,
 }
 
 impl Profile {
@@ -96,6 +98,7 @@ impl Profile {
             trips_over_dates: true,
             rsa_wraps_secrets_only: true,
             digests_keys: true,
+            reuses_handles: false,
         }
     }
 
@@ -141,6 +144,7 @@ impl Profile {
             trips_over_dates: false,
             rsa_wraps_secrets_only: true,
             digests_keys: true,
+            reuses_handles: false,
         }
     }
 
@@ -171,6 +175,7 @@ impl Profile {
             trips_over_dates: false,
             rsa_wraps_secrets_only: true,
             digests_keys: true,
+            reuses_handles: false,
         }
     }
 }

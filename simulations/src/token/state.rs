@@ -152,17 +152,21 @@ impl Process {
         *self = Process { connections: self.connections, ..Process::default() };
     }
 
-    pub(super) fn next_handle(&mut self) -> Ulong {
+    pub(super) fn next_handle(&mut self, profile: &Profile) -> Ulong {
+        if profile.reuses_handles {
+            let is_free = |n: &Ulong| !self.handles.contains_key(n) && !self.sessions.contains_key(n);
+            return (1..).find(is_free).unwrap_or(Ulong::MAX);
+        }
         self.last_handle += 1;
         self.last_handle
     }
 
     /// The handle of what is there: the one it has, or a new one.
-    pub(super) fn handle(&mut self, place: Place) -> ObjectHandle {
+    pub(super) fn handle(&mut self, profile: &Profile, place: Place) -> ObjectHandle {
         if let Some(handle) = self.places.get(&place) {
             return ObjectHandle(*handle);
         }
-        let handle = self.next_handle();
+        let handle = self.next_handle(profile);
         self.places.insert(place, handle);
         self.handles.insert(handle, place);
         ObjectHandle(handle)

@@ -4,6 +4,8 @@
 //! forked child has the file open too: a lock is let go in so many words, not by closing, or the child would keep it.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use ha_member::fork_generation;
@@ -19,7 +21,7 @@ impl HostLock {
     ///
     /// # Errors
     /// As `lock`.
-    pub(super) fn take(
+    pub(crate) fn take(
         file: File,
         lock: impl Fn(&File) -> Result<(), TryLockError>,
     ) -> Result<Self, (File, TryLockError)> {
@@ -30,7 +32,7 @@ impl HostLock {
     }
 
     /// Whether this process took it: a forked child inherits it, and must leave it alone.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.generation == fork_generation()
     }
 
@@ -42,7 +44,7 @@ impl HostLock {
     }
 
     /// The file.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 }
@@ -55,6 +57,20 @@ impl Drop for HostLock {
         #[cfg(feature = "simulation")]
         crate::seam::turns::step(None);
     }
+}
+
+/// Whether an open file is the one of this name: it may have been removed since, and another one made.
+pub(crate) fn is_file_of(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// The namespace of this process's number.
+pub(crate) fn namespace() -> u64 {
+    // Without /proc there are no containers to tell apart.
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
 
 #[cfg(test)]

@@ -69,7 +69,10 @@ impl Ledger {
         let announced = transaction.run("DELETE FROM object WHERE state = 0", [])?;
         let sql = "UPDATE object SET state = 4, version = version + 1 WHERE state IN (1, 3)";
         let settled = transaction.run(sql, [])?;
-        // A change goes forward: some member may have made it.
+        // A change goes forward: some member may have made it. That nobody has vouched for it is remembered.
+        let gone = "DELETE FROM orphaned WHERE number NOT IN (SELECT number FROM pending)";
+        transaction.run(gone, [])?;
+        transaction.run("INSERT OR IGNORE INTO orphaned SELECT number FROM undecided", [])?;
         let changes = transaction.run("DELETE FROM undecided", [])?;
         transaction.commit()?;
         if settled > 0 {
@@ -101,9 +104,9 @@ impl Ledger {
         Ok(self.connection().first(sql, params![row.id.0, row.version], |r| r.get(0))?)
     }
 
-    /// A change is refused that was announced by who died at it. Where every member that holds the object is yet to make it,
-    /// so that none is known to have made it, nobody is to make it any more, and the object is found as `found` says. Answers
-    /// whether that is so.
+    /// A change is refused. Where it was announced by who died at it, and every member that holds the object is yet to make
+    /// it, so that none is known to have made it, nobody is to make it any more, and the object is found as `found` says.
+    /// Answers whether that is so. One that was acknowledged is not given up, nor what takes a change back.
     ///
     /// # Errors
     /// [`LedgerError::Conflict`] when the object was changed or destroyed since `row` was read; else [`LedgerError`].
@@ -112,13 +115,14 @@ impl Ledger {
         let transaction = connection.transaction()?;
         let change = codec::encode(change);
         let made = "SELECT EXISTS (SELECT 1 FROM copy c WHERE c.object = ?1 AND NOT EXISTS
-            (SELECT 1 FROM pending p WHERE p.object = ?1 AND p.member = c.member AND p.template = ?2))";
+            (SELECT 1 FROM pending p JOIN orphaned USING (number)
+             WHERE p.object = ?1 AND p.member = c.member AND p.template = ?2))";
         if transaction.first(made, params![row.id.0, change], |r| r.get(0))? {
             return Ok(false);
         }
         found_as(&transaction, row.id, row.version, found)?;
-        transaction
-            .run("DELETE FROM pending WHERE object = ?1 AND template = ?2", params![row.id.0, change])?;
+        let sql = "DELETE FROM pending WHERE object = ?1 AND template = ?2 AND number IN (SELECT number FROM orphaned)";
+        transaction.run(sql, params![row.id.0, change])?;
         transaction.commit()?;
         step!(ChangeTakenBack);
         Ok(true)

@@ -15,10 +15,12 @@ fn known_group_keys(connection: &rusqlite::Connection) -> Result<Option<Vec<u8>>
 type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Added after the first ledgers were made; who does not know the tables does not miss them. `undecided`: the pending
-/// changes that no member has made yet, and that may be taken back.
+/// changes that no member has made yet, and that may be taken back. `orphaned`: those that nobody has acknowledged, since who
+/// announced them died at it.
 pub(super) const ADDED: &str =
     "CREATE TABLE IF NOT EXISTS mechanisms (member TEXT PRIMARY KEY, list BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS undecided (number INTEGER PRIMARY KEY);";
+CREATE TABLE IF NOT EXISTS undecided (number INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS orphaned (number INTEGER PRIMARY KEY);";
 
 impl Ledger {
     /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.
@@ -79,6 +81,7 @@ impl Ledger {
         transaction.run("DELETE FROM member WHERE name = ?1", [name])?;
         transaction.run("DELETE FROM pending WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM copy WHERE member = ?1", [name])?;
+        transaction.run("DELETE FROM refused WHERE member = ?1", [name])?;
         transaction.run(
             "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
             [],
@@ -105,9 +108,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn mechanisms_of(&self, member: &str) -> Result<Option<Vec<(Ulong, MechanismInfo)>>> {
         let connection = self.connection();
-        // A ledger that can only be read may be from before the table.
-        let there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'mechanisms'";
-        if connection.first(there, [], |_| Ok(())).optional()?.is_none() {
+        if !connection.has_table("mechanisms")? {
             return Ok(None);
         }
         let list: Option<Vec<u8>> = connection

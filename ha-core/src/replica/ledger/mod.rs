@@ -14,6 +14,7 @@ mod leavings;
 mod members;
 mod objects;
 mod open;
+mod refused;
 mod sole;
 mod statements;
 #[cfg(test)]
@@ -21,7 +22,9 @@ mod tests;
 
 pub use destructions::ByOthers;
 pub use host::HostLock;
+pub(crate) use host::{is_file_of, namespace};
 pub use objects::Found;
+pub(crate) use open::place;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -486,6 +486,7 @@ fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
     for number in numbers {
         connection.run("DELETE FROM pending WHERE number = ?1", [number])?;
         connection.run("DELETE FROM undecided WHERE number = ?1", [number])?;
+        connection.run("DELETE FROM orphaned WHERE number = ?1", [number])?;
     }
     Ok(())
 }

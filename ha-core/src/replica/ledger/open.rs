@@ -62,9 +62,8 @@ impl Ledger {
         if !meta.is_dir() {
             return Err(place("it is not a folder".into()));
         }
-        // Group-writable only in the shape that shares it on purpose: set-group-id, nothing for others.
-        let shared = meta.mode() & 0o2007 == 0o2000;
-        if meta.mode() & 0o002 != 0 || (meta.mode() & 0o020 != 0 && !shared) {
+        let shared = is_shared(&meta);
+        if is_open_to_others(&meta) {
             let mode = meta.mode() & 0o7777;
             return Err(place(format!("others can write it (mode {mode:o}); run `chmod 700` on it")));
         }
@@ -144,6 +143,7 @@ impl Ledger {
             found => return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT }),
         }
         transaction.execute_batch(super::members::ADDED)?;
+        transaction.execute_batch(super::refused::ADDED)?;
         transaction.commit()?;
         let mut ledger = Self::with(connection, path, wait, None, sole)?;
         ledger.destructions = Destructions::open(path);
@@ -256,6 +256,14 @@ impl Ledger {
         self.host_lock(&extension, "has been bringing the member up to date for too long", world)
     }
 
+    /// Held by the one process of this host that has a member judge a PIN; let go when dropped.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] when another process does not let go in time.
+    pub(crate) fn pin_lock(&self, world: &dyn World) -> Result<HostLock, LedgerError> {
+        self.host_lock("pin.lock", "has been logging in for too long", world)
+    }
+
     /// Held while something is made or destroyed, by as many as there are; let go when dropped, or when the process dies.
     ///
     /// # Errors
@@ -278,12 +286,9 @@ impl Ledger {
 
     fn lock_file(&self, extension: &str) -> Result<File, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(self.path.with_extension(extension))
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        ha_member::open_plain(&mut options, &self.path.with_extension(extension))
             .map_err(|e| place(e.to_string()))
     }
 
@@ -315,6 +320,35 @@ impl Ledger {
             pause.wait(Some(Duration::from_millis(10)));
         }
     }
+}
+
+/// Where a group's files are, for what is not the ledger's.
+pub(crate) struct Place {
+    /// The ledger's.
+    pub(crate) path: PathBuf,
+    /// Whether this process may write there: as another user than the ledger's owner it only reads.
+    pub(crate) is_ours: bool,
+    /// The mode of new files that the processes which share the folder read.
+    pub(crate) mode: u32,
+}
+
+/// The place of a group's files; `None` without a folder that the ledger would be opened in.
+pub(crate) fn place(dir: &Path, group: &str) -> Option<Place> {
+    let meta = std::fs::metadata(dir).ok().filter(|m| m.is_dir() && !is_open_to_others(m))?;
+    let path = dir.join(file_name(group));
+    let owner = std::fs::metadata(&path).map_or(meta.uid(), |m| m.uid());
+    let is_ours = owner == rustix::process::geteuid().as_raw() || is_shared(&meta);
+    let mode = if is_shared(&meta) { 0o660 } else { 0o600 };
+    Some(Place { path, is_ours, mode })
+}
+
+/// Group-writable only in the shape that shares it on purpose: set-group-id, nothing for others.
+fn is_shared(meta: &std::fs::Metadata) -> bool {
+    meta.mode() & 0o2007 == 0o2000
+}
+
+fn is_open_to_others(meta: &std::fs::Metadata) -> bool {
+    meta.mode() & 0o002 != 0 || (meta.mode() & 0o020 != 0 && !is_shared(meta))
 }
 
 fn copy_in_memory(path: &Path) -> Result<Connection, LedgerError> {

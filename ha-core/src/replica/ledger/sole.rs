@@ -11,14 +11,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use ha_member::ForkLock;
+use ha_member::{ForkLock, open_plain};
 
 use super::LedgerError;
-use super::host::HostLock;
+use super::host::{HostLock, is_file_of, namespace};
 
 /// The file's extension.
 const EXTENSION: &str = "inuse";
@@ -56,8 +56,9 @@ pub(super) fn claim(path: &Path) -> Result<Claim, LedgerError> {
         return Ok(Claim::Ours(Some(sole)));
     }
     loop {
-        let opened =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
+        let opened = open_plain(&mut options, &path);
         let file = match opened {
             Ok(file) => file,
             Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
@@ -97,18 +98,6 @@ fn claim_file(ledger: &Path) -> std::io::Result<PathBuf> {
     Ok(folder.join(format!("{name}.{}-{}.{EXTENSION}", namespace(), std::process::id())))
 }
 
-fn namespace() -> u64 {
-    // Without /proc there are no containers to tell apart.
-    std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
-}
-
-fn is_file_of(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
 /// Removes what processes of this namespace left that ended without a chance to.
 fn remove_forsaken(mine: &Path) {
     let Some(name) = mine.file_name().and_then(|n| n.to_str()) else { return };
@@ -124,7 +113,7 @@ fn remove_forsaken(mine: &Path) {
             .and_then(|n| n.parse::<u32>().ok());
         let Some(pid) = pid.filter(|p| !Path::new("/proc").join(p.to_string()).exists()) else { continue };
         // A process whose folder cannot be seen holds the lock all the same.
-        if let Ok(file) = File::open(entry.path())
+        if let Ok(file) = open_plain(OpenOptions::new().read(true), &entry.path())
             && file.try_lock().is_ok()
             && std::fs::remove_file(entry.path()).is_ok()
         {

@@ -12,6 +12,12 @@ pub(super) trait Statements {
 
     /// Its first row.
     fn first<T>(&self, sql: &str, values: impl Params, f: impl FnOnce(&Row<'_>) -> Result<T>) -> Result<T>;
+
+    /// Whether there is a table of this name: a ledger that can only be read may be from before one that was added.
+    fn has_table(&self, name: &str) -> Result<bool> {
+        let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+        self.first(sql, [name], |row| row.get(0)).map(|count: u32| count > 0)
+    }
 }
 
 impl Statements for Connection {

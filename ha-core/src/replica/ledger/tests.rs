@@ -4,9 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ha_token::{Attribute, ck};
+use ha_token::{Attribute, UserType, ck};
 
 use super::*;
+use crate::pin::KeptDigest;
 
 fn open_in(dir: &Path) -> Result<Ledger, LedgerError> {
     let mut n = 0u8;
@@ -338,6 +339,32 @@ fn a_change_that_is_refused_is_taken_back_unless_some_member_may_have_made_it() 
 }
 
 #[test]
+fn what_takes_a_change_back_is_no_change_that_nobody_vouched_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let id = committed(&ledger, 1, &["a", "b"]);
+    let row = || ledger.object(id).unwrap().unwrap();
+    let to = |label: &[u8]| vec![Attribute::bytes(ck::CKA_LABEL, label)];
+    let begin = |label: &'static [u8], members: &[&str]| {
+        let template = staged(label).template;
+        let found = Found { ckaid: b"1", label, template: &template, blob: None };
+        numbers(ledger.change_begin(&row(), members, &to(label), &found).unwrap())
+    };
+    // Acknowledged, and still to be made on b.
+    let all = begin(b"new", &["a", "b"]);
+    ledger.change_decided(&all, &all[..1]).unwrap();
+    // Another one, whose fate on a is not known: a is to be as before.
+    let before = row();
+    let all = begin(b"newer", &["a", "b"]);
+    ledger.change_rollback(&before, &all, &["a"], &to(b"new")).unwrap();
+    assert!(["a", "b"].iter().all(|m| ledger.pending_of(id, m).unwrap() == [to(b"new")]));
+    ledger.settle(&["a", "b"]).unwrap();
+    let back = Found { ckaid: b"1", label: b"k", template: &staged(b"k").template, blob: None };
+    assert!(!ledger.change_refused(&row(), &to(b"new"), &back).unwrap());
+    assert_eq!(row().label, b"new");
+}
+
+#[test]
 fn a_place_that_others_can_write_or_that_is_no_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
@@ -380,4 +407,31 @@ fn a_full_disk_refuses_a_change_and_loses_nothing() {
         .and_then(|()| ledger.stage(other, &large));
     assert!(matches!(refused, Err(LedgerError::Database(_))), "{refused:?}");
     assert!(ledger.object(id).unwrap().unwrap().is_committed());
+}
+
+#[test]
+fn refused_pins_are_there_when_it_is_opened_again_and_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open_in(dir.path()).unwrap();
+    let (user, so) = (UserType::User, UserType::So);
+    let kept = |n: u8| Some(KeptDigest { salt: [7; 16], digest: [n; 32] });
+    assert_eq!((ledger.refused(user).unwrap(), ledger.refused_salt().unwrap()), (vec![], None));
+    for n in 0..20 {
+        ledger.remember_refused(user, "a", true, kept(n)).unwrap();
+    }
+    ledger.remember_refused(user, "b", false, None).unwrap();
+    ledger.remember_refused(user, "b", true, None).unwrap();
+    ledger.remember_refused(so, "a", false, kept(1)).unwrap();
+    drop(ledger);
+    let ledger = open_in(dir.path()).unwrap();
+    let rows = ledger.refused(user).unwrap();
+    assert_eq!(rows.len(), 17, "sixteen PINs, and one member's refusal of what others take");
+    assert_eq!((&*rows[0].member, rows[0].counted, rows[0].pin), ("b", true, None));
+    assert_eq!((rows[1].pin, rows[16].pin), (kept(19), kept(4)));
+    assert_eq!(ledger.refused_salt().unwrap(), Some([7; 16]));
+    ledger.forget_refused("a", &[user]).unwrap();
+    assert_eq!(ledger.refused(user).unwrap().len(), 1);
+    assert_eq!(ledger.refused(so).unwrap().len(), 1);
+    ledger.member_renewed("b").unwrap();
+    assert!(ledger.refused(user).unwrap().is_empty());
 }

@@ -1,5 +1,7 @@
 //! Elliptic curves that are computed with here: signatures checked, public keys recovered, secrets agreed on.
 
+use std::borrow::Cow;
+
 use p256::elliptic_curve::sec1::ToSec1Point;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
@@ -54,15 +56,60 @@ macro_rules! on_curve {
     };
 }
 
-/// Whether an ECDSA signature, r and s of equal length, is the key's.
+impl Curve {
+    /// How long an uncompressed point of it is.
+    pub(super) fn point_len(self) -> usize {
+        macro_rules! len {
+            ($curve:ty, $len:expr) => {
+                1 + 2 * $len
+            };
+        }
+        on_curve!(self, len)
+    }
+}
+
+/// The first bits of a digest, as many as the curve's order has (FIPS 186-5, section 6.4.2). The crates take whole bytes,
+/// of which P-521's order has none at its end.
+pub(super) fn first_bits(curve: Curve, digest: &[u8]) -> Cow<'_, [u8]> {
+    match (curve, digest.split_at_checked(66)) {
+        (Curve::P521, Some((first, _))) => {
+            let before = std::iter::once(&0).chain(first);
+            before.zip(first).map(|(high, low)| high << 1 | low >> 7).collect()
+        }
+        _ => digest.into(),
+    }
+}
+
+/// Whether these bytes are a point of the curve that can be a public key, compressed or not as SEC 1 writes one.
+pub(super) fn is_point(curve: Curve, point: &[u8]) -> bool {
+    macro_rules! is_point {
+        ($curve:ty, $len:expr) => {
+            ecdsa::VerifyingKey::<$curve>::from_sec1_bytes(point).is_ok()
+        };
+    }
+    // The crates know a form without the sign, too, of which two points are possible.
+    matches!(point, [2..=4, ..]) && on_curve!(curve, is_point)
+}
+
+/// r and s, each as long as the curve's numbers are: leading zeros may be missing of both. `None` for what is no signature.
+fn whole(signature: &[u8], len: usize) -> Option<Vec<u8>> {
+    let (r, s) = signature.split_at_checked(signature.len() / 2).filter(|(r, s)| r.len() == s.len())?;
+    let zeros = vec![0; len.checked_sub(r.len())?];
+    Some([zeros.as_slice(), r, &zeros, s].concat())
+}
+
+/// Whether an ECDSA signature, r and s of equal length, is the key's over a digest, as much of that as fits the curve.
 pub(super) fn check(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> bool {
+    let digest = first_bits(curve, digest);
     use ecdsa::signature::hazmat::PrehashVerifier;
     macro_rules! check {
         ($curve:ty, $len:expr) => {{
             let key = ecdsa::VerifyingKey::<$curve>::from_sec1_bytes(point).ok();
             // A token does not choose the lower s; secp256k1's crate takes no other.
-            let signature = ecdsa::Signature::<$curve>::from_slice(signature).ok().map(|s| s.normalize_s());
-            key.zip(signature).is_some_and(|(k, s)| k.verify_prehash(digest, &s).is_ok())
+            let signature =
+                whole(signature, $len).and_then(|s| ecdsa::Signature::<$curve>::from_slice(&s).ok());
+            let signature = signature.map(|s| s.normalize_s());
+            key.zip(signature).is_some_and(|(k, s)| k.verify_prehash(&digest, &s).is_ok())
         }};
     }
     on_curve!(curve, check)

@@ -4,12 +4,15 @@
 //! the right key gives.
 
 mod curve;
+mod signature;
 mod stored;
 
-use ha_token::{Attribute, AttributeType, Template, Ulong, ck};
-use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
+use ha_token::{Attribute, AttributeType, Params, Template, Ulong, ck};
+use sha2::{Digest, Sha256};
 
 pub(crate) use curve::{Curve, possible_points};
+use signature::Hash;
+pub(crate) use signature::{Hasher, Judgement, PublicKey, Scheme};
 
 /// Stands before every nonce that is signed, so that a proof's signature is good for nothing else.
 const DOMAIN: &[u8] = b"pkcs11-ha proof v1\0";
@@ -182,9 +185,13 @@ impl Verifier {
             ck::CKK_RSA => {
                 Some(Verifier::Rsa { modulus: unsigned(modulus?)?, exponent: unsigned(exponent?)? })
             }
-            ck::CKK_EC => Some(Verifier::Ec { params: params?.to_vec(), point: bare_point(point?).to_vec() }),
+            ck::CKK_EC => {
+                let (params, point) = (params?.to_vec(), point?);
+                let point = point_of(point, Curve::of(&params).map(Curve::point_len)).to_vec();
+                Some(Verifier::Ec { params, point })
+            }
             ck::CKK_EC_EDWARDS if params.is_none_or(|p| ED25519.contains(&p)) => {
-                let point = bare_point(point?).to_vec();
+                let point = point_of(point?, Some(32)).to_vec();
                 (point.len() == 32).then_some(Verifier::Ed25519 { point })
             }
             _ => None,
@@ -222,26 +229,8 @@ impl Verifier {
     /// Whether `signature` is this key's over `message`, made by this mechanism. `None` for a mechanism or a key that cannot
     /// be computed with here, which says nothing of the signature.
     pub fn check_signature_by(&self, mechanism: Ulong, message: &[u8], signature: &[u8]) -> Option<bool> {
-        macro_rules! by {
-            ($digest:ident) => {{
-                let digest = $digest::digest(message);
-                match self {
-                    Verifier::Rsa { modulus, exponent } => {
-                        let scheme = rsa::Pkcs1v15Sign::new::<rsa::sha2::$digest>();
-                        Some(rsa_key(modulus, exponent)?.verify(scheme, &digest, signature).is_ok())
-                    }
-                    Verifier::Ec { params, point } => {
-                        Some(curve::check(Curve::of(params)?, point, &digest, signature))
-                    }
-                    _ => None,
-                }
-            }};
-        }
-        match mechanism {
-            ck::CKM_SHA224_RSA_PKCS => by!(Sha224),
-            ck::CKM_SHA256_RSA_PKCS | ck::CKM_ECDSA_SHA256 => by!(Sha256),
-            ck::CKM_SHA384_RSA_PKCS | ck::CKM_ECDSA_SHA384 => by!(Sha384),
-            ck::CKM_SHA512_RSA_PKCS | ck::CKM_ECDSA_SHA512 => by!(Sha512),
+        match Scheme::of(mechanism, &Params::None) {
+            Some(scheme) if scheme.hash().is_some() => self.check_by(scheme, message, signature),
             _ => self.check_signature(message, signature),
         }
     }
@@ -251,26 +240,28 @@ impl Verifier {
     /// here, which says nothing of the signature.
     pub fn check_signature(&self, message: &[u8], signature: &[u8]) -> Option<bool> {
         match self {
-            Verifier::Rsa { modulus, exponent } => {
-                let scheme = rsa::Pkcs1v15Sign::new::<rsa::sha2::Sha256>();
-                Some(rsa_key(modulus, exponent)?.verify(scheme, &Sha256::digest(message), signature).is_ok())
+            Verifier::Rsa { .. } => self.check_by(Scheme::Pkcs1(Some(Hash::Sha256)), message, signature),
+            Verifier::Ec { params, .. } => {
+                self.check_by(Scheme::Ecdsa(None), &Curve::of(params)?.digest(message), signature)
             }
-            Verifier::Ec { params, point } => {
-                let curve = Curve::of(params)?;
-                Some(curve::check(curve, point, &curve.digest(message), signature))
-            }
-            Verifier::Ed25519 { point } => {
-                let point = point.as_slice().try_into().ok()?;
-                let key = ed25519_dalek::VerifyingKey::from_bytes(point).ok()?;
-                let signature = ed25519_dalek::Signature::from_slice(signature).ok();
-                Some(signature.is_some_and(|s| key.verify_strict(message, &s).is_ok()))
-            }
+            Verifier::Ed25519 { .. } => self.check_by(Scheme::Ed25519, message, signature),
             Verifier::Dsa { .. }
             | Verifier::Agreement { .. }
             | Verifier::Wrapped { .. }
             | Verifier::Secret { .. }
             | Verifier::Content { .. }
             | Verifier::Several(_) => None,
+        }
+    }
+
+    fn check_by(&self, scheme: Scheme, message: &[u8], signature: &[u8]) -> Option<bool> {
+        if matches!(self, Verifier::Several(_)) {
+            return None;
+        }
+        match PublicKey::of(self)?.judge(scheme, message, signature) {
+            Judgement::Right => Some(true),
+            Judgement::Wrong => Some(false),
+            Judgement::CannotTell => None,
         }
     }
 
@@ -308,6 +299,11 @@ fn octet_string(point: &[u8]) -> Option<Vec<u8>> {
     let length = u8::try_from(point.len()).ok()?;
     let head: &[u8] = if length < 0x80 { &[0x04, length] } else { &[0x04, 0x81, length] };
     Some([head, point].concat())
+}
+
+/// The point itself, which may or may not be wrapped: one of this length is not, whatever it begins with.
+fn point_of(point: &[u8], length: Option<usize>) -> &[u8] {
+    if Some(point.len()) == length { point } else { bare_point(point) }
 }
 
 /// The point itself, out of the DER OCTET STRING that PKCS#11 wants around it.
@@ -368,6 +364,30 @@ impl rsa::rand_core::TryCryptoRng for Stream {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_point_that_looks_like_a_wrapped_one_is_bare() {
+        const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+        // Its first byte is 4, as always, and its second one, by chance, the number of those that follow.
+        let bare = (1..u8::MAX).flat_map(|a| (0..u8::MAX).map(move |b| (a, b))).find_map(|(a, b)| {
+            let mut scalar = [1; 32];
+            (scalar[0], scalar[1]) = (a, b);
+            let key = p256::ecdsa::SigningKey::from_slice(&scalar).unwrap();
+            let point = key.verifying_key().to_sec1_point(false).as_bytes().to_vec();
+            (usize::from(point[1]) + 2 == point.len()).then_some(point)
+        });
+        let bare = bare.unwrap();
+        let wrapped = [&[4, 65], bare.as_slice()].concat();
+        for given in [&bare, &wrapped] {
+            let verifier = Verifier::from_public(ck::CKK_EC, None, None, Some(P256), Some(given));
+            assert_eq!(verifier, Some(Verifier::Ec { params: P256.to_vec(), point: bare.clone() }));
+        }
+        let bare = [&[4, 30], [7; 30].as_slice()].concat();
+        for given in [&bare, &[&[4, 32], bare.as_slice()].concat()] {
+            let verifier = Verifier::from_public(ck::CKK_EC_EDWARDS, None, None, None, Some(given));
+            assert_eq!(verifier, Some(Verifier::Ed25519 { point: bare.clone() }));
+        }
+    }
 
     #[test]
     fn a_signature_of_the_key_is_believed_and_of_no_other_message() {

@@ -1,18 +1,12 @@
-//! No key value ever passes through our hands: every call to the members is recorded by OpenSC's pkcs11-spy, and the
-//! record searched.
+//! No key value ever passes through our hands.
 //!
 //! What is found is told apart by its bytes: throw-away keys, with which mechanisms are tried and group keys compared, have
 //! fixed ones.
-#![allow(missing_docs, clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use ha_core::config::Config;
 use ha_core::group::Word;
-use ha_core::provider::Provider;
-use ha_rig::{PIN, Tokens, name, softhsm};
-use ha_token::{Attribute, Mechanism, OpKind, Output, SessionHandle, Token, UserType, ck};
+use ha_token::{Attribute, Mechanism, OpKind, Output, ck};
+
+use crate::{Spied, spied};
 
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const ED25519: &[u8] = b"\x13\x0cedwards25519";
@@ -29,57 +23,11 @@ const VALUES: [&str; 8] = [
     "CKA_SEED",
 ];
 
-struct Spied {
-    tokens: Tokens,
-    provider: Provider,
-    slot: Arc<dyn Token>,
-    s: SessionHandle,
-}
-
-fn spy() -> PathBuf {
-    ["/usr/lib/x86_64-linux-gnu/pkcs11-spy.so", "/usr/lib/aarch64-linux-gnu/pkcs11-spy.so"]
-        .map(PathBuf::from)
-        .into_iter()
-        .find(|p| p.exists())
-        .expect("pkcs11-spy.so is there: install the Debian package opensc")
-}
-
-/// A group whose members are reached through the spy. Each has a SoftHSM of its own, which the spy would share else.
-fn spied(group: &str) -> Spied {
-    let tokens = Tokens::new(2);
-    let mut config = format!(
-        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = \"off\"\n{group}\n",
-        tokens.path().join("state")
-    );
-    for i in 0..2 {
-        let copy = tokens.path().join(format!("softhsm-{}.so", name(i)));
-        std::fs::copy(softhsm(), &copy).unwrap();
-        config += &format!(
-            "[[group.member]]\nname = {:?}\nmodule = {:?}\ntoken = \"member-{0}\"\nenv = {{ SOFTHSM2_CONF = {:?}, PKCS11SPY = {copy:?}, PKCS11SPY_OUTPUT = {:?} }}\n",
-            name(i),
-            spy(),
-            tokens.conf(i),
-            tokens.path().join(format!("record-{}", name(i))),
-        );
-    }
-    let provider = Provider::from_config(Config::parse(&config).unwrap()).unwrap();
-    let slot = Arc::clone(provider.slot(0).unwrap());
-    let s = slot.open_session(true).unwrap();
-    slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
-    Spied { tokens, provider, slot, s }
-}
-
 impl Spied {
     /// Every value of such an attribute that is in the members' records, but for throw-away keys'.
     fn values(self) -> Vec<(String, Vec<u8>)> {
-        drop(self.slot);
-        assert!(self.provider.shutdown(std::time::Duration::from_secs(60)).is_empty());
-        let records = [0, 1].map(|i| {
-            let record = self.tokens.path().join(format!("record-{}", name(i)));
-            let record = String::from_utf8_lossy(&std::fs::read(record).unwrap()).into_owned();
-            assert!(record.contains("C_UnwrapKey"), "the spy saw nothing");
-            record
-        });
+        let records = self.records();
+        assert!(records.iter().all(|r| r.contains("C_UnwrapKey")));
         records.iter().flat_map(|r| values(r)).filter(|(_, v)| !is_throw_away(v)).collect()
     }
 }
