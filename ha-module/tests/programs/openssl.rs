@@ -136,18 +136,19 @@ fn uses_keys(both: &Both) {
         .says("hello world");
 }
 
-/// The engine fails in an exit handler of its own then (libp11 0.4.12 with OpenSSL 3.0): on a bare token too.
-const CRASHED: i32 = 139;
-
+/// The engine uses what it has freed in an exit handler of its own then (libp11 0.4.12 with OpenSSL 3.0), on a bare token
+/// too: nearly always that is a crash.
 #[test]
 fn a_key_that_is_not_there_and_a_wrong_pin_fail_alike() {
     let mut both = both();
     both.engine("dgst -sha256 -keyform engine -sign pkcs11:token=ha1;object=none;type=private -out sig data")
-        .fails(CRASHED)
+        .may_crash(1)
+        .fails(1)
         .says("object not found");
     both.set("PIN", "9999");
     both.engine("dgst -sha256 -keyform engine -sign pkcs11:token=ha1;object=e;type=private -out sig data")
-        .fails(CRASHED)
+        .may_crash(1)
+        .fails(1)
         .says("PIN incorrect");
     both.set("PIN", "1234");
     both.engine("dgst -sha256 -keyform engine -sign pkcs11:token=ha1;object=e;type=private -out sig data")
