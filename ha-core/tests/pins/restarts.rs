@@ -10,7 +10,7 @@ use ha_core::provider::forget_refused_pins;
 use ha_rig::{Act, PIN, Tokens, Watch};
 use ha_token::*;
 
-use crate::setting::{SOON, USER, WRONG, all_up, open, pin, rotate, times};
+use crate::setting::{SOON, USER, WRONG, all_up, open, pin, renew, rotate, times};
 use crate::watched::{start, start_with, wait};
 
 /// What a token says of its user PIN's count.
@@ -133,7 +133,7 @@ fn a_member_that_has_another_pin_than_the_group_is_sent_the_groups_once_by_howev
         let looks = members[1].connects.load(Ordering::Acquire) + 5;
         wait(group, "it was looked at", |_| members[1].connects.load(Ordering::Acquire) >= looks);
         assert_eq!((is_aside(), times(&members[1], PIN.as_bytes())), (true, 0));
-        rotate(&tokens, 1, b"changed", PIN.as_bytes());
+        renew(&tokens, 1, PIN.as_bytes());
         if quiet {
             assert!(group.recover(group.members[1].name()));
         }

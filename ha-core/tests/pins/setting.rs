@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ha_core::provider::{Provider, connector};
-use ha_rig::{PIN, Tokens, Watch};
+use ha_rig::{PIN, SO_PIN, Tokens, Watch};
 use ha_token::*;
 
 use crate::watched::wait;
@@ -41,6 +41,18 @@ pub fn rotate(tokens: &Tokens, member: usize, old: &[u8], new: &[u8]) {
     let token = other.connect().unwrap();
     let s = token.open_session(true).unwrap();
     token.set_pin(s, Some(old), Some(new)).unwrap();
+    other.disconnect();
+}
+
+/// Gives a token a new user PIN as its security officer would. SoftHSM has the new one before it tells that it counts no wrong
+/// ones any more, and after that where the PIN is [rotated](rotate).
+pub fn renew(tokens: &Tokens, member: usize, new: &[u8]) {
+    let config = ha_core::config::Config::parse(&tokens.config(false, "")).unwrap();
+    let other = connector(&config.groups[0].members[member]);
+    let token = other.connect().unwrap();
+    let s = token.open_session(true).unwrap();
+    token.login(s, UserType::So, Some(SO_PIN.as_bytes())).unwrap();
+    token.init_pin(s, Some(new)).unwrap();
     other.disconnect();
 }
 
