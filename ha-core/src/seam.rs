@@ -29,6 +29,10 @@ pub trait World: Send + Sync {
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<Box<dyn Thread>>;
     /// A new event, not set.
     fn event(&self) -> Arc<dyn Event>;
+    /// How long this thread has been on a core, where that can be told. Only what is faster is decided by it.
+    fn time_on_core(&self) -> Option<Duration> {
+        None
+    }
     /// How many threads can run at a time. Only what is faster is decided by it.
     fn cores(&self) -> usize {
         1
@@ -410,6 +414,10 @@ impl World for System {
 
     fn event(&self) -> Arc<dyn Event> {
         Arc::new(SystemEvent::default())
+    }
+
+    fn time_on_core(&self) -> Option<Duration> {
+        Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).ok()
     }
 
     fn cores(&self) -> usize {

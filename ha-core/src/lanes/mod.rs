@@ -217,13 +217,12 @@ impl Lanes {
         let world = &self.pool.world;
         let began = world.now();
         let until = self.limit(asked).map(|limit| began + limit);
-        let lane = self.pool.take(until, self.spare)?;
         let place = Arc::new(Mutex::new(Place::Awaited));
         let write = begin_write();
         #[cfg(feature = "simulation")]
         let who = turns::who();
-        lane.begin({
-            let (shared, place, lane) = (Arc::clone(&self.shared), Arc::clone(&place), Arc::clone(&lane));
+        let job = {
+            let (shared, place) = (Arc::clone(&self.shared), Arc::clone(&place));
             Box::new(move || {
                 #[cfg(feature = "simulation")]
                 turns::acts_for(who);
@@ -244,29 +243,38 @@ impl Lanes {
                     return true;
                 }
                 *place = Place::Given(answer);
-                drop(place);
-                lane.done.set();
                 false
             })
-        });
-        loop {
-            let told = self.pool.wait_for(&lane, until.map(|until| until.saturating_sub(world.now())));
-            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-            match std::mem::replace(&mut *place, Place::Left) {
-                Place::Given(answer) => {
-                    drop(place);
-                    self.pool.give_back(lane);
-                    self.pool.answered(world.now().saturating_sub(began));
-                    return answer.unwrap_or(Err(Rv::FUNCTION_FAILED));
+        };
+        let ticket = match self.pool.submit(job, began, self.spare) {
+            Ok(ticket) => ticket,
+            Err(rv) => {
+                self.shared.pending.write_ends(write);
+                return Err(rv);
+            }
+        };
+        let told = self.pool.wait_for(&ticket, until);
+        if let Some(rv) = self.pool.withdraw(&ticket) {
+            self.shared.pending.write_ends(write);
+            return Err(rv);
+        }
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *place, Place::Left) {
+            Place::Given(answer) => {
+                drop(place);
+                // One that is about to be told is not to be told of another call.
+                if told {
+                    self.pool.give_back(ticket);
                 }
-                // Of the lane's call before this one.
-                _ if told && !self.pool.has_ended() => *place = Place::Awaited,
-                _ => {
-                    // Before the call can return, and look.
-                    self.shared.leave(session, write);
-                    self.pool.hang();
-                    return Err(Rv::NO_ANSWER);
-                }
+                self.pool.answered(world.now().saturating_sub(began));
+                answer.unwrap_or(Err(Rv::FUNCTION_FAILED))
+            }
+            // Its deadline has passed, or its lanes have ended.
+            Place::Awaited | Place::Left => {
+                // Before the call can return, and look.
+                self.shared.leave(session, write);
+                self.pool.hang();
+                Err(Rv::NO_ANSWER)
             }
         }
     }

@@ -4,8 +4,9 @@ use ha_member::Secret;
 use ha_token::{Output, Result, Rv};
 use zeroize::Zeroizing;
 
-/// Room for output at first, besides as much as the input: nearly nothing gives more. What does is asked again.
-const LIKELY: usize = 4096;
+/// Room for output at first, besides as much as the input: nearly nothing gives more, and what does is asked again. Of more
+/// than a kilobyte the allocator makes much more ado.
+const LIKELY: usize = 512;
 
 /// A copy of what a call reads.
 pub(super) fn copy(bytes: &[u8]) -> Zeroizing<Vec<u8>> {

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crossbeam::queue::ArrayQueue;
 use ha_token::{Result, Rv};
 
+use crate::policy::width::{self, Use};
 use crate::seam::{Event, Thread, World};
 use crate::sync::Mutex;
 
@@ -25,26 +27,40 @@ const ALERT: Duration = Duration::from_micros(50);
 /// Calls that take no longer are watched for; those that do are so long that being woken is nothing to them.
 const QUICK: Duration = Duration::from_millis(1);
 
-/// With more calls than this under way on one member nobody watches: there is always a lane that has use for the core.
-const CROWD: usize = 2;
+/// A call that has waited so long for a lane looks whether one is to be put to work for it: nobody else may come by.
+const NUDGE: Duration = Duration::from_millis(5);
 
 /// What a lane does. Answers whether its caller had left it behind.
 pub(super) type Job = Box<dyn FnOnce() -> bool + Send>;
 
 /// A thread of ours, and the one call that it makes at a time.
 pub(super) struct Lane {
-    job: Mutex<Option<Job>>,
+    at: Mutex<At>,
     /// There is a job, or the end.
     wake: Arc<dyn Event>,
-    /// The job is done. Who took the lane waits for it, and nobody else.
-    pub(super) done: Arc<dyn Event>,
 }
 
-/// A caller for whom there was no lane.
-struct Waiter {
-    lane: Mutex<Option<Arc<Lane>>>,
-    /// It has one, or there will be none.
-    told: Arc<dyn Event>,
+/// Where a lane is.
+#[derive(Default)]
+struct At {
+    /// What it is to do next.
+    job: Option<Job>,
+    /// Who waits for what it does.
+    ticket: Option<Arc<Ticket>>,
+}
+
+/// A caller's wait for one call.
+pub(super) struct Ticket {
+    /// The call was made, or will be by nobody.
+    done: Arc<dyn Event>,
+    /// No lane has begun it yet.
+    queued: AtomicBool,
+}
+
+/// A call for which no lane is at work yet.
+struct Queued {
+    ticket: Arc<Ticket>,
+    job: Job,
 }
 
 /// Every lane of a group: of its connections, and of those that there were.
@@ -95,6 +111,12 @@ pub(super) struct Pool {
     hangs: AtomicBool,
     /// Lanes that have a call, but for those that were left behind in one. Changed under the lock of `state`.
     busy: AtomicUsize,
+    /// Tickets that are not used now.
+    tickets: ArrayQueue<Arc<Ticket>>,
+    /// Calls that wait for a lane. Changed under the lock of `state`.
+    waiting: AtomicUsize,
+    /// How much of the cores its calls keep busy ([`Use`]).
+    used: AtomicU64,
     /// How long calls take, in nanoseconds: what they took lately, the last ones most.
     usual: AtomicU64,
 }
@@ -107,15 +129,29 @@ struct State {
     idle: Vec<Arc<Lane>>,
     /// How many were left behind in a call; below zero for a moment, where one returns that is just being left.
     left: isize,
-    waiting: VecDeque<Arc<Waiter>>,
+    /// Calls for which no lane is at work yet, the next one first.
+    queue: VecDeque<Queued>,
+    /// When a lane last began a call.
+    begun: Duration,
     ended: bool,
 }
 
+impl State {
+    /// Lanes that have a call, but for those that were left behind in one.
+    fn working(&self) -> usize {
+        self.lanes.len().saturating_sub(self.idle.len().saturating_add_signed(self.left))
+    }
+}
+
 impl Lane {
-    /// Gives it its call.
-    pub(super) fn begin(&self, job: Job) {
-        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
-        self.wake.set();
+    fn at(&self) -> MutexGuard<'_, At> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it a call, for which it is then to be woken.
+    fn give(&self, Queued { ticket, job }: Queued) {
+        ticket.queued.store(false, Ordering::Release);
+        *self.at() = At { job: Some(job), ticket: Some(ticket) };
     }
 }
 
@@ -129,6 +165,9 @@ impl Pool {
             state: Mutex::default(),
             hangs: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
+            tickets: ArrayQueue::new(MOST),
+            waiting: AtomicUsize::new(0),
+            used: AtomicU64::new(Use::UNKNOWN.0),
             usual: AtomicU64::new(0),
         });
         pool.all.add_pool(&pool);
@@ -139,81 +178,130 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lane for one call: the one that was used last, a new one, or the first that is free before `until`. With `spare` it
-    /// may be one more than others may have.
+    fn ticket(&self) -> Arc<Ticket> {
+        let used = self.tickets.pop();
+        used.unwrap_or_else(|| Arc::new(Ticket { done: self.world.event(), queued: AtomicBool::new(true) }))
+    }
+
+    /// The call has been made, and was waited for: the ticket serves for another one.
+    pub(super) fn give_back(&self, ticket: Arc<Ticket>) {
+        ticket.queued.store(true, Ordering::Relaxed);
+        // With as many as are of use it goes.
+        drop(self.tickets.push(ticket));
+    }
+
+    /// Has a call made at this time, or after it: by the lane that was used last, by a new one, or by one that is at work and
+    /// makes others before. With `spare` it has a lane at once, one more than others may have.
     ///
     /// # Errors
-    /// `CKR_HOST_MEMORY` when none was, or a thread could not be started; [`Rv::NO_ANSWER`] when a call was found to hang
-    /// meanwhile; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
-    pub(super) fn take(self: &Arc<Self>, until: Option<Duration>, spare: bool) -> Result<Arc<Lane>> {
+    /// `CKR_HOST_MEMORY` when a thread could not be started; [`Rv::NO_ANSWER`] where every lane has a call and one was found
+    /// to hang; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
+    pub(super) fn submit(self: &Arc<Self>, job: Job, now: Duration, spare: bool) -> Result<Arc<Ticket>> {
+        let ticket = self.ticket();
+        let call = Queued { ticket: Arc::clone(&ticket), job };
         let most = if spare { MOST + SPARE } else { MOST };
-        let waiter = {
-            let mut state = self.state();
-            if state.ended {
-                return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
-            }
-            if let Some(lane) = state.idle.pop() {
-                self.count(&state);
-                return Ok(lane);
-            }
-            if state.lanes.len() < most {
-                let lane = Arc::new(Lane {
-                    job: Mutex::default(),
-                    wake: self.world.event(),
-                    done: self.world.event(),
-                });
-                state.lanes.push(Arc::clone(&lane));
-                self.count(&state);
-                drop(state);
-                return self.start(lane);
-            }
-            if self.hangs() {
-                return Err(Rv::NO_ANSWER);
-            }
-            let waiter = Arc::new(Waiter { lane: Mutex::default(), told: self.world.event() });
-            state.waiting.push_back(Arc::clone(&waiter));
-            waiter
-        };
-        waiter.told.wait(until.map(|until| until.saturating_sub(self.world.now())));
-        // Under the lock: it may be given one just now.
         let mut state = self.state();
-        state.waiting.retain(|other| !Arc::ptr_eq(other, &waiter));
-        let lane = waiter.lane.lock().unwrap_or_else(PoisonError::into_inner).take();
-        lane.ok_or(match state.ended || self.hangs() {
-            true => Rv::NO_ANSWER,
-            false => Rv::HOST_MEMORY,
+        if state.ended {
+            return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
+        }
+        let wanted = spare || self.wants_one_more(&state, state.working(), now);
+        match self.free_lane(&mut state, if wanted { most } else { 0 }) {
+            Some(free) => {
+                state.begun = now;
+                self.count(&state);
+                let (lane, is_new) = &free;
+                if *is_new {
+                    drop(state);
+                    self.start(lane)?;
+                    lane.give(call);
+                } else {
+                    // Under the lock: who ends the lanes sees who waits for it.
+                    lane.give(call);
+                    drop(state);
+                }
+                lane.wake.set();
+                Ok(ticket)
+            }
+            None if state.lanes.len() >= most && state.idle.is_empty() && self.hangs() => Err(Rv::NO_ANSWER),
+            None => {
+                match spare {
+                    true => state.queue.push_front(call),
+                    false => state.queue.push_back(call),
+                }
+                self.count(&state);
+                Ok(ticket)
+            }
+        }
+    }
+
+    fn wants_one_more(&self, state: &State, working: usize, now: Duration) -> bool {
+        let used = Use(self.used.load(Ordering::Relaxed));
+        width::one_more(working, self.world.cores(), used, now.saturating_sub(state.begun))
+    }
+
+    /// A lane without a call, where there may be so many; and whether its thread is still to be started.
+    fn free_lane(&self, state: &mut State, most: usize) -> Option<(Arc<Lane>, bool)> {
+        if most == 0 {
+            return None;
+        }
+        if let Some(lane) = state.idle.pop() {
+            return Some((lane, false));
+        }
+        (state.lanes.len() < most).then(|| {
+            let lane = Arc::new(Lane { at: Mutex::default(), wake: self.world.event() });
+            state.lanes.push(Arc::clone(&lane));
+            (lane, true)
         })
     }
 
-    fn start(self: &Arc<Self>, lane: Arc<Lane>) -> Result<Arc<Lane>> {
+    fn start(self: &Arc<Self>, lane: &Arc<Lane>) -> Result<()> {
         let body = {
-            let (pool, lane) = (Arc::clone(self), Arc::clone(&lane));
+            let (pool, lane) = (Arc::clone(self), Arc::clone(lane));
             move || pool.work(&lane)
         };
         match self.world.spawn(&self.name, Box::new(body)) {
             Ok(thread) => {
                 self.all.add_thread(thread);
-                Ok(lane)
+                Ok(())
             }
             Err(error) => {
                 tracing::warn!(lane = self.name, %error, "no thread could be started for a call with a deadline");
                 let mut state = self.state();
-                state.lanes.retain(|other| !Arc::ptr_eq(other, &lane));
+                state.lanes.retain(|other| !Arc::ptr_eq(other, lane));
                 self.count(&state);
                 Err(Rv::HOST_MEMORY)
             }
         }
     }
 
+    /// Makes a lane's call; `calls`: how many it has made before.
+    fn make(&self, job: Job, calls: u32) -> bool {
+        let looks = calls.is_multiple_of(width::EVERY);
+        let time = || self.world.time_on_core().zip(Some(self.world.now()));
+        let before = looks.then(time).flatten();
+        let was_left = job();
+        if let Some(((core, began), (core_after, ended))) = before.and_then(|before| Some((before, time()?)))
+        {
+            let used = Use(self.used.load(Ordering::Relaxed));
+            let working = self.busy.load(Ordering::Relaxed).max(1);
+            let used = used.seen(working, ended.saturating_sub(began), core_after.saturating_sub(core));
+            // Of two that look at once one is not heard, which is no matter.
+            self.used.store(used.0, Ordering::Relaxed);
+        }
+        was_left
+    }
+
     /// A lane's life.
     fn work(&self, lane: &Arc<Lane>) {
+        let mut calls = 0;
         loop {
             let told = !self.is_crowded() && lane.wake.watch(ALERT) || lane.wake.wait(Some(IDLE));
-            let job = lane.job.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(job) = job {
-                if job() {
-                    self.state().left -= 1;
-                    self.give_back(Arc::clone(lane));
+            let mut next = lane.at().job.take();
+            if next.is_some() {
+                while let Some(job) = next {
+                    let was_left = self.make(job, calls);
+                    calls = calls.wrapping_add(1);
+                    next = self.made(lane, was_left);
                 }
                 continue;
             }
@@ -228,57 +316,139 @@ impl Pool {
         }
     }
 
-    /// The lane has no call any more.
-    pub(super) fn give_back(&self, lane: Arc<Lane>) {
+    /// A lane has made its call. Answers what it is to do next, if it is not to rest.
+    fn made(&self, lane: &Arc<Lane>, was_left: bool) -> Option<Job> {
+        let ticket = std::mem::take(&mut *lane.at()).ticket;
         let mut state = self.state();
-        if let Some(waiter) = state.waiting.pop_front() {
-            *waiter.lane.lock().unwrap_or_else(PoisonError::into_inner) = Some(lane);
-            drop(state);
-            waiter.told.set();
-            return;
+        if was_left {
+            state.left -= 1;
         }
-        let ended = state.ended;
-        state.idle.push(Arc::clone(&lane));
+        let mut next = None;
+        if !state.queue.is_empty() {
+            let now = self.world.now();
+            // As if it were asleep, and to be woken.
+            if self.wants_one_more(&state, state.working().saturating_sub(1), now)
+                && let Some(Queued { ticket, job }) = state.queue.pop_front()
+            {
+                state.begun = now;
+                ticket.queued.store(false, Ordering::Release);
+                lane.at().ticket = Some(ticket);
+                next = Some(job);
+            }
+        }
+        if next.is_none() {
+            state.idle.push(Arc::clone(lane));
+        }
         self.count(&state);
+        let is_over = state.ended && next.is_none();
         drop(state);
-        if ended {
+        // It rests, or is at work again, by the time that its caller goes on.
+        if let Some(ticket) = ticket.filter(|_| !was_left) {
+            ticket.done.set();
+        }
+        if is_over {
             lane.wake.set();
         }
+        next
     }
 
     /// A call's deadline has passed: nobody waits for a lane any more.
     pub(super) fn hang(&self) {
         self.hangs.store(true, Ordering::Release);
-        {
-            let mut state = self.state();
-            state.left += 1;
-            self.count(&state);
+        let mut state = self.state();
+        state.left += 1;
+        self.turn_away(state);
+    }
+
+    /// Calls that no lane has begun will be made by nobody.
+    fn turn_away(&self, mut state: MutexGuard<'_, State>) {
+        let queue = std::mem::take(&mut state.queue);
+        self.count(&state);
+        drop(state);
+        for Queued { ticket, job } in queue {
+            drop(job);
+            ticket.done.set();
         }
-        self.turn_away();
     }
 
-    fn turn_away(&self) {
-        let waiting = std::mem::take(&mut self.state().waiting);
-        waiting.iter().for_each(|waiter| waiter.told.set());
+    /// A call that no lane has begun is made by nobody. Answers why, if it was one.
+    pub(super) fn withdraw(&self, ticket: &Arc<Ticket>) -> Option<Rv> {
+        // Nearly always, and without the lock: once one has begun it that stays so.
+        if !ticket.queued.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut state = self.state();
+        if !ticket.queued.load(Ordering::Relaxed) {
+            return None;
+        }
+        state.queue.retain(|call| !Arc::ptr_eq(&call.ticket, ticket));
+        self.count(&state);
+        Some(if state.ended || self.hangs() { Rv::NO_ANSWER } else { Rv::HOST_MEMORY })
     }
 
-    /// Waits for a lane's answer, at most `limit`.
-    pub(super) fn wait_for(&self, lane: &Lane, limit: Option<Duration>) -> bool {
+    /// Waits for a call to be made, no longer than `until`. Answers whether it was, or will be by nobody.
+    pub(super) fn wait_for(self: &Arc<Self>, ticket: &Ticket, until: Option<Duration>) -> bool {
+        let left = || until.map(|until| until.saturating_sub(self.world.now()));
+        while ticket.queued.load(Ordering::Relaxed) {
+            let left = left();
+            if ticket.done.wait(Some(left.unwrap_or(NUDGE).min(NUDGE))) {
+                return true;
+            }
+            if left.is_some_and(|left| left <= NUDGE) {
+                return false;
+            }
+            self.nudge();
+        }
         let is_quick = u128::from(self.usual.load(Ordering::Relaxed)) < QUICK.as_nanos();
         let may_watch = is_quick && !self.is_crowded();
-        may_watch && lane.done.watch(limit.unwrap_or(QUICK).min(QUICK)) || lane.done.wait(limit)
+        let left = left();
+        may_watch && ticket.done.watch(left.unwrap_or(QUICK).min(QUICK)) || ticket.done.wait(left)
+    }
+
+    /// A call has waited for a lane: the first one that does so has one now, if none was begun for a while.
+    fn nudge(self: &Arc<Self>) {
+        let now = self.world.now();
+        let mut state = self.state();
+        if state.queue.is_empty() || !self.wants_one_more(&state, state.working(), now) {
+            return;
+        }
+        let Some((lane, is_new)) = self.free_lane(&mut state, MOST) else { return };
+        state.begun = now;
+        if is_new {
+            drop(state);
+            if self.start(&lane).is_err() {
+                return;
+            }
+            state = self.state();
+        }
+        match state.queue.pop_front() {
+            Some(call) => lane.give(call),
+            // Another lane was quicker.
+            None => state.idle.push(Arc::clone(&lane)),
+        }
+        self.count(&state);
+        drop(state);
+        lane.wake.set();
+    }
+
+    /// Calls that no lane has begun.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether who watches would keep a lane from its core.
     fn is_crowded(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > CROWD
-            || self.all.working.load(Ordering::Relaxed) >= self.world.cores()
+        let cores = self.world.cores();
+        self.busy.load(Ordering::Relaxed) >= cores
+            || self.waiting.load(Ordering::Relaxed) > 0
+            || self.all.working.load(Ordering::Relaxed) >= cores
     }
 
-    /// A lane has got a call, or has none any more.
+    /// A lane has got a call, or has none any more; or a call waits for one, or does no more.
     fn count(&self, state: &State) {
-        let free = state.idle.len().saturating_add_signed(state.left);
-        let busy = state.lanes.len().saturating_sub(free);
+        self.waiting.store(state.queue.len(), Ordering::Relaxed);
+        let busy = state.working();
         match (self.busy.swap(busy, Ordering::Relaxed), busy) {
             (0, 1..) => _ = self.all.working.fetch_add(1, Ordering::Relaxed),
             (1.., 0) => _ = self.all.working.fetch_sub(1, Ordering::Relaxed),
@@ -303,20 +473,15 @@ impl Pool {
 
     /// Lanes without a call end now, the others when their call returns: nobody waits for that any more.
     pub(super) fn end(&self) {
-        let lanes = {
-            let mut state = self.state();
-            state.ended = true;
-            state.lanes.clone()
-        };
+        let mut state = self.state();
+        state.ended = true;
+        let lanes = state.lanes.clone();
+        self.turn_away(state);
         for lane in lanes {
+            if let Some(ticket) = &lane.at().ticket {
+                ticket.done.set();
+            }
             lane.wake.set();
-            lane.done.set();
         }
-        self.turn_away();
-    }
-
-    /// Whether its lanes have ended, or are about to.
-    pub(super) fn has_ended(&self) -> bool {
-        self.state().ended
     }
 }

@@ -1,7 +1,7 @@
 //! Lanes in front of a real SoftHSM token whose calls can be held up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ha_member::{Instance, ModuleConfig, ModuleConnector};
@@ -12,7 +12,8 @@ use ha_token::{
 };
 
 use super::{AllLanes, Deadlines, Lanes, Pending};
-use crate::seam::{System, World};
+use crate::policy::width::STALL;
+use crate::seam::{Event, System, Thread, World};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(20);
@@ -42,6 +43,10 @@ fn rig(call: Duration) -> Rig {
 }
 
 fn rig_with(deadlines: Deadlines) -> Rig {
+    rig_in(System::new(), deadlines)
+}
+
+fn rig_in(world: Arc<dyn World>, deadlines: Deadlines) -> Rig {
     let tokens = Tokens::new(1);
     let connector = ModuleConnector::new(ModuleConfig {
         path: softhsm(),
@@ -51,7 +56,6 @@ fn rig_with(deadlines: Deadlines) -> Rig {
     });
     let (gate, told) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
     let token = Arc::new(Passing { real: connector.connect().unwrap(), hook: gate.clone() });
-    let world: Arc<dyn World> = System::new();
     let (pending, all) = (Arc::<Pending>::default(), Arc::<AllLanes>::default());
     let counts = Arc::clone(&told);
     let lanes = Lanes::new(
@@ -280,4 +284,88 @@ fn what_is_made_too_late_is_taken_back() {
     assert_eq!(make_late(false, false), 1);
     assert_eq!(make_late(true, false), 1, "who waits for it looks for it");
     assert_eq!(make_late(true, true), 2);
+}
+
+/// One core, and a clock that moves when it is told to.
+struct Still {
+    real: Arc<System>,
+    now: AtomicU64,
+    threads: AtomicUsize,
+}
+
+impl World for Still {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.now.load(Ordering::SeqCst))
+    }
+
+    fn wall_clock(&self) -> Duration {
+        self.real.wall_clock()
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> std::io::Result<()> {
+        self.real.random(bytes)
+    }
+
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<Box<dyn Thread>> {
+        self.threads.fetch_add(1, Ordering::SeqCst);
+        self.real.spawn(name, body)
+    }
+
+    fn event(&self) -> Arc<dyn Event> {
+        self.real.event()
+    }
+}
+
+fn still() -> (Arc<Still>, Rig) {
+    let (now, threads) = (AtomicU64::new(1), AtomicUsize::new(0));
+    let world = Arc::new(Still { real: System::new(), now, threads });
+    let rig = rig_in(Arc::clone(&world) as Arc<dyn World>, Deadlines { call: HOUR, generate: None });
+    (world, rig)
+}
+
+fn ask(rig: &Rig) -> std::thread::JoinHandle<Result<(), Rv>> {
+    let lanes = Arc::clone(&rig.lanes);
+    std::thread::spawn(move || lanes.slot_info().map(drop))
+}
+
+/// On one core a second lane would only take it from the first: that one makes the calls of all.
+#[test]
+fn calls_wait_for_the_lane_that_is_at_work() {
+    let (world, rig) = still();
+    rig.gate.shut();
+    let first = ask(&rig);
+    wait_until(|| rig.gate.begun(Function::GetSlotInfo) == 1);
+    let others = [ask(&rig), ask(&rig), ask(&rig)];
+    wait_until(|| rig.lanes.pool.waiting() == others.len());
+    rig.gate.open();
+    for call in others.into_iter().chain([first]) {
+        assert_eq!(call.join().unwrap(), Ok(()));
+    }
+    assert_eq!(rig.gate.begun(Function::GetSlotInfo), 4);
+    assert_eq!(world.threads.load(Ordering::SeqCst), 1);
+}
+
+/// A lane whose call waits for something else than a core keeps nobody waiting, also where nobody else comes by.
+#[test]
+fn calls_do_not_wait_for_a_lane_that_makes_no_progress() {
+    let (world, rig) = still();
+    rig.gate.shut();
+    let mut calls = vec![ask(&rig)];
+    wait_until(|| rig.gate.begun(Function::GetSlotInfo) == 1);
+    for begun in 1..=2 {
+        calls.push(ask(&rig));
+        wait_until(|| rig.lanes.pool.waiting() == 1);
+        assert_eq!(
+            rig.gate.begun(Function::GetSlotInfo),
+            begun,
+            "the last one was begun at this very moment"
+        );
+        world.now.fetch_add(u64::try_from(STALL.as_nanos()).unwrap(), Ordering::SeqCst);
+        wait_until(|| rig.gate.begun(Function::GetSlotInfo) == begun + 1);
+    }
+    rig.gate.open();
+    for call in calls {
+        assert_eq!(call.join().unwrap(), Ok(()));
+    }
+    assert_eq!(world.threads.load(Ordering::SeqCst), 3);
 }

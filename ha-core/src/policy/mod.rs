@@ -9,3 +9,4 @@ pub mod liar;
 pub mod pin;
 pub mod shared;
 pub mod slow_start;
+pub(crate) mod width;
