@@ -19,6 +19,9 @@ impl Group {
         if object.is_conflicted() {
             return Err(Rv::KEY_FUNCTION_NOT_PERMITTED);
         }
+        if object.is_taken_out() {
+            return Err(Rv::OBJECT_HANDLE_INVALID);
+        }
         match object.place(lease.member.index, lease.link.generation) {
             Some(Place { trust: Trust::Proven, handle, .. }) => {
                 if object.origin == Origin::Foreign && !object.is_used() {

@@ -329,6 +329,7 @@ impl Group {
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     let answer = Self::change_now(lease, handle, &pending, &row);
+                    self.objects.have_changed();
                     step!(ChangedLater);
                     self.may_be_stale(lease, &row, answer);
                     if answer.is_err_and(|rv| classify(Function::SetAttributeValue, rv) == Class::Caller)

@@ -101,6 +101,7 @@ const CONFLICTED: u8 = 1;
 const MOVES: u8 = 2;
 const SEALED: u8 = 4;
 const USED: u8 = 8;
+const GONE: u8 = 16;
 
 impl Known {
     fn new(traits: &Traits) -> Self {
@@ -267,6 +268,11 @@ impl Object {
         self.flags.fetch_or(CONFLICTED, Ordering::Relaxed);
     }
 
+    /// Whether it was taken out of the table: its handles may be other objects' by now.
+    pub(crate) fn is_taken_out(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & GONE != 0
+    }
+
     /// Whether it is a session object that is made again on the member that takes over.
     #[inline]
     pub fn moves(&self) -> bool {
@@ -313,6 +319,7 @@ pub struct Objects {
     /// member's object is seen for the first time, and not on the way of other calls.
     by_id: Mutex<HashTable<Ulong>>,
     hasher: RandomState,
+    changes: AtomicU64,
 }
 
 impl Objects {
@@ -323,7 +330,19 @@ impl Objects {
             by_handle: map(),
             by_id: Mutex::default(),
             hasher: RandomState::default(),
+            changes: AtomicU64::new(0),
         }
+    }
+
+    /// Attributes of objects were changed, or may have been: what a token has agreed to before it may refuse now.
+    pub(crate) fn have_changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often [that](Self::have_changed) was.
+    #[inline]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Adds an object under a new handle; for a ledger object already there, answers that one.
@@ -391,6 +410,7 @@ impl Objects {
 
     /// Takes an object out: its handle is invalid from now on and never given again. Whether it was in.
     pub fn remove(&self, object: &Object) -> bool {
+        object.flags.fetch_or(GONE, Ordering::Relaxed);
         if let Origin::Ledger(id) = object.origin
             && let Ok(entry) = self.ids().find_entry(self.hasher.hash_one(id), |h| *h == object.handle.0)
         {

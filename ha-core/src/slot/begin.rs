@@ -3,9 +3,9 @@
 use ha_token::{Mechanism, ObjectHandle, OpKind, Params, Result, Rv, SessionHandle};
 
 use super::VirtualSlot;
-use super::kept::{Keep, Runs};
+use super::kept::{Begun, Keep, Runs};
 use super::mechanism::Tie;
-use super::operation::{More, Operation, Running};
+use super::operation::{More, Operation, Running, of_a_key};
 use super::run::Call;
 use super::signed::Signed;
 use crate::group::{Lease, Standing};
@@ -40,10 +40,17 @@ impl VirtualSlot {
             (Params::None, []) => None,
             _ => Some(self.more(mechanism, signature)?),
         };
-        if kind == OpKind::Digest && more.is_none() && state.add_late_digest(mechanism.kind) {
-            return Ok(());
+        let mut key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
+        let changes = self.group.objects.changes();
+        if more.is_none() && !verified && is_one_call(kind) && key.as_ref().is_none_or(|k| !k.is_conflicted())
+        {
+            let handle = key.as_ref().map_or(ObjectHandle(0), |key| key.handle);
+            let what = Begun { kind, mechanism: mechanism.kind, key: handle, changes };
+            match state.add_late(what, key) {
+                Ok(()) => return Ok(()),
+                Err(again) => key = again,
+            }
         }
-        let key = if kind == OpKind::Digest { None } else { Some(self.key(key)?) };
         if verified && let Some(key) = &key {
             let signed = Signed::new(mechanism.kind, &mechanism.params, key);
             more.get_or_insert_default().signed = Some(signed);
@@ -62,7 +69,12 @@ impl VirtualSlot {
         state.add(op);
         let Running { op, kept } = state.operation(kind)?;
         match self.begin_added(op, kept, home) {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                if matches!(op.runs, Runs::OnKept) {
+                    kept.has_begun(op.begun(changes));
+                }
+                Ok(())
+            }
             Ok(Some(after)) => {
                 op.pinned = true;
                 mechanism.params = after.params;
@@ -123,11 +135,7 @@ impl VirtualSlot {
         let call = Call { function: op.kind.init(), need: op.need(home), skip: None };
         let mut tie = Tie::after(op.pinned, tried.as_ref());
         let started = self.run_from(tried, &call, &mut |lease| tie.on(lease, || self.start(lease, op)));
-        // What a token says of any object, here it is said of a key.
-        let (after, lease) = started.map_err(|rv| match tie.answer(call.function, rv) {
-            Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
-            rv => rv,
-        })?;
+        let (after, lease) = started.map_err(|rv| of_a_key(tie.answer(call.function, rv)))?;
         op.runs = kept.settle(lease, op.mechanism_and_flag());
         Ok(after)
     }
@@ -172,4 +180,9 @@ impl VirtualSlot {
         let written = more.inner.is_empty() && mechanism.params != more.params;
         Ok(written.then(|| Box::new(mechanism)))
     }
+}
+
+/// Whether an operation of a kind can be begun and ended in one call of a [`Token`](ha_token::Token).
+fn is_one_call(kind: OpKind) -> bool {
+    !matches!(kind, OpKind::Verify | OpKind::VerifySignature)
 }

@@ -3,7 +3,7 @@
 //! It stays in its place while an operation runs in it: an operation on it is started and ended without a plan, without
 //! the pool, and without moving anything.
 
-use ha_token::Ulong;
+use ha_token::{ObjectHandle, OpKind, Ulong};
 
 use crate::group::{Group, Lease, Need};
 use crate::policy::balance::STAYS;
@@ -17,6 +17,19 @@ pub(super) struct Kept {
     stays: u8,
     /// The mechanism and flag that were last found to be there.
     fits: (Ulong, Ulong),
+    /// What its token has begun last, if that may be begun late the next time.
+    begun: Option<Begun>,
+}
+
+/// An operation without a parameter that a token has agreed to begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub kind: OpKind,
+    pub mechanism: Ulong,
+    /// 0 for none.
+    pub key: ObjectHandle,
+    /// How many changes of objects the group had made when the token was asked: what a key may do may have changed since.
+    pub changes: u64,
 }
 
 /// Where an operation runs.
@@ -51,6 +64,7 @@ impl Keep {
         }
         kept.stays -= 1;
         kept.in_use = true;
+        kept.begun = None;
         if let Some(mechanism) = need.mechanism {
             kept.fits = mechanism;
         }
@@ -58,10 +72,18 @@ impl Keep {
         self.in_use()
     }
 
-    /// Whether the last operation here was of the same mechanism and use, and none is under way.
+    /// The token has agreed to begin this, the last thing here.
     #[inline]
-    pub(super) fn has_just_done(&self, what: (Ulong, Ulong)) -> bool {
-        self.0.as_ref().is_some_and(|k| !k.in_use && k.fits == what)
+    pub(super) fn has_begun(&mut self, what: Option<Begun>) {
+        if let Some(kept) = &mut self.0 {
+            kept.begun = what;
+        }
+    }
+
+    /// Whether the token has just begun the same, and nothing is under way.
+    #[inline]
+    pub(super) fn would_begin(&self, what: Begun) -> bool {
+        self.0.as_ref().is_some_and(|k| !k.in_use && k.begun == Some(what))
     }
 
     /// The backing session that [`take_up`](Self::take_up) or [`settle`](Self::settle) has put to use.
@@ -75,7 +97,7 @@ impl Keep {
         if self.0.is_some() {
             return Runs::On(lease);
         }
-        self.0 = Some(Kept { lease, in_use: true, stays: STAYS, fits });
+        self.0 = Some(Kept { lease, in_use: true, stays: STAYS, fits, begun: None });
         Runs::OnKept
     }
 

@@ -352,6 +352,13 @@ impl VirtualSlot {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<()> {
+        let answer = self.set_one(session, object, template);
+        // Whatever was answered: it may have been made on a member.
+        self.group.objects.have_changed();
+        answer
+    }
+
+    fn set_one(&self, session: SessionHandle, object: ObjectHandle, template: &Template) -> Result<()> {
         let session = self.session(session)?;
         let object = self.object(object)?;
         self.group.vet_template(template)?;

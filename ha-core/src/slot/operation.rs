@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::VirtualSlot;
-use super::kept::{Keep, Runs};
+use super::kept::{Begun, Keep, Runs};
 use super::replay::{Replay, Step};
 use super::run::{Broken, Call};
-use super::session::SessionState;
+use super::session::{Late, SessionState};
 use super::signed::{Input, Signed};
 use crate::group::{Lease, Need, Object};
 use crate::mutants::wrong;
@@ -58,9 +58,17 @@ pub(super) struct Running<'a> {
 }
 
 impl Operation {
-    /// A digest without a parameter.
-    pub(super) fn digest(mechanism: Ulong, runs: Runs) -> Self {
-        Operation { kind: OpKind::Digest, pinned: false, mechanism, key: None, number: 0, more: None, runs }
+    /// One that was left for its first call.
+    pub(super) fn late(Late { kind, mechanism, key }: Late, runs: Runs) -> Self {
+        Operation { kind, pinned: false, mechanism, key, number: 0, more: None, runs }
+    }
+
+    /// What its token has agreed to, if it may be begun late the next time. `changes`: those that the group had made when the
+    /// token was asked.
+    #[inline]
+    pub(super) fn begun(&self, changes: u64) -> Option<Begun> {
+        let key = self.key.as_ref().map_or(ObjectHandle(0), |key| key.handle);
+        self.more.is_none().then_some(Begun { kind: self.kind, mechanism: self.mechanism, key, changes })
     }
 
     /// What it does.
@@ -173,7 +181,7 @@ impl VirtualSlot {
         match self.start(lease, op) {
             Ok(_) => op.runs = Runs::OnKept,
             Err(rv) => {
-                tracing::debug!(group = %self.group.config.label, %rv, "a digest is started elsewhere");
+                tracing::debug!(group = %self.group.config.label, %rv, "an operation is started elsewhere");
                 if let Some(mut lease) = running.kept.give_up() {
                     lease.set_busy(true);
                 }
@@ -298,10 +306,8 @@ impl VirtualSlot {
     ) -> Result<()> {
         let session = self.session(session)?;
         let mut state = session.state()?;
-        if kind == OpKind::Digest
-            && let Some(mechanism) = state.take_late_digest()
-        {
-            return self.digest_at_once(&mut state, mechanism, input, output);
+        if let Some(late) = state.take_late(kind) {
+            return self.at_once(&mut state, late, input, output);
         }
         on_operation(&mut state, kind, |running| {
             let mut signed = running.op.take_signed();
@@ -314,45 +320,57 @@ impl VirtualSlot {
         })
     }
 
-    /// Starts a digest that was left for this call, and makes the call, where its session's last operation was; or
+    /// Starts an operation that was left for this call, and makes the call, where its session's last operation was; or
     /// elsewhere, if that fails.
     #[inline(always)]
-    fn digest_at_once(
+    fn at_once(
         &self,
         state: &mut SessionState,
-        mechanism: Ulong,
+        late: Late,
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
-        let kind = OpKind::Digest;
-        let need = Need { mechanism: Some((mechanism, kind.flag())), ..Need::default() };
+        let (kind, mechanism) = (late.kind, late.mechanism);
+        let changes = self.group.objects.changes();
+        let need = Need {
+            mechanism: Some((mechanism, kind.flag())),
+            object: late.key.as_deref(),
+            ..Need::default()
+        };
         let (runs, answer) = match state.kept.take_up(&self.group, &need) {
             None => (Runs::Nowhere, None),
             Some(lease) => {
+                let key = match &late.key {
+                    None => Ok(ObjectHandle(0)),
+                    Some(key) => self.group.backing(lease, key),
+                };
                 let (token, session) = (lease.token(), lease.session);
-                let answer = token.op_at_once(session, kind, mechanism, ObjectHandle(0), input, output);
+                let answer =
+                    key.and_then(|key| token.op_at_once(session, kind, mechanism, key, input, output));
                 if answer.is_ok() && !output.is_query() {
                     self.group.succeeded();
+                    let key = late.key.as_ref().map_or(ObjectHandle(0), |key| key.handle);
+                    state.kept.has_begun(Some(Begun { kind, mechanism, key, changes }));
                     state.kept.rest();
                     return Ok(());
                 }
                 (Runs::OnKept, Some(answer))
             }
         };
-        state.add(Operation::digest(mechanism, runs));
-        self.digest_goes_on(state, input, output, answer)
+        state.add(Operation::late(late, runs));
+        self.late_goes_on(state, kind, input, output, answer)
     }
 
-    /// What follows the first call of a digest that has not ended it.
+    /// What follows the first call of a late operation that has not ended it.
     #[inline(never)]
-    fn digest_goes_on(
+    fn late_goes_on(
         &self,
         state: &mut SessionState,
+        kind: OpKind,
         input: &[u8],
         output: &mut Output<'_>,
         answer: Option<Result<()>>,
     ) -> Result<()> {
-        let kind = OpKind::Digest;
         if let Some(Ok(())) = answer {
             self.group.succeeded();
             return Ok(());
@@ -362,6 +380,7 @@ impl VirtualSlot {
             let answer = self.go_on(running, kind.one_shot(), output, failed, &mut |l, out| {
                 l.token().op_one_shot(l.session, kind, input, out)
             });
+            let answer = answer.map_err(of_a_key);
             (answer, stays(answer, output))
         })
     }
@@ -486,6 +505,14 @@ fn on_operation(
         state.end(kind);
     }
     answer
+}
+
+/// What a token says of any object is said of a key, where it is one that was asked for.
+pub(super) fn of_a_key(rv: Rv) -> Rv {
+    match rv {
+        Rv::OBJECT_HANDLE_INVALID => Rv::KEY_HANDLE_INVALID,
+        rv => rv,
+    }
 }
 
 /// Whether parts of this kind give output.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use ha_token::{Function, MessageKind, ObjectHandle, OpKind, Result, Rv, SessionHandle, Ulong, UserType, ck};
 
 use super::VirtualSlot;
-use super::kept::{Keep, Runs};
+use super::kept::{Begun, Keep, Runs};
 use super::messages::MessageOperation;
 use super::operation::{Operation, Running};
 use super::table::Session;
@@ -21,13 +21,21 @@ pub(super) enum Active {
     Messages(MessageKind),
 }
 
+/// An operation without a parameter that its first call starts. Each that is made in one call is one call to a member then:
+/// where that is made by another thread, as with a deadline, half of the changes of threads are saved.
+pub(super) struct Late {
+    pub kind: OpKind,
+    pub mechanism: Ulong,
+    pub key: Option<Arc<Object>>,
+}
+
 /// What goes on in a session. One call at a time has it.
 #[derive(Default)]
 pub(super) struct SessionState {
     /// At most one of each kind.
     operations: Vec<Operation>,
-    /// The mechanism of a digest that no member has been asked to start yet: its first call does that.
-    late_digest: Option<Ulong>,
+    /// An operation that no member has been asked to start yet: its first call does that.
+    late: Option<Late>,
     /// Operations started since the session was opened.
     started: u32,
     /// The message-based operation of each kind.
@@ -49,24 +57,35 @@ impl SessionState {
     }
 
     fn has_late(&self, kind: OpKind) -> bool {
-        kind == OpKind::Digest && self.late_digest.is_some()
+        self.late.as_ref().is_some_and(|late| late.kind == kind)
     }
 
-    /// Adds a digest without a parameter that its first call starts, if nothing but the token can refuse it and the token
-    /// has just done the same.
+    /// Adds an operation that its first call starts, if the token has just agreed to begin the same, and nothing has changed
+    /// since. Gives the key back if not.
     #[inline(always)]
-    pub(super) fn add_late_digest(&mut self, mechanism: Ulong) -> bool {
-        let late = self.kept.has_just_done((mechanism, OpKind::Digest.flag()));
-        if late {
-            self.late_digest = Some(mechanism);
+    pub(super) fn add_late(
+        &mut self,
+        what: Begun,
+        key: Option<Arc<Object>>,
+    ) -> std::result::Result<(), Option<Arc<Object>>> {
+        if self.late.is_some() || !self.kept.would_begin(what) {
+            return Err(key);
         }
-        late
+        self.late = Some(Late { kind: what.kind, mechanism: what.mechanism, key });
+        Ok(())
     }
 
-    /// Takes the digest out that is to be started with this call.
+    /// Takes the operation of a kind out that is to be started with this call.
     #[inline(always)]
-    pub(super) fn take_late_digest(&mut self) -> Option<Ulong> {
-        self.late_digest.take()
+    pub(super) fn take_late(&mut self, kind: OpKind) -> Option<Late> {
+        self.late.take_if(|late| late.kind == kind)
+    }
+
+    /// What was left for its first call is an operation like others.
+    fn add_what_is_late(&mut self) {
+        if let Some(late) = self.late.take() {
+            self.add(Operation::late(late, Runs::NotYet));
+        }
     }
 
     /// The operation of a kind, with where it runs.
@@ -75,10 +94,8 @@ impl SessionState {
     /// `CKR_OPERATION_NOT_INITIALIZED`.
     #[inline]
     pub(super) fn operation(&mut self, kind: OpKind) -> Result<Running<'_>> {
-        if self.has_late(kind)
-            && let Some(mechanism) = self.late_digest.take()
-        {
-            self.add(Operation::digest(mechanism, Runs::NotYet));
+        if self.has_late(kind) {
+            self.add_what_is_late();
         }
         let op =
             self.operations.iter_mut().find(|o| o.kind() == kind).ok_or(Rv::OPERATION_NOT_INITIALIZED)?;
@@ -112,7 +129,8 @@ impl SessionState {
     }
 
     /// The active operations with a key that `f` picks, the one that was started last first.
-    pub(super) fn latest(&self, f: impl Fn(&Object) -> bool) -> Vec<Active> {
+    pub(super) fn latest(&mut self, f: impl Fn(&Object) -> bool) -> Vec<Active> {
+        self.add_what_is_late();
         let operations =
             self.operations.iter().map(|o| (o.number, o.key.as_deref(), Active::Operation(o.kind())));
         let messages = self.messages.iter().flatten();
@@ -155,9 +173,7 @@ impl SessionState {
 
     /// Takes an operation out that its member still has, with its backing session.
     pub(super) fn cancel(&mut self, kind: OpKind) {
-        if self.has_late(kind) {
-            self.late_digest = None;
-        }
+        self.take_late(kind);
         if let Some(at) = self.operations.iter().position(|o| o.kind() == kind) {
             if let Some(Operation { runs: Runs::OnKept, .. }) = self.operations.get(at) {
                 self.kept.discard();
@@ -178,7 +194,7 @@ impl SessionState {
     pub(super) fn cancel_all(&mut self) {
         self.kept.discard();
         self.operations.clear();
-        self.late_digest = None;
+        self.late = None;
         self.messages = Default::default();
         self.search = None;
     }
