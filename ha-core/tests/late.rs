@@ -153,6 +153,16 @@ fn what_nobody_here_has_changed_is_told_with_its_only_call_and_then_at_once() {
     assert_eq!(rig.begin(), Err(refused));
 }
 
+#[test]
+fn a_member_that_fails_to_begin_it_in_parts_is_left_at_once() {
+    let rig = rig("off");
+    rig.begin().unwrap();
+    rig.members[0].next(Function::EncryptInit, Act::Answer(Rv::DEVICE_ERROR));
+    let mut space = [0; 64];
+    rig.slot.op_update(rig.s, KIND, &[7; 16], &mut Output::buffer(&mut space)).unwrap();
+    assert_eq!(rig.seen(), [Function::EncryptInit, Function::EncryptInit, Function::EncryptUpdate]);
+}
+
 /// Its token may give the number of its handle to another key.
 #[test]
 fn a_key_that_is_destroyed_before_its_only_call_is_not_used() {
@@ -160,6 +170,7 @@ fn a_key_that_is_destroyed_before_its_only_call_is_not_used() {
     rig.begin().unwrap();
     rig.slot.destroy_object(rig.s, rig.key).unwrap();
     assert_eq!(rig.encipher(), Err(Rv::KEY_HANDLE_INVALID));
+    assert_eq!(rig.encipher(), Err(Rv::OPERATION_NOT_INITIALIZED));
     assert_eq!(rig.seen(), []);
     assert_eq!(rig.begin(), Err(Rv::KEY_HANDLE_INVALID));
 }

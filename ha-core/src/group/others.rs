@@ -48,6 +48,8 @@ impl Group {
                 member.falls_behind();
             }
         }
+        // Another process may have changed what a key may do.
+        self.objects.have_changed();
         // Only now: another thread that searches meanwhile heeds it for itself.
         self.heeded.store(version, Ordering::Release);
         Ok(())

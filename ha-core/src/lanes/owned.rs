@@ -8,6 +8,9 @@ use zeroize::Zeroizing;
 /// than a kilobyte the allocator makes much more ado.
 const LIKELY: usize = 512;
 
+/// The same, of a call without input: a wrapped key, a ciphertext, all that was held back so far.
+const LIKELY_OF_NOTHING: usize = 4096;
+
 /// A copy of what a call reads.
 pub(super) fn copy(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(bytes.to_vec())
@@ -35,7 +38,8 @@ pub(super) struct Filled {
 impl Space {
     /// As large as the caller's, for a call with so much input.
     pub(super) fn like(output: &Output<'_>, input: usize) -> Self {
-        Space { capacity: output.capacity(), likely: LIKELY.saturating_add(input) }
+        let likely = if input == 0 { LIKELY_OF_NOTHING } else { LIKELY.saturating_add(input) };
+        Space { capacity: output.capacity(), likely }
     }
 
     /// Makes a call with it. One that needs more than was likely is made once more: it has done nothing yet (section 5.2).
@@ -90,14 +94,14 @@ mod tests {
         let bytes = vec![7; gives];
         let mut room = vec![0; capacity.unwrap_or(0)];
         let mut output = if capacity.is_some() { Output::buffer(&mut room) } else { Output::query() };
-        let filled = Space::like(&output, 0).fill(|out| out.write(&bytes));
+        let filled = Space::like(&output, 1).fill(|out| out.write(&bytes));
         let answer = filled.give(&mut output);
         (answer, output.len(), output.written().to_vec())
     }
 
     #[test]
     fn the_callers_place_gets_what_it_would_have_got() {
-        for gives in [0, 1, LIKELY - 1, LIKELY, LIKELY + 1, 3 * LIKELY] {
+        for gives in [0, 1, LIKELY, LIKELY + 1, LIKELY + 2, 3 * LIKELY] {
             assert_eq!(through(None, gives), (Ok(()), gives, vec![]), "a query of {gives}");
             assert_eq!(through(Some(gives), gives), (Ok(()), gives, vec![7; gives]), "exactly {gives}");
             assert_eq!(through(Some(gives + 9), gives), (Ok(()), gives, vec![7; gives]), "more than {gives}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 use ha_token::{Result, Rv};
 
-use crate::policy::width::{self, Use};
+use crate::policy::width::{self, STALL, Use};
 use crate::seam::{Event, Thread, World};
 use crate::sync::Mutex;
 
@@ -36,9 +36,13 @@ pub(super) type Job = Box<dyn FnOnce() -> bool + Send>;
 /// A thread of ours, and the one call that it makes at a time.
 pub(super) struct Lane {
     at: Mutex<At>,
+    /// When it began its call, in nanoseconds, or [`AT_REST`].
+    began: AtomicU64,
     /// There is a job, or the end.
     wake: Arc<dyn Event>,
 }
+
+const AT_REST: u64 = u64::MAX;
 
 /// Where a lane is.
 #[derive(Default)]
@@ -55,6 +59,8 @@ pub(super) struct Ticket {
     done: Arc<dyn Event>,
     /// No lane has begun it yet.
     queued: AtomicBool,
+    /// No lane will: one hangs, or all have ended.
+    turned_away: AtomicBool,
 }
 
 /// A call for which no lane is at work yet.
@@ -131,12 +137,15 @@ struct State {
     left: isize,
     /// Calls for which no lane is at work yet, the next one first.
     queue: VecDeque<Queued>,
-    /// When a lane last began a call.
-    begun: Duration,
     ended: bool,
 }
 
 impl State {
+    /// Lanes that have a call, those too that were left behind in one.
+    fn at_work(&self) -> usize {
+        self.lanes.len().saturating_sub(self.idle.len())
+    }
+
     /// Lanes that have a call, but for those that were left behind in one.
     fn working(&self) -> usize {
         self.lanes.len().saturating_sub(self.idle.len().saturating_add_signed(self.left))
@@ -148,10 +157,17 @@ impl Lane {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives it a call, for which it is then to be woken.
-    fn give(&self, Queued { ticket, job }: Queued) {
+    /// Gives it a call, under the lock of the pool's state.
+    fn give(&self, Queued { ticket, job }: Queued, now: Duration) {
         ticket.queued.store(false, Ordering::Release);
+        self.began.store(u64::try_from(now.as_nanos()).unwrap_or(AT_REST - 1), Ordering::Relaxed);
         *self.at() = At { job: Some(job), ticket: Some(ticket) };
+    }
+
+    /// Whether it is at work, and may well be on a core.
+    fn is_busy(&self, now: Duration) -> bool {
+        let began = self.began.load(Ordering::Relaxed);
+        began != AT_REST && now.saturating_sub(Duration::from_nanos(began)) < STALL
     }
 }
 
@@ -180,7 +196,10 @@ impl Pool {
 
     fn ticket(&self) -> Arc<Ticket> {
         let used = self.tickets.pop();
-        used.unwrap_or_else(|| Arc::new(Ticket { done: self.world.event(), queued: AtomicBool::new(true) }))
+        used.unwrap_or_else(|| {
+            let (queued, turned_away) = (AtomicBool::new(true), AtomicBool::new(false));
+            Arc::new(Ticket { done: self.world.event(), queued, turned_away })
+        })
     }
 
     /// The call has been made, and was waited for: the ticket serves for another one.
@@ -198,60 +217,81 @@ impl Pool {
     /// to hang; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
     pub(super) fn submit(self: &Arc<Self>, job: Job, now: Duration, spare: bool) -> Result<Arc<Ticket>> {
         let ticket = self.ticket();
-        let call = Queued { ticket: Arc::clone(&ticket), job };
         let most = if spare { MOST + SPARE } else { MOST };
         let mut state = self.state();
         if state.ended {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
-        let wanted = spare || self.wants_one_more(&state, state.working(), now);
-        match self.free_lane(&mut state, if wanted { most } else { 0 }) {
-            Some(free) => {
-                state.begun = now;
-                self.count(&state);
-                let (lane, is_new) = &free;
-                if *is_new {
-                    drop(state);
-                    self.start(lane)?;
-                    lane.give(call);
-                } else {
-                    // Under the lock: who ends the lanes sees who waits for it.
-                    lane.give(call);
-                    drop(state);
-                }
-                lane.wake.set();
-                Ok(ticket)
-            }
-            None if state.lanes.len() >= most && state.idle.is_empty() && self.hangs() => Err(Rv::NO_ANSWER),
-            None => {
-                match spare {
-                    true => state.queue.push_front(call),
-                    false => state.queue.push_back(call),
-                }
-                self.count(&state);
-                Ok(ticket)
-            }
+        if state.at_work() >= most && self.hangs() {
+            return Err(Rv::NO_ANSWER);
         }
+        let call = Queued { ticket: Arc::clone(&ticket), job };
+        match spare {
+            true => state.queue.push_front(call),
+            // Not before those that wait already.
+            false => state.queue.push_back(call),
+        }
+        if !spare && !self.wants_one_more(&state, now) {
+            self.count(&state);
+        } else if let Err(rv) = self.put_to_work(state, most, now)
+            && self.withdraw(&ticket).is_some()
+        {
+            return Err(rv);
+        }
+        Ok(ticket)
     }
 
-    fn wants_one_more(&self, state: &State, working: usize, now: Duration) -> bool {
-        let used = Use(self.used.load(Ordering::Relaxed));
-        width::one_more(working, self.world.cores(), used, now.saturating_sub(state.begun))
+    /// Whether one lane more is to be at work for the calls that wait.
+    fn wants_one_more(&self, state: &State, now: Duration) -> bool {
+        let (cores, used) = (self.world.cores(), Use(self.used.load(Ordering::Relaxed)));
+        let wants = |working| width::one_more(working, cores, used);
+        // Nearly always the first one tells it.
+        wants(state.working()) || wants(state.lanes.iter().filter(|lane| lane.is_busy(now)).count())
     }
 
-    /// A lane without a call, where there may be so many; and whether its thread is still to be started.
+    /// Has the first call that waits begun by one lane more, where there may be so many at work.
+    ///
+    /// # Errors
+    /// `CKR_HOST_MEMORY` when a thread could not be started: the call waits.
+    fn put_to_work<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        most: usize,
+        now: Duration,
+    ) -> Result<()> {
+        let Some((lane, is_new)) = self.free_lane(&mut state, most) else {
+            self.count(&state);
+            return Ok(());
+        };
+        if is_new {
+            self.count(&state);
+            drop(state);
+            self.start(&lane)?;
+            state = self.state();
+        }
+        match state.queue.pop_front() {
+            Some(call) => lane.give(call, now),
+            // Another lane was quicker, or all have ended.
+            None => state.idle.push(Arc::clone(&lane)),
+        }
+        self.count(&state);
+        drop(state);
+        lane.wake.set();
+        Ok(())
+    }
+
+    /// A lane without a call, where there may be so many at work; and whether its thread is still to be started.
     fn free_lane(&self, state: &mut State, most: usize) -> Option<(Arc<Lane>, bool)> {
-        if most == 0 {
+        if state.at_work() >= most {
             return None;
         }
         if let Some(lane) = state.idle.pop() {
             return Some((lane, false));
         }
-        (state.lanes.len() < most).then(|| {
-            let lane = Arc::new(Lane { at: Mutex::default(), wake: self.world.event() });
-            state.lanes.push(Arc::clone(&lane));
-            (lane, true)
-        })
+        let (at, began) = (Mutex::default(), AtomicU64::new(AT_REST));
+        let lane = Arc::new(Lane { at, began, wake: self.world.event() });
+        state.lanes.push(Arc::clone(&lane));
+        Some((lane, true))
     }
 
     fn start(self: &Arc<Self>, lane: &Arc<Lane>) -> Result<()> {
@@ -323,21 +363,20 @@ impl Pool {
         if was_left {
             state.left -= 1;
         }
+        lane.began.store(AT_REST, Ordering::Relaxed);
+        // Whether it makes the next one is decided as if it were asleep, and might be woken.
+        state.idle.push(Arc::clone(lane));
         let mut next = None;
-        if !state.queue.is_empty() {
+        if !state.queue.is_empty() && !state.ended {
             let now = self.world.now();
-            // As if it were asleep, and to be woken.
-            if self.wants_one_more(&state, state.working().saturating_sub(1), now)
-                && let Some(Queued { ticket, job }) = state.queue.pop_front()
+            if state.at_work() < MOST
+                && self.wants_one_more(&state, now)
+                && let Some(call) = state.queue.pop_front()
             {
-                state.begun = now;
-                ticket.queued.store(false, Ordering::Release);
-                lane.at().ticket = Some(ticket);
-                next = Some(job);
+                state.idle.pop();
+                lane.give(call, now);
+                next = lane.at().job.take();
             }
-        }
-        if next.is_none() {
-            state.idle.push(Arc::clone(lane));
         }
         self.count(&state);
         let is_over = state.ended && next.is_none();
@@ -352,12 +391,19 @@ impl Pool {
         next
     }
 
-    /// A call's deadline has passed: nobody waits for a lane any more.
-    pub(super) fn hang(&self) {
+    /// A call's deadline has passed. Those that wait for a lane have another one; where there is none nobody waits any more.
+    pub(super) fn hang(self: &Arc<Self>) {
         self.hangs.store(true, Ordering::Release);
         let mut state = self.state();
         state.left += 1;
-        self.turn_away(state);
+        if state.at_work() >= MOST {
+            self.turn_away(state);
+        } else if !state.queue.is_empty() {
+            // Where no thread can be started they wait for those that there are.
+            _ = self.put_to_work(state, MOST, self.world.now());
+        } else {
+            self.count(&state);
+        }
     }
 
     /// Calls that no lane has begun will be made by nobody.
@@ -367,6 +413,7 @@ impl Pool {
         drop(state);
         for Queued { ticket, job } in queue {
             drop(job);
+            ticket.turned_away.store(true, Ordering::Release);
             ticket.done.set();
         }
     }
@@ -383,18 +430,21 @@ impl Pool {
         }
         state.queue.retain(|call| !Arc::ptr_eq(&call.ticket, ticket));
         self.count(&state);
-        Some(if state.ended || self.hangs() { Rv::NO_ANSWER } else { Rv::HOST_MEMORY })
+        let is_sure = ticket.turned_away.load(Ordering::Acquire) || state.ended || self.hangs();
+        Some(if is_sure { Rv::NO_ANSWER } else { Rv::HOST_MEMORY })
     }
 
     /// Waits for a call to be made, no longer than `until`. Answers whether it was, or will be by nobody.
     pub(super) fn wait_for(self: &Arc<Self>, ticket: &Ticket, until: Option<Duration>) -> bool {
         let left = || until.map(|until| until.saturating_sub(self.world.now()));
         while ticket.queued.load(Ordering::Relaxed) {
-            let left = left();
-            if ticket.done.wait(Some(left.unwrap_or(NUDGE).min(NUDGE))) {
+            // The more wait the less often each of them looks.
+            let waiting = u32::try_from(self.waiting.load(Ordering::Relaxed) / MOST).unwrap_or(u32::MAX - 1);
+            let (left, patience) = (left(), NUDGE.saturating_mul(waiting + 1));
+            if ticket.done.wait(Some(left.map_or(patience, |left| left.min(patience)))) {
                 return true;
             }
-            if left.is_some_and(|left| left <= NUDGE) {
+            if left.is_some_and(|left| left <= patience) {
                 return false;
             }
             self.nudge();
@@ -405,30 +455,14 @@ impl Pool {
         may_watch && ticket.done.watch(left.unwrap_or(QUICK).min(QUICK)) || ticket.done.wait(left)
     }
 
-    /// A call has waited for a lane: the first one that does so has one now, if none was begun for a while.
+    /// A call has waited for a lane: the first one that does so has one now, if those at work wait for something.
     fn nudge(self: &Arc<Self>) {
         let now = self.world.now();
-        let mut state = self.state();
-        if state.queue.is_empty() || !self.wants_one_more(&state, state.working(), now) {
-            return;
+        let state = self.state();
+        if !state.queue.is_empty() && self.wants_one_more(&state, now) {
+            // Where no thread can be started it goes on waiting for those that there are.
+            _ = self.put_to_work(state, MOST, now);
         }
-        let Some((lane, is_new)) = self.free_lane(&mut state, MOST) else { return };
-        state.begun = now;
-        if is_new {
-            drop(state);
-            if self.start(&lane).is_err() {
-                return;
-            }
-            state = self.state();
-        }
-        match state.queue.pop_front() {
-            Some(call) => lane.give(call),
-            // Another lane was quicker.
-            None => state.idle.push(Arc::clone(&lane)),
-        }
-        self.count(&state);
-        drop(state);
-        lane.wake.set();
     }
 
     /// Calls that no lane has begun.

@@ -369,3 +369,25 @@ fn calls_do_not_wait_for_a_lane_that_makes_no_progress() {
     }
     assert_eq!(world.threads.load(Ordering::SeqCst), 3);
 }
+
+/// Whoever calls beside it has a lane as before: it is not counted where there is no core for it to keep busy.
+#[test]
+fn a_call_that_hangs_costs_nobody_else_anything() {
+    let (world, rig) = still();
+    rig.gate.shut_to(&[Function::GetTokenInfo]);
+    let lanes = Arc::clone(&rig.lanes);
+    let hung = std::thread::spawn(move || lanes.token_info().map(drop));
+    wait_until(|| rig.gate.begun(Function::GetTokenInfo) == 1);
+    world.now.fetch_add(u64::try_from(STALL.as_nanos()).unwrap(), Ordering::SeqCst);
+    for _ in 0..20 {
+        let call = ask(&rig);
+        while !call.is_finished() {
+            assert_eq!(rig.lanes.pool.waiting(), 0, "the clock stands still, and there is a lane");
+            std::thread::yield_now();
+        }
+        assert_eq!(call.join().unwrap(), Ok(()));
+    }
+    assert_eq!(world.threads.load(Ordering::SeqCst), 2);
+    rig.gate.open();
+    assert_eq!(hung.join().unwrap(), Ok(()));
+}

@@ -1,6 +1,6 @@
 //! The login for the use of one key: which operation it is for, and the PIN kept for a member that takes over.
 
-use ha_token::{Function, Output, Params, Result, Rv, SessionHandle, TemplateExt, ck};
+use ha_token::{Fetched, Function, Output, Params, Result, Rv, SessionHandle, TemplateExt, ck};
 
 use super::VirtualSlot;
 use super::session::{Active, SessionState};
@@ -58,7 +58,14 @@ impl VirtualSlot {
                 Active::Operation(kind) => {
                     let mut running = state.operation(kind)?;
                     let key = running.op.key.clone().ok_or(Rv::KEY_HANDLE_INVALID)?;
-                    reads(running.lease().map(|l| &*l), &key)
+                    match running.lease() {
+                        Some(lease) => reads(Some(&*lease), &key),
+                        // It was left for its first call.
+                        None => {
+                            let read = self.fetch(&key, &[ck::CKA_ALWAYS_AUTHENTICATE])?;
+                            Ok(matches!(&read[..], [Fetched::Value(value)] if value.as_bool() == Some(true)))
+                        }
+                    }
                 }
                 Active::Messages(kind) => {
                     let op = state.messages(kind)?;

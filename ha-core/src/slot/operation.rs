@@ -59,8 +59,8 @@ pub(super) struct Running<'a> {
 
 impl Operation {
     /// One that was left for its first call.
-    pub(super) fn late(Late { kind, mechanism, key }: Late, runs: Runs) -> Self {
-        Operation { kind, pinned: false, mechanism, key, number: 0, more: None, runs }
+    pub(super) fn late(Late { kind, mechanism, key, number }: Late, runs: Runs) -> Self {
+        Operation { kind, pinned: false, mechanism, key, number, more: None, runs }
     }
 
     /// What its token has agreed to, if it may be begun late the next time. `changes`: those that the group had made when the
@@ -155,8 +155,10 @@ impl VirtualSlot {
         output: &mut Output<'_>,
         call: &mut impl FnMut(&Lease, &mut Output<'_>) -> Result<()>,
     ) -> Result<()> {
-        if let Runs::NotYet = running.op.runs {
-            self.start_late(running);
+        if let Runs::NotYet = running.op.runs
+            && let Err(rv) = self.start_late(running)?
+        {
+            return self.go_on(running, function, output, Some(rv), call);
         }
         let failed = match running.lease() {
             None => None,
@@ -171,22 +173,31 @@ impl VirtualSlot {
         self.go_on(running, function, output, failed, call)
     }
 
-    /// Starts an operation that was left for its first call, where its session's last one was. If that fails, it is
-    /// started elsewhere ([`go_on`](Self::go_on)).
+    /// Starts an operation that was left for its first call, where its session's last one was. Answers how that ended there; if
+    /// there is none, or it may not stay there, the operation is started elsewhere ([`go_on`](Self::go_on)).
+    ///
+    /// # Errors
+    /// `CKR_KEY_HANDLE_INVALID`: its key is not there any more.
     #[inline(never)]
-    fn start_late(&self, running: &mut Running<'_>) {
+    fn start_late(&self, running: &mut Running<'_>) -> Result<Result<()>> {
         let op = &mut *running.op;
+        self.is_still_there(op.key.as_deref())?;
         op.runs = Runs::Nowhere;
-        let Some(lease) = running.kept.take_up(&self.group, &op.need(None)) else { return };
-        match self.start(lease, op) {
-            Ok(_) => op.runs = Runs::OnKept,
-            Err(rv) => {
-                tracing::debug!(group = %self.group.config.label, %rv, "an operation is started elsewhere");
-                if let Some(mut lease) = running.kept.give_up() {
-                    lease.set_busy(true);
-                }
-            }
-        }
+        let Some(lease) = running.kept.take_up(&self.group, &op.need(None)) else { return Ok(Ok(())) };
+        let answer = self.start(lease, op);
+        op.runs = Runs::OnKept;
+        Ok(answer.map(drop))
+    }
+
+    /// The key of an operation that was left for its first call was there before. Where it was destroyed since, by another
+    /// process too, its token may have given the number of its handle to another one (guarantee G3).
+    ///
+    /// # Errors
+    /// `CKR_KEY_HANDLE_INVALID`.
+    fn is_still_there(&self, key: Option<&Object>) -> Result<()> {
+        let Some(key) = key else { return Ok(()) };
+        self.group.heed_destructions();
+        if key.is_taken_out() { Err(Rv::KEY_HANDLE_INVALID) } else { Ok(()) }
     }
 
     /// What a failed call of an operation leads to: its error, or the same call on another member.
@@ -228,7 +239,7 @@ impl VirtualSlot {
         }
         let call_again = Call { function, need: op.need(None), skip };
         let taken_over = self.run_after(None, left, &call_again, &mut |lease| {
-            self.start(lease, op)?;
+            self.start(lease, op).map_err(of_a_key)?;
             self.feed_again(lease, op)?;
             let mut out = output.reborrow();
             let answer = call(lease, &mut out);
@@ -330,6 +341,7 @@ impl VirtualSlot {
         input: &[u8],
         output: &mut Output<'_>,
     ) -> Result<()> {
+        self.is_still_there(late.key.as_deref())?;
         let (kind, mechanism) = (late.kind, late.mechanism);
         let changes = self.group.objects.changes();
         let need = Need {
@@ -357,7 +369,7 @@ impl VirtualSlot {
                 (Runs::OnKept, Some(answer))
             }
         };
-        state.add(Operation::late(late, runs));
+        state.add_late_one(Operation::late(late, runs));
         self.late_goes_on(state, kind, input, output, answer)
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Late {
     pub kind: OpKind,
     pub mechanism: Ulong,
     pub key: Option<Arc<Object>>,
+    /// As an operation's.
+    pub number: u32,
 }
 
 /// What goes on in a session. One call at a time has it.
@@ -71,7 +73,8 @@ impl SessionState {
         if self.late.is_some() || !self.kept.would_begin(what) {
             return Err(key);
         }
-        self.late = Some(Late { kind: what.kind, mechanism: what.mechanism, key });
+        self.started = self.started.wrapping_add(1);
+        self.late = Some(Late { kind: what.kind, mechanism: what.mechanism, key, number: self.started });
         Ok(())
     }
 
@@ -84,8 +87,13 @@ impl SessionState {
     /// What was left for its first call is an operation like others.
     fn add_what_is_late(&mut self) {
         if let Some(late) = self.late.take() {
-            self.add(Operation::late(late, Runs::NotYet));
+            self.add_late_one(Operation::late(late, Runs::NotYet));
         }
+    }
+
+    /// Adds an operation that was counted when it was left for its first call.
+    pub(super) fn add_late_one(&mut self, operation: Operation) {
+        self.operations.push(operation);
     }
 
     /// The operation of a kind, with where it runs.
