@@ -379,6 +379,8 @@ fn a_call_that_hangs_costs_nobody_else_anything() {
     let hung = std::thread::spawn(move || lanes.token_info().map(drop));
     wait_until(|| rig.gate.begun(Function::GetTokenInfo) == 1);
     world.now.fetch_add(u64::try_from(STALL.as_nanos()).unwrap(), Ordering::SeqCst);
+    // A second lane is started for the first of them.
+    assert_eq!(ask(&rig).join().unwrap(), Ok(()));
     for _ in 0..20 {
         let call = ask(&rig);
         while !call.is_finished() {
