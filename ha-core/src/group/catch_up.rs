@@ -34,6 +34,8 @@ pub struct CaughtUp {
     /// Whether all of it is to be tried again: another process was at it, the ledger could not be read, or it took too long
     /// for a login.
     pub undone: bool,
+    /// Whether the token had no room for some of it: that is tried again soon.
+    pub is_full: bool,
 }
 
 /// How far a member is brought up to date.
@@ -131,8 +133,12 @@ impl Group {
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
                 member.left.store(done.left.len(), Ordering::Release);
                 member.may_take.store(done.left.len() > done.uncopyable, Ordering::Release);
-                // What was refused in words that say nothing, as on a disk that cannot be written, is tried again.
-                if done.undone || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire)) {
+                // What was refused for want of room, or in words that say nothing, as on a disk that cannot be written, is tried
+                // again.
+                if done.undone
+                    || done.is_full
+                    || (!done.left.is_empty() && member.refuses_writes.load(Ordering::Acquire))
+                {
                     return Ok(());
                 }
             }
@@ -240,7 +246,7 @@ impl Group {
         extent: Extent,
         done: &mut CaughtUp,
     ) -> std::result::Result<(), Trouble> {
-        let CaughtUp { destroyed, changed, copied, left, uncopyable, undone } = done;
+        let CaughtUp { destroyed, changed, copied, left, uncopyable, undone, is_full } = done;
         let dry = extent == Extent::Rehearsal;
         let mut is_over = || {
             *undone |= matches!(extent, Extent::Until(end) if self.world.now() >= end);
@@ -258,6 +264,7 @@ impl Group {
                         if class == Class::Ambiguous {
                             lease.member.refuses_writes.store(true, Ordering::Release);
                         }
+                        *is_full |= class == Class::Capacity && rv != Rv::FUNCTION_NOT_SUPPORTED;
                         left.push(format!("{what}: {rv}"));
                         Ok(false)
                     }
