@@ -212,6 +212,16 @@ impl Token for BareSlot {
         token.set_attributes(backing, object, template)
     }
 
+    fn whole_objects(&self) -> Option<u64> {
+        self.token().ok()?.whole_objects()
+    }
+
+    fn await_whole_objects(&self) {
+        if let Ok(token) = self.token() {
+            token.await_whole_objects();
+        }
+    }
+
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
         let (token, backing) = self.lookup(session)?;
         token.find_objects_init(backing, template)

@@ -27,6 +27,7 @@ mod exit;
 mod fork;
 mod instance;
 mod loader;
+mod makings;
 mod messages;
 mod operations;
 mod plain;

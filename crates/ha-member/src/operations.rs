@@ -8,6 +8,7 @@ use ha_token::{
 
 use crate::calls::invoke;
 use crate::instance::Call;
+use crate::makings::Makings;
 
 /// The type of `C_Encrypt`, `C_EncryptUpdate` and everything like them.
 pub(crate) type Transform = ck::CK_C_Encrypt;
@@ -42,7 +43,8 @@ pub(crate) fn with_template<T>(
 }
 
 /// A new object's handle.
-pub(crate) fn made(call: impl FnOnce(*mut Ulong) -> Result<()>) -> Result<ObjectHandle> {
+pub(crate) fn made(makings: &Makings, call: impl FnOnce(*mut Ulong) -> Result<()>) -> Result<ObjectHandle> {
+    let _making = makings.begin();
     let mut handle = ck::CK_INVALID_HANDLE;
     call(&mut handle)?;
     Ok(ObjectHandle(handle))
@@ -50,12 +52,15 @@ pub(crate) fn made(call: impl FnOnce(*mut Ulong) -> Result<()>) -> Result<Object
 
 /// Hands a mechanism, a template and a place for a new object's handle to `call`.
 pub(crate) fn make(
+    makings: &Makings,
     mechanism: &mut Mechanism,
     template: &Template,
     call: impl FnOnce(*mut ck::CK_MECHANISM, *mut ck::CK_ATTRIBUTE, Ulong, *mut Ulong) -> Result<()>,
 ) -> Result<ObjectHandle> {
     with_mechanism(mechanism, |raw| {
-        with_template(template, |attributes, count| made(|object| call(raw, attributes, count, object)))
+        with_template(template, |attributes, count| {
+            made(makings, |object| call(raw, attributes, count, object))
+        })
     })
 }
 

@@ -14,6 +14,7 @@ use ha_token::{
 
 use crate::calls::{self, input, invoke, output, pin};
 use crate::instance::{Call, Life, ulong};
+use crate::makings::Makings;
 use crate::messages;
 use crate::operations::{self, made, make, with_mechanism, with_template};
 
@@ -27,6 +28,8 @@ pub(crate) struct RealToken {
     messages: Mutex<Messages>,
     /// How many those are, so that closing a session need not take the lock.
     message_count: AtomicUsize,
+    /// The objects that are being made.
+    makings: Makings,
 }
 
 impl fmt::Debug for RealToken {
@@ -37,7 +40,13 @@ impl fmt::Debug for RealToken {
 
 impl RealToken {
     pub(crate) fn new(life: Arc<Life>, slot: Ulong) -> Self {
-        RealToken { life, slot, messages: Mutex::default(), message_count: AtomicUsize::new(0) }
+        RealToken {
+            life,
+            slot,
+            messages: Mutex::default(),
+            message_count: AtomicUsize::new(0),
+            makings: Makings::default(),
+        }
     }
 
     #[inline(always)]
@@ -213,7 +222,7 @@ impl Token for RealToken {
     fn create_object(&self, session: SessionHandle, template: &Template) -> Result<ObjectHandle> {
         let call = self.enter()?;
         with_template(template, |attributes, count| {
-            made(|object| invoke!(call, C_CreateObject, session.0, attributes, count, object))
+            made(&self.makings, |object| invoke!(call, C_CreateObject, session.0, attributes, count, object))
         })
     }
 
@@ -225,7 +234,9 @@ impl Token for RealToken {
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
         with_template(template, |attributes, count| {
-            made(|copy| invoke!(call, C_CopyObject, session.0, object.0, attributes, count, copy))
+            made(&self.makings, |copy| {
+                invoke!(call, C_CopyObject, session.0, object.0, attributes, count, copy)
+            })
         })
     }
 
@@ -271,6 +282,14 @@ impl Token for RealToken {
         with_template(template, |attributes, count| {
             invoke!(call, C_SetAttributeValue, session.0, object.0, attributes, count)
         })
+    }
+
+    fn whole_objects(&self) -> Option<u64> {
+        self.makings.are_over()
+    }
+
+    fn await_whole_objects(&self) {
+        self.makings.wait();
     }
 
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
@@ -516,7 +535,9 @@ impl Token for RealToken {
         template: &Template,
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
-        make(mechanism, template, |raw, t, n, key| invoke!(call, C_GenerateKey, session.0, raw, t, n, key))
+        make(&self.makings, mechanism, template, |raw, t, n, key| {
+            invoke!(call, C_GenerateKey, session.0, raw, t, n, key)
+        })
     }
 
     fn generate_key_pair(
@@ -529,7 +550,7 @@ impl Token for RealToken {
         let call = self.enter()?;
         let mut other = ck::CK_INVALID_HANDLE;
         let second = &raw mut other;
-        let first = make(mechanism, public, |raw, t, n, first| {
+        let first = make(&self.makings, mechanism, public, |raw, t, n, first| {
             with_template(private, |u, m| {
                 invoke!(call, C_GenerateKeyPair, session.0, raw, t, n, u, m, first, second)
             })
@@ -561,7 +582,7 @@ impl Token for RealToken {
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
         let (blob, len) = (input(wrapped), ulong(wrapped.len()));
-        make(mechanism, template, |raw, t, n, key| {
+        make(&self.makings, mechanism, template, |raw, t, n, key| {
             invoke!(call, C_UnwrapKey, session.0, raw, unwrapping.0, blob, len, t, n, key)
         })
     }
@@ -575,7 +596,7 @@ impl Token for RealToken {
         want_handle: bool,
     ) -> Result<Option<ObjectHandle>> {
         let call = self.enter()?;
-        let key = make(mechanism, template, |raw, t, n, key| {
+        let key = make(&self.makings, mechanism, template, |raw, t, n, key| {
             let key = if want_handle { key } else { std::ptr::null_mut() };
             invoke!(call, C_DeriveKey, session.0, raw, base.0, t, n, key)
         })?;
@@ -614,7 +635,7 @@ impl Token for RealToken {
         let (blob, len) = (input(wrapped), ulong(wrapped.len()));
         let (aad, aad_len) = (input(associated), ulong(associated.len()));
         let (s, by) = (session.0, unwrapping.0);
-        make(mechanism, template, |raw, t, n, key| {
+        make(&self.makings, mechanism, template, |raw, t, n, key| {
             invoke!(call, C_UnwrapKeyAuthenticated, s, raw, by, blob, len, t, n, aad, aad_len, key)
         })
     }
@@ -629,7 +650,7 @@ impl Token for RealToken {
     ) -> Result<Option<ObjectHandle>> {
         let call = self.enter()?;
         let query = out.is_query();
-        let key = make(mechanism, template, |raw, t, n, key| {
+        let key = make(&self.makings, mechanism, template, |raw, t, n, key| {
             output(out, |to, len| {
                 invoke!(call, C_EncapsulateKey, session.0, raw, public.0, t, n, to, len, key)
             })
@@ -647,7 +668,7 @@ impl Token for RealToken {
     ) -> Result<ObjectHandle> {
         let call = self.enter()?;
         let (text, len) = (input(ciphertext), ulong(ciphertext.len()));
-        make(mechanism, template, |raw, t, n, key| {
+        make(&self.makings, mechanism, template, |raw, t, n, key| {
             invoke!(call, C_DecapsulateKey, session.0, raw, private.0, t, n, text, len, key)
         })
     }

@@ -190,6 +190,14 @@ impl<H: Hook> Token for Passing<H> {
         self.send(Function::SetPin, UserType::User, old, || self.real.set_pin(session, old, new))
     }
 
+    fn whole_objects(&self) -> Option<u64> {
+        self.real.whole_objects()
+    }
+
+    fn await_whole_objects(&self) {
+        self.real.await_whole_objects();
+    }
+
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
         let opened = self.hook.call(Function::OpenSession, || self.real.open_session(read_write))?;
         self.hook.opened(opened);

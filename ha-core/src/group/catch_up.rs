@@ -202,7 +202,7 @@ impl Group {
     fn take_stock(&self, lease: &Lease) -> Result<bool> {
         let Some(ledger) = &self.ledger else { return Ok(false) };
         let token = vec![ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true)];
-        let there = crate::replica::find_all(lease.on(), &token, 512)?.len();
+        let there = lease.find(&token)?.len();
         let group_keys = if lease.link.group_keys().is_some() { 2 } else { 0 };
         // A ledger that cannot say how many there should be may not know some.
         let known = ledger.count_on(lease.member.name());

@@ -8,7 +8,6 @@ use ha_token::{Attribute, Function, Result, Rv, Ulong, ck};
 use super::identify::place;
 use super::{Group, Lease, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::find_all;
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 
@@ -110,7 +109,7 @@ impl Group {
 
     /// Adds the objects that a member holds.
     fn objects_on(&self, lease: &Lease, objects: &mut BTreeMap<Ulong, Arc<Object>>) -> Result<()> {
-        for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
+        for handle in lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])? {
             if let Some(object) = self.object_of(lease, handle)? {
                 objects.insert(object.handle.0, object);
             }

@@ -9,9 +9,9 @@ use super::login::Visit;
 use super::matching::{NO_TYPE, of_kind};
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
 use crate::mutants::wrong;
+use crate::replica::group_key;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, State};
 use crate::replica::proof::Outcome;
-use crate::replica::{find_all, group_key};
 
 /// What a member has of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +150,7 @@ impl Group {
             let key_type = if wrong!(AnyTypeIsCandidate) { NO_TYPE } else { row.key_type };
             let alike = of_kind(row.class, key_type);
             let mut by_names: Vec<(Traits, Vec<ObjectHandle>)> = Vec::new();
-            for handle in find_all(lease.on(), &alike, 256)? {
+            for handle in lease.find(&alike)? {
                 if called_so.contains(&handle) || self.stands_for_another(lease, row, handle) {
                     continue;
                 }

@@ -8,10 +8,10 @@ use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, Tem
 use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Place, Traits, Trust};
 use crate::mutants::wrong;
+use crate::replica::On;
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{On, find_all};
 
 /// `CKA_KEY_TYPE` of what has none.
 pub(super) const NO_TYPE: Ulong = Ulong::MAX;
@@ -88,7 +88,7 @@ impl Group {
             template.push(Attribute::bytes(ck::CKA_LABEL, &*traits.label));
         }
         let mut found = Vec::new();
-        for handle in find_all(lease.on(), &template, 64)? {
+        for handle in lease.find(&template)? {
             // An empty id or label cannot be searched for on every token.
             if self.read_traits(lease.on(), handle)?.0 == *traits {
                 found.push(handle);

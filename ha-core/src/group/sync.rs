@@ -14,7 +14,7 @@ use crate::policy::failure::Class;
 use crate::replica::ledger::{Intent, LedgerError, ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{find_all, is_secret, life};
+use crate::replica::{is_secret, life};
 
 /// What one object's adoption came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Group {
         // Read before the token is: what another process commits meanwhile may not have been there when it was searched.
         let mut rows = self.ledger()?.objects().map_err(|e| self.ledger_failed(e))?;
         let mut seen = HashSet::new();
-        for handle in find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
+        for handle in lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])? {
             if let Some(object) = self.object_of(lease, handle)?
                 && let Origin::Ledger(id) = object.origin
             {
@@ -132,7 +132,7 @@ impl Group {
         }
         let source = writers.iter().find(|w| w.member.index == from.index).ok_or(Rv::DEVICE_ERROR)?;
         let mut adopted = Vec::new();
-        for handle in find_all(source.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)? {
+        for handle in source.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])? {
             let Some(object) = self.object_of(source, handle)? else { continue };
             if object.origin != Origin::Foreign {
                 continue;

@@ -276,6 +276,15 @@ impl Token for Lanes {
         })
     }
 
+    // No calls of the token's, and over soon.
+    fn whole_objects(&self) -> Option<u64> {
+        self.shared.token.whole_objects()
+    }
+
+    fn await_whole_objects(&self) {
+        self.shared.token.await_whole_objects();
+    }
+
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
         let template = template.clone();
         self.within(Function::FindObjectsInit, session, move |token| {

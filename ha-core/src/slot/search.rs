@@ -12,9 +12,6 @@ use crate::mutants::wrong;
 /// How often a search is begun again because of what others do meanwhile.
 const SEARCHES: usize = 32;
 
-/// Handles asked of a member at once.
-const BATCH: usize = 512;
-
 impl VirtualSlot {
     /// `C_FindObjectsInit`: the whole search is made here, so that a member that dies later takes nothing along.
     ///
@@ -121,7 +118,7 @@ impl VirtualSlot {
         let group = &*self.group;
         for _ in 0..SEARCHES {
             let visit = group.visit(&lease.link);
-            let found = crate::replica::find_all(lease.on(), template, BATCH)?;
+            let found = lease.find(template)?;
             let objects = match self.objects_of(lease, found) {
                 Err(Rv::OBJECT_HANDLE_INVALID) => continue,
                 answer => answer?,

@@ -202,6 +202,12 @@ impl Token for VirtualSlot {
         self.set(session, object, template)
     }
 
+    fn whole_objects(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    fn await_whole_objects(&self) {}
+
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
         self.search(session, template)
     }

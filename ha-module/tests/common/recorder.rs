@@ -198,6 +198,12 @@ impl Token for Recorder {
     ) -> Result<()> {
         self.note(session, format_args!("set_attributes {} {}", object.0, kinds(template)))
     }
+    fn whole_objects(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    fn await_whole_objects(&self) {}
+
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
         self.note(session, format_args!("find_objects_init {}", kinds(template)))
     }

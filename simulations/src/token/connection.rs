@@ -179,6 +179,12 @@ impl Token for Connection {
         self.call(|c| c.set_attributes(session, object, template))
     }
 
+    fn whole_objects(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    fn await_whole_objects(&self) {}
+
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
         self.call(|c| c.find_objects_init(session, template))
     }
