@@ -51,6 +51,8 @@ pub struct Board {
     read_at: AtomicU64,
     /// When this process last said how it sees the members, in microseconds of the host's time.
     shown_at: AtomicU64,
+    /// Whether what it had to say then could not be written.
+    is_unsaid: AtomicBool,
     /// Whether it was told that the wishes cannot be read; that the seat cannot be written.
     told_unreadable: AtomicBool,
     told_unwritable: AtomicBool,
@@ -90,12 +92,15 @@ impl Board {
             read_at: AtomicU64::new(word.as_ref().map_or(0, SharedWord::get)),
             word,
             shown_at: AtomicU64::new(0),
+            is_unsaid: AtomicBool::new(false),
             seat: Mutex::new(seat),
             wishes: Mutex::default(),
             told_unreadable: AtomicBool::new(false),
             told_unwritable: AtomicBool::new(false),
         };
-        board.read_wishes();
+        if !board.read_wishes() {
+            board.read_at.store(board.number().wrapping_sub(1), Ordering::Release);
+        }
         Some(board)
     }
 
@@ -112,25 +117,27 @@ impl Board {
     /// The last wish about a member, if there was one.
     pub fn wish(&self, member: &str) -> Option<Wish> {
         let now = self.number();
-        // Who is told of a change a moment later reads again.
-        if self.read_at.swap(now, Ordering::AcqRel) != now {
-            self.read_wishes();
+        // Who is told of a change a moment later reads again; so does who could not read.
+        if self.read_at.load(Ordering::Acquire) != now && self.read_wishes() {
+            self.read_at.store(now, Ordering::Release);
         }
         let wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
         wishes.iter().find(|w| w.member == member).cloned()
     }
 
-    /// What cannot be read changes nothing: what was wished before holds.
-    fn read_wishes(&self) {
+    /// What cannot be read changes nothing: what was wished before holds. Answers whether it could be.
+    fn read_wishes(&self) -> bool {
         match wishes::read(&self.wishes_file()) {
             Ok(read) => {
                 *self.wishes.lock().unwrap_or_else(PoisonError::into_inner) = read;
                 self.told_unreadable.store(false, Ordering::Relaxed);
+                true
             }
             Err(error) => {
                 if !self.told_unreadable.swap(true, Ordering::Relaxed) {
                     tracing::warn!(path = %self.wishes_file().display(), %error, "what operators want of members cannot be read");
                 }
+                false
             }
         }
     }
@@ -203,9 +210,14 @@ impl Board {
         }
         self.shown_at.store(now.as_micros() as u64, Ordering::Relaxed);
         match seat.write(&members(), now, now_and_then) {
-            Ok(true) => _ = self.word.as_ref().map(SharedWord::raise),
-            Ok(false) => {}
+            Ok(is_new) => {
+                self.is_unsaid.store(false, Ordering::Relaxed);
+                if is_new {
+                    _ = self.word.as_ref().map(SharedWord::raise);
+                }
+            }
             Err(error) => {
+                self.is_unsaid.store(true, Ordering::Relaxed);
                 if !self.told_unwritable.swap(true, Ordering::Relaxed) {
                     tracing::debug!(path = %seat.path().display(), %error, "other processes are not told how members are");
                 }
@@ -213,9 +225,11 @@ impl Board {
         }
     }
 
-    /// When this process last had something to say, in the host's time.
-    pub(crate) fn shown_at(&self) -> Duration {
-        Duration::from_micros(self.shown_at.load(Ordering::Relaxed))
+    /// Whether it is time to say again what changes all the time, which is said `now_and_then`; or, after a `moment`, what
+    /// could not be written. `now` is the host's time.
+    pub(crate) fn is_due(&self, now: Duration, now_and_then: Duration, moment: Duration) -> bool {
+        let wait = if self.is_unsaid.load(Ordering::Relaxed) { moment } else { now_and_then };
+        now >= Duration::from_micros(self.shown_at.load(Ordering::Relaxed)) + wait
     }
 
     /// This process does not use the group any more.
@@ -303,6 +317,47 @@ mod tests {
         assert!(!dead.exists());
         user.leave_at_exit();
         assert_eq!(open(Part::Operator).processes(), []);
+    }
+
+    /// As where the process has no descriptor left for a moment: nothing is on the board that was not there before.
+    #[test]
+    fn a_wish_that_could_not_be_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |part| Board::open(dir.path(), "g", part, Duration::ZERO).unwrap();
+        let (user, operator) = (open(Part::User), open(Part::Operator));
+        let turn = operator.turn().unwrap();
+        operator.ask_for(&turn, "a", What::Drain, Duration::ZERO).unwrap();
+        let (file, aside) = (user.wishes_file(), dir.path().join("aside"));
+        std::fs::rename(&file, &aside).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let late = open(Part::User);
+        for board in [&user, &late] {
+            assert_eq!(board.wish("a"), None);
+        }
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&aside, &file).unwrap();
+        for board in [&user, &late] {
+            assert!(board.wish("a").unwrap().drained);
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_said_is_said_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = Board::open(dir.path(), "g", Part::User, Duration::ZERO).unwrap();
+        let (moment, rarely) = (Duration::from_secs(1), Duration::from_secs(60));
+        let show = |now| user.show(now, rarely, Vec::new);
+        let may_write = |may| user.seat.lock().unwrap().as_mut().unwrap().open_again(may);
+        let mut now = Duration::from_secs(100);
+        show(now);
+        assert!(!user.is_due(now + moment, rarely, moment));
+        may_write(false);
+        now += rarely;
+        show(now);
+        assert!(user.is_due(now + moment, rarely, moment) && !user.is_due(now, rarely, moment));
+        may_write(true);
+        show(now + moment);
+        assert!(!user.is_due(now + moment * 2, rarely, moment));
     }
 
     #[test]

@@ -126,6 +126,13 @@ impl Seat {
         is_file_of(self.lock.file(), &self.path)
     }
 
+    /// Goes on with the file opened anew.
+    #[cfg(test)]
+    pub(super) fn open_again(&mut self, may_write: bool) {
+        let file = OpenOptions::new().read(true).write(may_write).open(&self.path).unwrap();
+        self.lock = HostLock::take(file, |_| Ok(())).ok().unwrap();
+    }
+
     /// Writes how the process sees the members: when that has changed, and round trips now and then. Answers whether
     /// something was written that matters to others.
     ///

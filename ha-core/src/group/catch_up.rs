@@ -1,7 +1,7 @@
 //! Bringing a member up to date: what was destroyed while it was away, what was changed, what was made.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, TryLockError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use ha_token::{Function, Result, Rv};
@@ -45,7 +45,7 @@ pub(crate) enum Extent {
     Rehearsal,
     /// To the end.
     Whole,
-    /// Until this moment: the rest is its keeper's.
+    /// What is to be destroyed and changed; then what is missing, until this moment: the rest is its keeper's.
     Until(Duration),
 }
 
@@ -66,12 +66,8 @@ impl Group {
         let alone = self.alone.load(Ordering::Relaxed);
         for member in self.up() {
             let Some(link) = member.link() else { continue };
-            // A keeper that is at it goes on with it: a login does not wait for that.
-            let is_free = || !matches!(member.catching_up.try_lock(), Err(TryLockError::WouldBlock));
             let extent = if alone { Extent::Whole } else { Extent::Until(self.world.now() + LOGIN_PATIENCE) };
-            if (alone || is_free())
-                && let Err(rv) = self.follow_login_to(member, &link, extent)
-            {
+            if let Err(rv) = self.follow_login_to(member, &link, extent) {
                 tracing::warn!(group = %self.config.label, member = member.name(), rv = %rv, "the member could not be brought up to date");
             }
             // What is left is its keeper's.
@@ -87,8 +83,16 @@ impl Group {
     /// # Errors
     /// The member's answers that say that it cannot be used.
     pub(crate) fn catch_up(&self, member: &Arc<Member>, link: &Arc<Link>, extent: Extent) -> Result<()> {
-        let lock = || member.catching_up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _one = (!wrong!(CatchUpNotAlone)).then(lock);
+        let _one = match extent {
+            _ if wrong!(CatchUpNotAlone) => None,
+            Extent::Until(end) => match self.turn_to_catch_up(member, end) {
+                Some(turn) => Some(turn),
+                None => return Ok(()),
+            },
+            Extent::Whole | Extent::Rehearsal => {
+                Some(member.catching_up.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        };
         // What passes it by meanwhile makes it another round; what goes on and on is left to its keeper.
         for _ in 0..ROUNDS {
             let owed = member.owed.load(Ordering::Acquire);
@@ -106,9 +110,14 @@ impl Group {
                 self.receive_group_keys(member, link);
             }
             if !by_hand {
+                // Until all of it was done; also when a logout ends it.
+                member.lacks.store(true, Ordering::Release);
                 let mut done = self.bring_up_to_date(&lease, extent)?;
                 if done != CaughtUp::default() {
                     tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");
+                }
+                if self.is_stopping() {
+                    return Ok(());
                 }
                 if done.undone && matches!(extent, Extent::Until(end) if self.world.now() >= end) {
                     tracing::info!(group = %self.config.label, member = member.name(), "not all at once: the login does not wait for the rest");
@@ -153,6 +162,26 @@ impl Group {
             member.behind_tries.store(0, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// The turn to bring a member up to date, for a login: its keeper may have it, and goes on then with what the member is
+    /// to be given. What it is to destroy and to change the login waits for, until `end`.
+    fn turn_to_catch_up<'m>(&self, member: &'m Member, end: Duration) -> Option<MutexGuard<'m, ()>> {
+        let pause = self.world.event();
+        loop {
+            match member.catching_up.try_lock() {
+                Ok(turn) => return Some(turn),
+                Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            // What the ledger cannot say a login does not wait for.
+            let is_to_change =
+                self.ledger.as_ref().is_some_and(|l| l.is_to_change(member.name()).unwrap_or_default());
+            if !is_to_change || self.is_stopping() || self.world.now() >= end {
+                return None;
+            }
+            pause.wait(Some(Duration::from_millis(10)));
+        }
     }
 
     /// Whether a member may lack what others have: a search that it answered says nothing of that.
@@ -219,7 +248,11 @@ impl Group {
         let mut done = CaughtUp::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
         // The lock of the host is one among this process's threads, too.
-        let lock = || ledger.member_lock(lease.member.name(), &*self.world);
+        let limit = match extent {
+            Extent::Until(end) => Some(end),
+            Extent::Whole | Extent::Rehearsal => None,
+        };
+        let lock = || ledger.member_lock(lease.member.name(), &*self.world, limit);
         let _host = match (!wrong!(CatchUpNotAlone)).then(lock).transpose() {
             Ok(lock) => lock,
             Err(error) => {
@@ -248,8 +281,10 @@ impl Group {
     ) -> std::result::Result<(), Trouble> {
         let CaughtUp { destroyed, changed, copied, left, uncopyable, undone, is_full } = done;
         let dry = extent == Extent::Rehearsal;
-        let mut is_over = || {
-            *undone |= matches!(extent, Extent::Until(end) if self.world.now() >= end);
+        // No patience ends before what is destroyed and changed elsewhere is so here: the member serves meanwhile.
+        let mut is_over = |may_be_left: bool| {
+            let is_late = || may_be_left && matches!(extent, Extent::Until(end) if self.world.now() >= end);
+            *undone |= self.is_stopping() || is_late();
             *undone
         };
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {
@@ -277,7 +312,7 @@ impl Group {
             self.settle();
         }
         for row in ledger.tombstones_for(name)? {
-            if is_over() {
+            if is_over(false) {
                 return Ok(());
             }
             no_write_is_late(lease)?;
@@ -310,7 +345,7 @@ impl Group {
             }
         }
         for pending in ledger.pending_for(name)? {
-            if is_over() {
+            if is_over(false) {
                 return Ok(());
             }
             let Some(row) = ledger.object(pending.object)? else { continue };
@@ -363,7 +398,7 @@ impl Group {
             if wrong!(MissingSkipped) {
                 break;
             }
-            if is_over() {
+            if is_over(true) {
                 return Ok(());
             }
             let what = format!("{} is to be copied here", describe(&row));

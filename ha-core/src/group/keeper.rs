@@ -182,8 +182,11 @@ impl Group {
         }
         self.heed_wishes_alone();
         for member in self.members.iter().filter(|m| m.is_up() && self.is_behind(m)) {
-            if member.catching_up.try_lock().is_ok() {
-                self.catch_up_again(member);
+            // Another caller is at it, or it is not to be tried again yet: that may wait for another process.
+            let Ok(mut until) = member.behind_until.try_lock() else { continue };
+            if self.world.now() >= *until && member.catching_up.try_lock().is_ok() {
+                let wait = self.catch_up_again(member);
+                *until = if self.is_behind(member) { self.world.now() + wait } else { Duration::ZERO };
             }
         }
         for member in self.members.iter().filter(|m| m.state() == State::Suspect) {
@@ -333,6 +336,12 @@ impl Group {
             self.note(member, Function::Login, rv);
             self.health_event(member, Event::ProbeFailed);
             return;
+        }
+        // Without a login nothing can be given to it: searches for what is public go to the others, too.
+        if self.login.who() != Who::User
+            && self.ledger.as_ref().is_some_and(|l| l.owed_to(member.name()).map_or(true, |owed| owed != 0))
+        {
+            member.lacks.store(true, Ordering::Release);
         }
         self.health_event(member, Event::CaughtUp);
         self.appeared();

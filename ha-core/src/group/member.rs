@@ -78,6 +78,8 @@ pub struct Member {
     pub(super) left: AtomicUsize,
     /// Tries in a row to bring it up to date that left something.
     pub(super) behind_tries: AtomicU32,
+    /// When it is brought up to date again, where no keeper does it.
+    pub(super) behind_until: Mutex<Duration>,
     /// Tries in a row to give it the group keys that it failed in words that say nothing.
     pub(super) key_tries: AtomicU32,
     /// Whether it refused to write what others wrote, in words that say nothing of the cause.
@@ -133,6 +135,7 @@ impl Member {
             may_take: AtomicBool::new(false),
             left: AtomicUsize::new(0),
             behind_tries: AtomicU32::new(0),
+            behind_until: Mutex::default(),
             key_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),
             last_fault: Mutex::new(None),

@@ -26,6 +26,7 @@ mod matching;
 mod member;
 mod objects;
 mod others;
+mod out_of_reach;
 mod pins;
 mod probe;
 mod put;

@@ -122,12 +122,17 @@ impl Group {
         }
         let mine = board.draw(None, wish);
         let asker = |process: &Process| {
+            let is_first = board.draw(Some(process), wish) < mine;
+            // Of one that cannot be read nobody knows what it does: it may have been refused as this one was.
+            if process.members.is_empty() {
+                return Some(Asker { heeded: false, refused: true, trying: None, is_first });
+            }
             let seen = process.members.iter().find(|m| m.name == member.name())?;
             Some(Asker {
                 heeded: seen.heeded == wish,
                 refused: seen.refused,
                 trying: seen.sight.trying,
-                is_first: board.draw(Some(process), wish) < mine,
+                is_first,
             })
         };
         let others: Vec<_> = board.others().iter().filter_map(asker).collect();
@@ -146,7 +151,7 @@ impl Group {
         let now = self.world.host_time();
         // Each of them is taken back, so no `any`.
         let is_new = self.members.iter().filter(|m| m.shown.is_new.swap(false, Ordering::AcqRel)).count() > 0;
-        if !is_new && now < board.shown_at() + self.config.recovery.max_interval {
+        if !is_new && !board.is_due(now, self.config.recovery.max_interval, TICK) {
             return;
         }
         board.show(now, self.config.recovery.max_interval, || {

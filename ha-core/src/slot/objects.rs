@@ -308,13 +308,18 @@ impl VirtualSlot {
             need: Need { mechanism: None, object: Some(object), others: &[], preferred: None },
             skip: None,
         };
-        let (mut fetched, _) = self.run(&call, &mut |lease| {
+        let read = self.run(&call, &mut |lease| {
             lease.token().get_attributes(
                 lease.session,
                 self.group.handle_to_read(lease, object, types)?,
                 types,
             )
-        })?;
+        });
+        let mut fetched = match read {
+            Ok((fetched, _)) => fetched,
+            Err(Rv::DEVICE_ERROR) => self.group.as_written(object, types).ok_or(Rv::DEVICE_ERROR)?,
+            Err(rv) => return Err(rv),
+        };
         if let Some(told) = self.group.told_of(object, types) {
             for (kind, answer) in types.iter().zip(&mut fetched) {
                 if let Some(value) = told.get(*kind) {

@@ -182,6 +182,12 @@ impl VirtualSlot {
             }
             tries.made += 1;
             let answer = self.on_member(member, tried, call, f);
+            // It may not have been given that yet: no failure, and nobody's answer.
+            if matches!(answer, Err(Ended::Next(Class::Object, _))) && group.lacks_some(member) {
+                tries.made -= 1;
+                tries.answered |= 1 << index;
+                continue;
+            }
             match &answer {
                 Err(Ended::Next(class, rv)) => {
                     *left = Some(Left { member: Arc::clone(member), rv: *rv, class: *class });

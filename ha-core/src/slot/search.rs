@@ -108,6 +108,9 @@ impl VirtualSlot {
             }
             found.extend(more.map(|(found, _)| found).unwrap_or_default());
         }
+        if behind {
+            found.extend(group.out_of_reach(template)?);
+        }
         let is_less = up & !group.seats_up() != 0 || *failed != failed_before;
         Ok((found, is_less || group.may_have_lost_some()))
     }

@@ -41,6 +41,17 @@ impl Ledger {
         Ok(rows.map(|id| id.map(ObjectId)).collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Whether a member is yet to destroy or to change something.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn is_to_change(&self, member: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM copy c JOIN object o ON o.id = c.object WHERE c.member = ?1 AND o.state = 4)
+            OR EXISTS (SELECT 1 FROM pending p JOIN object o ON o.id = p.object
+               WHERE p.member = ?1 AND o.state = 2 AND p.number NOT IN (SELECT number FROM undecided))";
+        Ok(self.connection().first(sql, [member], |r| r.get(0))?)
+    }
+
     /// How much a member is yet to destroy, to change and to be given; without what is not decided.
     ///
     /// # Errors
