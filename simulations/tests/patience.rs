@@ -2,6 +2,7 @@
 //! that lacks it serves meanwhile.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -98,7 +99,7 @@ struct Rig {
     devices: Vec<Device>,
     world: Arc<Slow>,
     provider: Provider,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 fn until(mut is_so: impl FnMut() -> bool) {
@@ -115,11 +116,17 @@ impl Rig {
         };
         let devices: Vec<Device> = (0..members).map(device).collect();
         let state = tempfile::tempdir().unwrap();
+        let (provider, world) = Rig::start(&devices, state.path(), 1);
+        let rig = Rig { devices, world, provider, state };
+        rig.all_up();
+        rig
+    }
+
+    fn start(devices: &[Device], state: &Path, min_copies: usize) -> (Provider, Arc<Slow>) {
         let mut text = format!(
-            "state_dir = {:?}\n[[group]]\nlabel = \"ha\"\ndeadline = \"off\"\nmin_copies = 1\n[group.recovery]\ninterval = \"20ms\"\nmax_interval = \"50ms\"\n",
-            state.path()
+            "state_dir = {state:?}\n[[group]]\nlabel = \"ha\"\ndeadline = \"off\"\nmin_copies = {min_copies}\n[group.recovery]\ninterval = \"20ms\"\nmax_interval = \"50ms\"\n"
         );
-        for i in 0..members {
+        for i in 0..devices.len() {
             text += &format!(
                 "[[group.member]]\nname = \"m{i}\"\nmodule = \"/simulated\"\ntoken = \"member-{i}\"\n"
             );
@@ -131,12 +138,17 @@ impl Rig {
             keepers: Arc::default(),
         });
         let connectors = devices.iter().map(Device::connector).collect();
-        let config = Config::parse(&text).unwrap();
-        let provider =
-            Provider::with_members(config, Arc::clone(&world) as Arc<dyn World>, vec![connectors]).unwrap();
-        let rig = Rig { devices, world, provider, _state: state };
-        rig.all_up();
-        rig
+        let outside = Arc::clone(&world) as Arc<dyn World>;
+        (Provider::with_members(Config::parse(&text).unwrap(), outside, vec![connectors]).unwrap(), world)
+    }
+
+    /// The program is started again, with another configuration.
+    fn starts_again(&mut self, min_copies: usize) {
+        self.keepers_sleep(false);
+        assert_eq!(self.provider.shutdown(Duration::from_secs(3600)), Vec::<String>::new());
+        (self.provider, self.world) = Rig::start(&self.devices, self.state.path(), min_copies);
+        self.all_up();
+        self.keepers_sleep(true);
     }
 
     fn group(&self) -> &Group {
@@ -358,4 +370,21 @@ fn the_end_does_not_wait_for_what_a_keeper_gives() {
     assert_eq!(rig.provider.shutdown(Duration::from_secs(3600)), Vec::<String>::new());
     let given = rig.count(1, ck::CKO_DATA);
     assert!(given < usize::from(MANY), "the end has waited for all of it");
+}
+
+#[test]
+fn what_a_member_lacks_is_copied_there_too() {
+    let mut rig = Rig::new(2);
+    rig.without_the_others(|s| drop(rig.creates(s, 0..OBJECTS)));
+    rig.starts_again(2);
+    let s = rig.logs_in();
+    let lacks = |name: &[u8]| rig.devices[1].inspect().iter().all(|o| o.label != name);
+    let name = (0..OBJECTS).map(u16::to_be_bytes).find(|name| lacks(name)).unwrap();
+    rig.slot().find_objects_init(s, &vec![Attribute::bytes(ck::CKA_LABEL, name)]).unwrap();
+    let source = rig.slot().find_objects(s, 10).unwrap()[0];
+    rig.slot().find_objects_final(s).unwrap();
+    rig.slot().copy_object(s, source, &vec![Attribute::bytes(ck::CKA_LABEL, *b"copy")]).unwrap();
+    for device in &rig.devices {
+        assert!(device.inspect().iter().any(|o| o.label == b"copy"));
+    }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
+use super::catch_up::Extent;
 use super::change::changed;
 use super::keeper::bits;
 use super::put::{How, Item};
 use super::wrapped::{Make, NotWrapped};
 use super::{Group, Lease, Need, Object, Origin};
 use crate::policy::failure::{Class, classify};
-use crate::replica::ledger::{Intent, LedgerError, ObjectId};
+use crate::replica::ledger::{Intent, LedgerError, ObjectId, ObjectRow};
 use crate::replica::proof::{self, Known};
 use crate::replica::{is_secret, life};
 use crate::seam::step;
@@ -284,6 +285,7 @@ impl Group {
         }
         let writers =
             if is_secret(row.class) { self.key_writers(function, &kept)? } else { self.writers(function)? };
+        self.give_source(&writers, &row);
         let staged_blob = match self.sealed(&writers, source, &row, &kept)? {
             None => row.blob.clone(),
             sealed => sealed,
@@ -302,6 +304,21 @@ impl Group {
             Err(rv) => {
                 self.give_up(id);
                 Err(rv)
+            }
+        }
+    }
+
+    /// Where fewer members than must have the copy have its source, the others are given it first.
+    fn give_source(&self, writers: &[Lease], source: &ObjectRow) {
+        let (have, lack): (Vec<&Lease>, Vec<&Lease>) =
+            writers.iter().partition(|w| source.copies.iter().any(|member| member == w.member.name()));
+        if have.len() >= self.config.min_copies {
+            return;
+        }
+        for writer in lack {
+            // What goes wrong there the copy meets too.
+            if let Err(rv) = self.catch_up(&writer.member, &writer.link, Extent::Whole) {
+                tracing::debug!(group = %self.config.label, member = writer.member.name(), %rv, "the member was not given what is to be copied there");
             }
         }
     }
