@@ -169,18 +169,16 @@ impl Rig {
         let s = self.logs_in();
         let others = 1..self.devices.len();
         self.devices[others.clone()].iter().for_each(Device::lose_token);
-        let t = std::time::Instant::now();
-        eprintln!("lost {:?}", t.elapsed());
+
         f(s);
-        eprintln!("made {:?}", t.elapsed());
+
         until(|| self.group().members[others.clone()].iter().all(|m| m.state() == State::Down));
-        eprintln!("down {:?}", t.elapsed());
+
         self.slot().close_session(s).unwrap();
         self.devices[others].iter().for_each(Device::find_token);
         self.all_up();
-        eprintln!("up {:?}", t.elapsed());
+
         self.keepers_sleep(true);
-        eprintln!("asleep {:?}", t.elapsed());
     }
 
     fn keepers_sleep(&self, they: bool) {
@@ -236,7 +234,7 @@ fn a_login_does_not_wait_for_all_that_a_new_token_is_to_be_given() {
     rig.logs_in();
     let given = rig.count(1, ck::CKO_DATA);
     assert!(given < usize::from(OBJECTS), "the login has waited for all of it");
-    let t = std::time::Instant::now();
+
     rig.keepers_sleep(false);
     until(|| rig.count(1, ck::CKO_DATA) == usize::from(OBJECTS));
     assert_eq!(rig.count(0, ck::CKO_DATA), usize::from(OBJECTS));
@@ -265,10 +263,9 @@ fn a_login_waits_for_what_is_to_be_destroyed_and_changed() {
     assert_eq!(called(b"new"), 10);
     assert!((100..120u16).all(|name| called(&name.to_be_bytes()) == 0));
     assert!(rig.count(1, ck::CKO_DATA) < 10 + usize::from(OBJECTS), "the login has waited for all of it");
-    let t = std::time::Instant::now();
+
     rig.keepers_sleep(false);
     until(|| rig.count(1, ck::CKO_DATA) == 10 + usize::from(OBJECTS));
-    eprintln!("given {:?}", t.elapsed());
 }
 
 /// Each second call is tried on one that lacks the key, and no time passes in which tries are granted anew.
@@ -308,12 +305,7 @@ fn a_key_that_the_other_members_lack_is_used_where_it_is() {
         assert_eq!(encipher(s), Ok(()));
         rig.slot().close_session(s).unwrap();
     }
-    eprintln!(
-        "keys {} {} {}",
-        rig.count(0, ck::CKO_SECRET_KEY),
-        rig.count(1, ck::CKO_SECRET_KEY),
-        rig.count(2, ck::CKO_SECRET_KEY)
-    );
+
     // Those that are left cannot say that there is no such key.
     let s = rig.slot().open_session(true).unwrap();
     rig.devices[0].lose_token();
@@ -364,7 +356,7 @@ fn the_end_does_not_wait_for_what_a_keeper_gives() {
     rig.logs_in();
     let given = rig.count(1, ck::CKO_DATA);
     rig.time_goes_on(false);
-    let t = std::time::Instant::now();
+
     rig.keepers_sleep(false);
     until(|| rig.count(1, ck::CKO_DATA) > given);
     assert_eq!(rig.provider.shutdown(Duration::from_secs(3600)), Vec::<String>::new());

@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// No object is half made for so long: a call that takes longer computes its key, or hangs.
-const HALF_MADE: Duration = Duration::from_secs(1);
+const HALF_MADE: Duration = Duration::from_millis(250);
 
 /// The calls under way that make an object.
 #[derive(Default)]

@@ -221,8 +221,8 @@ impl MessageKind {
 
 /// One slot and its token, as PKCS#11 v3.2 describes them.
 ///
-/// Every method, but for two, is one call of the C function that its first line names, with that function's answer: an `Err` is the
-/// member's return code. Methods may be called from any thread; what the standard says of two threads in one session
+/// Every method, but for two, is one call of the C function that its first line names, with that function's answer: an
+/// `Err` is the member's return code. Methods may be called from any thread; what the standard says of two threads in one session
 /// holds here too. A function that the module does not have answers `CKR_FUNCTION_NOT_SUPPORTED`.
 pub trait Token: Send + Sync {
     /// `C_GetSlotInfo`.
@@ -293,7 +293,8 @@ pub trait Token: Send + Sync {
     /// to be made. A search in the meantime may have found one with values missing, or still its original's. Always the
     /// same of a token that shows an object when it is whole.
     fn whole_objects(&self) -> Option<u64>;
-    /// No function of the standard's: waits until the objects that are being made are whole, a second at most.
+    /// No function of the standard's: waits until the objects that are being made are whole: a quarter of a second
+    /// at most.
     fn await_whole_objects(&self);
     /// `C_FindObjectsInit`.
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()>;

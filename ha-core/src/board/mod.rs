@@ -225,6 +225,12 @@ impl Board {
         }
     }
 
+    /// Whether something is to be read again that could not be read, or after a `moment` to be said again.
+    pub(crate) fn has_left_some(&self, now: Duration, moment: Duration) -> bool {
+        self.read_at.load(Ordering::Acquire) != self.number()
+            || (self.is_unsaid.load(Ordering::Relaxed) && self.is_due(now, moment, moment))
+    }
+
     /// Whether it is time to say again what changes all the time, which is said `now_and_then`; or, after a `moment`, what
     /// could not be written. `now` is the host's time.
     pub(crate) fn is_due(&self, now: Duration, now_and_then: Duration, moment: Duration) -> bool {

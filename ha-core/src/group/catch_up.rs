@@ -10,7 +10,7 @@ use super::change::still_to_set;
 use super::copies::{Copy, Trouble};
 use super::give::Given;
 use super::writers::open_lease;
-use super::{Group, Lease, Link, Member};
+use super::{Group, Lease, Link, Member, Object, Origin};
 use crate::config::RecoveryMode;
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
@@ -70,9 +70,14 @@ impl Group {
             if let Err(rv) = self.follow_login_to(member, &link, extent) {
                 tracing::warn!(group = %self.config.label, member = member.name(), rv = %rv, "the member could not be brought up to date");
             }
-            // What is left is its keeper's.
-            if self.is_behind(member) || member.may_take.load(Ordering::Acquire) {
+            // What is left is its keeper's; where there is none, of calls that come later.
+            let is_behind = self.is_behind(member);
+            if is_behind || member.may_take.load(Ordering::Acquire) {
                 member.wake.set();
+            }
+            if alone && is_behind {
+                let until = self.world.now() + self.config.recovery.interval;
+                *member.behind_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
             }
         }
     }
@@ -116,15 +121,15 @@ impl Group {
                 if done != CaughtUp::default() {
                     tracing::info!(group = %self.config.label, member = member.name(), destroyed = done.destroyed, changed = done.changed, copied = done.copied, left = done.left.len(), "brought up to date");
                 }
-                if self.is_stopping() {
-                    return Ok(());
-                }
-                if done.undone && matches!(extent, Extent::Until(end) if self.world.now() >= end) {
-                    tracing::info!(group = %self.config.label, member = member.name(), "not all at once: the login does not wait for the rest");
+                if done.undone && self.is_cut_off(extent) {
+                    tracing::info!(group = %self.config.label, member = member.name(), "not all at once: nobody waits for the rest now");
                     return Ok(());
                 }
                 if self.take_stock(&lease)? {
-                    let lost = self.notice_lost(&lease)?;
+                    let lost = self.notice_lost(&lease, &|| self.is_cut_off(extent))?;
+                    if lost.is_unfinished {
+                        return Ok(());
+                    }
                     if lost.is_owed {
                         tracing::warn!(group = %self.config.label, member = member.name(), "the token was emptied or set back: what it lost is copied there again");
                         member.owed.fetch_add(1, Ordering::AcqRel);
@@ -140,6 +145,10 @@ impl Group {
                     link.set_ability(None);
                 }
                 member.lacks.store(!done.left.is_empty(), Ordering::Release);
+                // What has passed it by since says so before this or after it.
+                if member.owed.load(Ordering::Acquire) != owed {
+                    member.lacks.store(true, Ordering::Release);
+                }
                 member.left.store(done.left.len(), Ordering::Release);
                 member.may_take.store(done.left.len() > done.uncopyable, Ordering::Release);
                 // What was refused for want of room, or in words that say nothing, as on a disk that cannot be written, is tried
@@ -162,6 +171,11 @@ impl Group {
             member.behind_tries.store(0, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Whether nobody waits any longer for a member to be brought up to date.
+    fn is_cut_off(&self, extent: Extent) -> bool {
+        self.is_stopping() || matches!(extent, Extent::Until(end) if self.world.now() >= end)
     }
 
     /// The turn to bring a member up to date, for a login: its keeper may have it, and goes on then with what the member is
@@ -187,6 +201,12 @@ impl Group {
     /// Whether a member may lack what others have: a search that it answered says nothing of that.
     pub(crate) fn lacks_some(&self, member: &Member) -> bool {
         member.lacks.load(Ordering::Acquire) || self.is_behind(member)
+    }
+
+    /// Whether a member may not have been given yet an object that others have.
+    pub(crate) fn may_lack(&self, member: &Member, object: &Object) -> bool {
+        let is_known = || member.link().is_some_and(|l| object.place(member.index, l.generation).is_some());
+        matches!(object.origin, Origin::Ledger(_)) && self.lacks_some(member) && !is_known()
     }
 
     /// Whether a member that is up is to be brought up to date again.
@@ -248,11 +268,9 @@ impl Group {
         let mut done = CaughtUp::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
         // The lock of the host is one among this process's threads, too.
-        let limit = match extent {
-            Extent::Until(end) => Some(end),
-            Extent::Whole | Extent::Rehearsal => None,
-        };
-        let lock = || ledger.member_lock(lease.member.name(), &*self.world, limit);
+        let alone = self.alone.load(Ordering::Relaxed).then(|| self.world.now() + LOGIN_PATIENCE);
+        let give_up = || self.is_cut_off(extent) || alone.is_some_and(|end| self.world.now() >= end);
+        let lock = || ledger.member_lock(lease.member.name(), &*self.world, &give_up);
         let _host = match (!wrong!(CatchUpNotAlone)).then(lock).transpose() {
             Ok(lock) => lock,
             Err(error) => {
@@ -283,8 +301,7 @@ impl Group {
         let dry = extent == Extent::Rehearsal;
         // No patience ends before what is destroyed and changed elsewhere is so here: the member serves meanwhile.
         let mut is_over = |may_be_left: bool| {
-            let is_late = || may_be_left && matches!(extent, Extent::Until(end) if self.world.now() >= end);
-            *undone |= self.is_stopping() || is_late();
+            *undone |= if may_be_left { self.is_cut_off(extent) } else { self.is_stopping() };
             *undone
         };
         let mut note = |answer: Result<bool>, count: &mut usize, what: String| -> Result<bool> {

@@ -85,14 +85,9 @@ impl Group {
         // What the ledger knows and no member has would otherwise not be seen.
         if let Some(ledger) = &self.ledger {
             for row in ledger.objects().unwrap_or_default().into_iter().filter(|r| r.is_committed()) {
-                if self.objects.by_id(row.id).is_none() {
-                    let traits = super::Traits {
-                        class: row.class,
-                        key_type: row.key_type,
-                        id: row.ckaid.into(),
-                        label: row.label.into(),
-                    };
-                    let object = self.objects.add(Origin::Ledger(row.id), traits, row.private, None);
+                if self.objects.by_id(row.id).is_none()
+                    && let Some(object) = self.known(&row)
+                {
                     objects.insert(object.handle.0, object);
                 }
             }

@@ -14,7 +14,7 @@ use super::copies::row_traits;
 use super::matching::Match;
 use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
 use crate::replica::group_key;
-use crate::replica::ledger::ObjectId;
+use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
 use crate::replica::verifier::Verifier;
 
@@ -76,7 +76,7 @@ impl Group {
         }
         let object = match self.match_row(lease, backing, &traits)? {
             Match::Row(row, trust) => {
-                let object = self.objects.add(Origin::Ledger(row.id), row_traits(&row), private, None);
+                let Some(object) = self.known(&row) else { return Ok(ControlFlow::Break(None)) };
                 self.forget_other(lease, backing, &object);
                 object.put(place(lease, backing, trust));
                 object
@@ -93,6 +93,13 @@ impl Group {
         };
         lease.link.bind(backing, object.handle.0);
         Ok(ControlFlow::Break(Some(object)))
+    }
+
+    /// The virtual object of a row; `None` where it was destroyed since the row was read, and the object may have been taken
+    /// out already.
+    pub(super) fn known(&self, row: &ObjectRow) -> Option<Arc<Object>> {
+        let object = self.objects.add(Origin::Ledger(row.id), row_traits(row), row.private, None);
+        (object.has_places() || !self.is_gone(&object)).then_some(object)
     }
 
     /// An object that the ledger does not know: one with its equals on other members, or alone, or in conflict.

@@ -183,7 +183,11 @@ impl Group {
         self.heed_wishes_alone();
         for member in self.members.iter().filter(|m| m.is_up() && self.is_behind(m)) {
             // Another caller is at it, or it is not to be tried again yet: that may wait for another process.
-            let Ok(mut until) = member.behind_until.try_lock() else { continue };
+            let mut until = match member.behind_until.try_lock() {
+                Ok(until) => until,
+                Err(TryLockError::Poisoned(until)) => until.into_inner(),
+                Err(TryLockError::WouldBlock) => continue,
+            };
             if self.world.now() >= *until && member.catching_up.try_lock().is_ok() {
                 let wait = self.catch_up_again(member);
                 *until = if self.is_behind(member) { self.world.now() + wait } else { Duration::ZERO };
@@ -339,9 +343,10 @@ impl Group {
         }
         // Without a login nothing can be given to it: searches for what is public go to the others, too.
         if self.login.who() != Who::User
-            && self.ledger.as_ref().is_some_and(|l| l.owed_to(member.name()).map_or(true, |owed| owed != 0))
+            && let Some(ledger) = &self.ledger
         {
-            member.lacks.store(true, Ordering::Release);
+            let lacks = ledger.lacks_public(member.name()).unwrap_or(true);
+            member.lacks.store(lacks, Ordering::Release);
         }
         self.health_event(member, Event::CaughtUp);
         self.appeared();

@@ -1,6 +1,5 @@
 //! Backing sessions, lent to virtual ones: for one operation, or kept for the next.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use ha_token::{ObjectHandle, Result, SessionHandle, Template, Token};
@@ -9,7 +8,7 @@ use super::link::Link;
 use super::member::Member;
 use super::objects::{Object, Trust};
 use crate::mutants::wrong;
-use crate::replica::find_all;
+use crate::replica::find_whole;
 
 /// Handles fetched with one call.
 const BATCH: usize = 512;
@@ -56,19 +55,7 @@ impl Lease {
     /// # Errors
     /// The member's answer.
     pub(crate) fn find(&self, template: &Template) -> Result<Vec<ObjectHandle>> {
-        let before = self.token().whole_objects();
-        let mut found = find_all(self.on(), template, BATCH)?;
-        if found.is_empty() || (before.is_some() && self.token().whole_objects() == before) {
-            return Ok(found);
-        }
-        // What is known is whole by now.
-        if !found.iter().all(|handle| self.link.virtual_of(*handle).is_some()) {
-            self.token().await_whole_objects();
-        }
-        // It may be another one than it seemed. What is half made only now was not found before.
-        let whole: HashSet<_> = find_all(self.on(), template, BATCH)?.into_iter().collect();
-        found.retain(|handle| whole.contains(handle));
-        Ok(found)
+        find_whole(self.on(), template, BATCH, &|handle| self.link.virtual_of(handle).is_some())
     }
 
     /// Whether this handle of the member's is the proven copy of an object: what it stands for may have been said by its

@@ -162,6 +162,7 @@ impl Member {
             return;
         }
         self.owed.fetch_add(1, Ordering::AcqRel);
+        self.lacks.store(true, Ordering::Release);
         self.wake.set();
     }
 

@@ -171,6 +171,11 @@ impl Object {
         Some(Place { member, generation, handle: place.handle, trust: place.trust })
     }
 
+    /// Whether any member is known to have held a copy, in any connection.
+    pub fn has_places(&self) -> bool {
+        !self.known().places.is_empty()
+    }
+
     /// Whether a member is known to have held a copy, in any connection.
     pub fn lives_on(&self, member: usize) -> bool {
         self.known().places.iter().any(|p| p.is_on(member))

@@ -6,7 +6,7 @@ use ha_token::ObjectHandle;
 
 use super::change::{changed, is_one_way};
 use super::copies::{Trouble, row_traits};
-use super::{Group, Lease, Member, Object, Origin};
+use super::{Group, Lease, Member, Object, Origin, Who};
 use crate::mutants::wrong;
 use crate::replica::ledger::{ByOthers, Found, Ledger, LedgerError, ObjectRow, Pending, State};
 
@@ -43,8 +43,12 @@ impl Group {
             }
             ledger.heeded(destroyed);
         }
+        let is_user = self.login.who() == Who::User;
         for member in &self.members {
-            if ledger.owed_to(member.name())? > member.left.load(Ordering::Acquire) {
+            if !is_user {
+                // Nothing can be given to it, and nothing private is looked for.
+                member.lacks.store(ledger.lacks_public(member.name())?, Ordering::Release);
+            } else if ledger.owed_to(member.name())? > member.left.load(Ordering::Acquire) {
                 member.falls_behind();
             }
         }

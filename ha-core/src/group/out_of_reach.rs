@@ -8,33 +8,39 @@ use std::sync::Arc;
 
 use ha_token::{Attribute, AttributeType, Fetched, Result, Rv, Template, TemplateExt, Ulong, ck};
 
-use super::copies::row_traits;
-use super::{Group, Object, Origin, Who};
+use super::{Group, Member, Object, Origin, Who};
 use crate::replica::ledger::ObjectRow;
+use crate::replica::life;
 
 impl Group {
-    /// Those that match a search, as the ledger has them; for a search that was answered by members that may lack some.
+    /// Those that match a search, as the ledger has them. The members that have `answered` it, a bit for each, have none of
+    /// them.
     ///
     /// # Errors
-    /// `CKR_DEVICE_ERROR` where the ledger does not say whether one of them matches; `CKR_FUNCTION_FAILED` where it cannot
-    /// be read.
-    pub(crate) fn out_of_reach(&self, template: &Template) -> Result<Vec<Arc<Object>>> {
-        let up = self.reach();
-        let Some(ledger) = self.ledger.as_ref().filter(|_| up.len() < self.members.len()) else {
+    /// `CKR_DEVICE_ERROR` where one of them is called as the search says, and the ledger does not say whether it matches;
+    /// `CKR_FUNCTION_FAILED` where it cannot be read.
+    pub(crate) fn out_of_reach(&self, template: &Template, answered: u32) -> Result<Vec<Arc<Object>>> {
+        // One that is only read may be older than the members are.
+        let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(Vec::new()) };
+        let (asked, others): (Vec<&Arc<Member>>, Vec<_>) =
+            self.members.iter().partition(|m| answered >> m.index & 1 == 1);
+        let (asked, others) = (names(&asked), names(&others));
+        if others.is_empty() {
             return Ok(Vec::new());
-        };
+        }
         let is_user = self.login.who() == Who::User;
         let mut found = Vec::new();
-        for row in ledger.objects().map_err(|e| self.ledger_failed(e))? {
-            if !is_out_of(&row, &up) || (row.private && !is_user) {
+        for row in ledger.on_none_of(&asked).map_err(|e| self.ledger_failed(e))? {
+            if !is_out_of(&row, &asked, &others) || (row.private && !is_user) {
                 continue;
             }
             match matches(&row, template) {
                 Some(false) => continue,
                 Some(true) => {}
-                None => return Err(Rv::DEVICE_ERROR),
+                None if is_called(template) => return Err(Rv::DEVICE_ERROR),
+                None => continue,
             }
-            found.push(self.objects.add(Origin::Ledger(row.id), row_traits(&row), row.private, None));
+            found.extend(self.known(&row));
         }
         Ok(found)
     }
@@ -43,22 +49,28 @@ impl Group {
     /// `None` where it does not say all of it.
     pub(crate) fn as_written(&self, object: &Object, types: &[AttributeType]) -> Option<Vec<Fetched>> {
         let Origin::Ledger(id) = object.origin else { return None };
-        let up = self.reach();
-        let row = self.ledger.as_ref().filter(|_| !up.is_empty())?.object(id).ok().flatten()?;
-        if !is_out_of(&row, &up) {
-            return None;
-        }
+        let (up, others): (Vec<&Arc<Member>>, Vec<_>) = self.members.iter().partition(|m| m.is_up());
+        let (up, others) = (names(&up), names(&others));
+        let is_told = !up.is_empty() && !others.is_empty();
+        let ledger = self.ledger.as_ref().filter(|l| is_told && !l.is_read_only())?;
+        let row = ledger.object(id).ok().flatten().filter(|row| is_out_of(row, &up, &others))?;
         types.iter().map(|kind| written(&row, *kind)).collect()
-    }
-
-    /// The members that are up.
-    fn reach(&self) -> Vec<&str> {
-        self.up().map(|m| m.name()).collect()
     }
 }
 
-fn is_out_of(row: &ObjectRow, reach: &[&str]) -> bool {
-    row.is_committed() && !row.copies.iter().any(|member| reach.contains(&member.as_str()))
+fn names<'m>(members: &[&'m Arc<Member>]) -> Vec<&'m str> {
+    members.iter().map(|m| m.name()).collect()
+}
+
+/// Whether an object is on none of these members, and on one of the others.
+fn is_out_of(row: &ObjectRow, reach: &[&str], others: &[&str]) -> bool {
+    let is_on = |names: &[&str]| row.copies.iter().any(|member| names.contains(&member.as_str()));
+    row.is_committed() && !is_on(reach) && is_on(others)
+}
+
+/// Whether a search is for something by its name.
+fn is_called(template: &Template) -> bool {
+    template.iter().any(|a| matches!(a.kind, ck::CKA_ID | ck::CKA_LABEL))
 }
 
 /// Whether an object is what a search is for; `None` where only a member that holds it could say.
@@ -87,7 +99,9 @@ fn written(row: &ObjectRow, kind: AttributeType) -> Option<Fetched> {
         ck::CKA_LABEL => Attribute::bytes(kind, &*row.label),
         ck::CKA_ID if has_id(row.class) => Attribute::bytes(kind, &*row.ckaid),
         ck::CKA_KEY_TYPE if is_key(row.class) => Attribute::ulong(kind, row.key_type),
-        ck::CKA_ID | ck::CKA_KEY_TYPE => return Some(Fetched::Invalid),
+        ck::CKA_APPLICATION if row.class == ck::CKO_DATA => Attribute::bytes(kind, &*row.ckaid),
+        ck::CKA_ID | ck::CKA_KEY_TYPE | ck::CKA_APPLICATION => return Some(Fetched::Invalid),
+        _ if is_key(row.class) && !life::may_have(row.key_type, kind) => return Some(Fetched::Invalid),
         _ => return None,
     };
     Some(Fetched::Value(attribute.value))
@@ -152,7 +166,7 @@ mod tests {
             // Of no key's kind, or no number at all.
             Attribute::bytes(ck::CKA_CLASS, *b"?"),
         ];
-        let unknown = Attribute::bytes(ck::CKA_MODULUS, [1; 8]);
+        let unknown = Attribute::bytes(ck::CKA_SUBJECT, [1; 8]);
         assert_eq!(matches(&row, &yes.to_vec()), Some(true));
         for attribute in no {
             let alone = vec![attribute.clone()];
@@ -162,6 +176,8 @@ mod tests {
             assert_eq!(matches(&row, &with_others), Some(false));
         }
         assert_eq!(matches(&row, &vec![unknown]), None);
+        // No key on a curve has one.
+        assert_eq!(matches(&row, &vec![Attribute::bytes(ck::CKA_MODULUS, [1; 8])]), Some(false));
         let data = a_row(ck::CKO_DATA, 0, b"application", b"", &Vec::new());
         assert_eq!(matches(&data, &vec![Attribute::bytes(ck::CKA_ID, *b"application")]), Some(false));
     }

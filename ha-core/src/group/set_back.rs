@@ -17,25 +17,31 @@ use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
 pub(super) struct Lost {
     /// Whether it is to be given some of it.
     pub(super) is_owed: bool,
+    /// Whether there was no time to look at all of it.
+    pub(super) is_unfinished: bool,
     /// What no other member is known to hold, in words.
     pub(super) left: Vec<String>,
 }
 
 impl Group {
-    /// Finds out what a member lost, and writes down that it lacks what another member holds.
+    /// Finds out what a member lost, and writes down that it lacks what another member holds, until it `is_over`.
     ///
     /// Where none does nothing is said to be lacking: the ledger itself may be older than the tokens, and its object one
     /// that was destroyed since, on all of them.
     ///
     /// # Errors
     /// The member's answers that say that it cannot be used.
-    pub(super) fn notice_lost(&self, lease: &Lease) -> Result<Lost> {
+    pub(super) fn notice_lost(&self, lease: &Lease, is_over: &dyn Fn() -> bool) -> Result<Lost> {
         let mut lost = Lost::default();
         let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(lost) };
         if wrong!(EmptiedBelieved) {
             return Ok(lost);
         }
         for row in self.lost(lease)? {
+            if is_over() {
+                lost.is_unfinished = true;
+                break;
+            }
             let noted = match self.is_held_elsewhere(ledger, lease, &row) {
                 Ok(true) => {
                     // By a handle from before it would be found again, and not be given.

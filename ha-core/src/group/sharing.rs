@@ -292,7 +292,7 @@ impl Group {
                 || s.is_new.load(Ordering::Acquire)
                 || s.awaits.load(Ordering::Acquire) != 0
         };
-        self.members.iter().any(|m| is_news(&m.shown))
+        self.members.iter().any(|m| is_news(&m.shown)) || board.has_left_some(self.world.host_time(), TICK)
     }
 
     /// A keeper's rest: until it is woken or `limit` has passed, and where processes share what they know until there is

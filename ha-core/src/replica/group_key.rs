@@ -8,7 +8,7 @@ use ha_token::{
     TemplateExt, Ulong, UserType, ck,
 };
 
-use super::{On, find_all, wrapping};
+use super::{On, find_all, find_whole, wrapping};
 
 /// `CKA_LABEL` of the group keys and of what is made to move them.
 const LABEL: &[u8] = b"pkcs11-ha group key";
@@ -108,7 +108,8 @@ pub fn find(on: On<'_>, group: &[u8; 16]) -> Result<Option<GroupKeys>> {
             Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
             Attribute::bytes(ck::CKA_ID, key_id(group, purpose)),
         ];
-        let Some(handle) = find_all(on, &template, 8)?.first().copied() else { return Ok(None) };
+        let found = find_whole(on, &template, 8, &|_| false)?;
+        let Some(handle) = found.first().copied() else { return Ok(None) };
         enrolled &=
             on.read(handle, &[ck::CKA_WRAP_WITH_TRUSTED])?.get_bool(ck::CKA_WRAP_WITH_TRUSTED) == Some(true);
         handles.push(handle);

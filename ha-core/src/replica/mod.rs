@@ -10,6 +10,8 @@ pub mod proof;
 pub mod verifier;
 pub mod wrapping;
 
+use std::collections::HashSet;
+
 use ha_token::{
     Attribute, AttributeType, Fetched, MechanismInfo, ObjectHandle, Result, Rv, SessionHandle, Template,
     Token, Ulong, ck,
@@ -85,6 +87,31 @@ impl On<'_> {
             tracing::debug!(%rv, "a throw-away object could not be destroyed");
         }
     }
+}
+
+/// As [`find_all`], and none that is half made: a thread of ours may be making one that was found. What is `known` is whole
+/// when it is found, or by then.
+///
+/// # Errors
+/// The member's answer.
+pub fn find_whole(
+    on: On<'_>,
+    template: &Template,
+    batch: usize,
+    known: &dyn Fn(ObjectHandle) -> bool,
+) -> Result<Vec<ObjectHandle>> {
+    let before = on.token.whole_objects();
+    let mut found = find_all(on, template, batch)?;
+    if found.is_empty() || (before.is_some() && on.token.whole_objects() == before) {
+        return Ok(found);
+    }
+    if !found.iter().all(|handle| known(*handle)) {
+        on.token.await_whole_objects();
+    }
+    // It may be another one than it seemed. What is half made only now was not found before.
+    let whole: HashSet<_> = find_all(on, template, batch)?.into_iter().collect();
+    found.retain(|handle| whole.contains(handle));
+    Ok(found)
 }
 
 /// Every handle that matches, fetched `batch` at a time. The search is ended again, also after an error.

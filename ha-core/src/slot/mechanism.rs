@@ -74,6 +74,10 @@ impl Tie {
         }
         let answer = call();
         self.failed = answer.as_ref().err().copied();
+        // Where it has not the key nothing was done.
+        if self.failed.is_some_and(|rv| classify(Function::SignInit, rv) == Class::Object) {
+            self.first = None;
+        }
         answer
     }
 
@@ -83,7 +87,8 @@ impl Tie {
             None => rv,
             Some(first) => match classify(function, first) {
                 Class::Session | Class::Login | Class::Member => Rv::DEVICE_ERROR,
-                Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => first,
+                Class::Object => rv,
+                Class::Caller | Class::Capacity | Class::Ambiguous => first,
             },
         }
     }

@@ -308,6 +308,12 @@ impl VirtualSlot {
             need: Need { mechanism: None, object: Some(object), others: &[], preferred: None },
             skip: None,
         };
+        // Not each member for what none has shown.
+        if !object.has_places()
+            && let Some(written) = self.group.as_written(object, types)
+        {
+            return Ok(written);
+        }
         let read = self.run(&call, &mut |lease| {
             lease.token().get_attributes(
                 lease.session,

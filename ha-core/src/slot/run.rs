@@ -171,7 +171,9 @@ impl VirtualSlot {
         };
         while let Some((index, tried)) = next() {
             let Some(member) = group.members.get(index) else { continue };
-            if tries.made > 0 && !group.may_retry(tries.made == 1) {
+            // It may not have been given yet what is asked for: a miss is no failure then, and nobody's answer.
+            let may_lack = call.need.objects().any(|object| group.may_lack(member, object));
+            if tries.made > 0 && !may_lack && !group.may_retry(tries.made == 1) {
                 group.reporter.refused(
                     call.function,
                     Rv::DEVICE_ERROR,
@@ -182,8 +184,7 @@ impl VirtualSlot {
             }
             tries.made += 1;
             let answer = self.on_member(member, tried, call, f);
-            // It may not have been given that yet: no failure, and nobody's answer.
-            if matches!(answer, Err(Ended::Next(Class::Object, _))) && group.lacks_some(member) {
+            if may_lack && matches!(answer, Err(Ended::Next(Class::Object, _))) {
                 tries.made -= 1;
                 tries.answered |= 1 << index;
                 continue;

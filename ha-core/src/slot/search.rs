@@ -99,17 +99,17 @@ impl VirtualSlot {
             Err(Rv::USER_NOT_LOGGED_IN)
         })?;
         let first = lease.member.index;
+        let mut answered = 1 << first;
         drop(lease);
         for member in group.up().filter(|m| m.index != first && (behind || group.has_more(m))) {
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, template));
             // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
-            if more.is_err() {
-                *failed |= 1 << member.index;
-            }
+            let which = if more.is_err() { &mut *failed } else { &mut answered };
+            *which |= 1 << member.index;
             found.extend(more.map(|(found, _)| found).unwrap_or_default());
         }
         if behind {
-            found.extend(group.out_of_reach(template)?);
+            found.extend(group.out_of_reach(template, answered)?);
         }
         let is_less = up & !group.seats_up() != 0 || *failed != failed_before;
         Ok((found, is_less || group.may_have_lost_some()))

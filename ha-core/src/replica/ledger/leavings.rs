@@ -52,6 +52,16 @@ impl Ledger {
         Ok(self.connection().first(sql, [member], |r| r.get(0))?)
     }
 
+    /// Whether a member lacks something that is public.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn lacks_public(&self, member: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state = 2 AND private = 0
+            AND id NOT IN (SELECT object FROM copy WHERE member = ?1))";
+        Ok(self.connection().first(sql, [member], |r| r.get(0))?)
+    }
+
     /// How much a member is yet to destroy, to change and to be given; without what is not decided.
     ///
     /// # Errors

@@ -420,6 +420,18 @@ impl Ledger {
         self.select("1", params![])
     }
 
+    /// The committed objects that none of these members has.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn on_none_of(&self, members: &[&str]) -> Result<Vec<ObjectRow>> {
+        let places = vec!["?"; members.len()].join(", ");
+        let condition =
+            format!("o.state = 2 AND o.id NOT IN (SELECT object FROM copy WHERE member IN ({places}))");
+        let values: Vec<&dyn rusqlite::ToSql> = members.iter().map(|m| m as &dyn rusqlite::ToSql).collect();
+        self.select(&condition, &values)
+    }
+
     /// How many objects a member holds, as far as the ledger knows.
     ///
     /// # Errors

@@ -244,11 +244,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Place`] when another process does not let go in time.
     pub fn bootstrap_lock(&self, world: &dyn World) -> Result<HostLock, LedgerError> {
-        self.host_lock("lock", "has been making group keys for too long", world, None)
+        self.host_lock("lock", "has been making group keys for too long", world, &|| false)
     }
 
-    /// Held by the one process of this host that brings a member up to date; let go when dropped. Waited for until `limit`,
-    /// if that is sooner than locks are waited for.
+    /// Held by the one process of this host that brings a member up to date; let go when dropped. Waited for until
+    /// `give_up` says so, if that is sooner than locks are waited for.
     ///
     /// # Errors
     /// [`LedgerError::Place`] when another process does not let go in time.
@@ -256,10 +256,10 @@ impl Ledger {
         &self,
         member: &str,
         world: &dyn World,
-        limit: Option<Duration>,
+        give_up: &dyn Fn() -> bool,
     ) -> Result<HostLock, LedgerError> {
         let extension = format!("{}.lock", short_digest(member));
-        self.host_lock(&extension, "has been bringing the member up to date for too long", world, limit)
+        self.host_lock(&extension, "has been bringing the member up to date for too long", world, give_up)
     }
 
     /// Held by the one process of this host that has a member judge a PIN; let go when dropped.
@@ -267,7 +267,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Place`] when another process does not let go in time.
     pub(crate) fn pin_lock(&self, world: &dyn World) -> Result<HostLock, LedgerError> {
-        self.host_lock("pin.lock", "has been logging in for too long", world, None)
+        self.host_lock("pin.lock", "has been logging in for too long", world, &|| false)
     }
 
     /// Held while something is made or destroyed, by as many as there are; let go when dropped, or when the process dies.
@@ -276,7 +276,7 @@ impl Ledger {
     /// [`LedgerError::Place`] when another process settles for too long.
     pub fn at_work(&self, world: &dyn World) -> Result<HostLock, LedgerError> {
         let why = "has been settling what others left for too long";
-        self.lock_on_host("work.lock", File::try_lock_shared, why, world, None)
+        self.lock_on_host("work.lock", File::try_lock_shared, why, world, &|| false)
     }
 
     /// Settles what processes have left that died at work: what was not acknowledged is destroyed. While anybody is at work
@@ -303,9 +303,9 @@ impl Ledger {
         extension: &str,
         why: &str,
         world: &dyn World,
-        limit: Option<Duration>,
+        give_up: &dyn Fn() -> bool,
     ) -> Result<HostLock, LedgerError> {
-        self.lock_on_host(extension, File::try_lock, why, world, limit)
+        self.lock_on_host(extension, File::try_lock, why, world, give_up)
     }
 
     /// Tries again and again, because a lock of this kind cannot be waited for with a limit.
@@ -315,18 +315,17 @@ impl Ledger {
         lock: impl Fn(&File) -> Result<(), TryLockError>,
         why: &str,
         world: &dyn World,
-        limit: Option<Duration>,
+        give_up: &dyn Fn() -> bool,
     ) -> Result<HostLock, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
         let mut file = self.lock_file(extension)?;
         let until = world.now() + self.wait;
-        let until = limit.map_or(until, |limit| until.min(limit));
         let pause = world.event();
         loop {
             match HostLock::take(file, &lock) {
                 Ok(held) => return Ok(held.of_this_process()),
                 Err((_, TryLockError::Error(e))) => return Err(place(e.to_string())),
-                Err((_, TryLockError::WouldBlock)) if world.now() >= until => {
+                Err((_, TryLockError::WouldBlock)) if world.now() >= until || give_up() => {
                     return Err(place(format!("another process {why}")));
                 }
                 Err((same, TryLockError::WouldBlock)) => file = same,
