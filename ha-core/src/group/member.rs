@@ -78,6 +78,8 @@ pub struct Member {
     pub(super) left: AtomicUsize,
     /// Tries in a row to bring it up to date that left something.
     pub(super) behind_tries: AtomicU32,
+    /// How often it was up, and not any more.
+    pub(super) falls: AtomicU64,
     /// When it is brought up to date again, where no keeper does it.
     pub(super) behind_until: Mutex<Duration>,
     /// Tries in a row to give it the group keys that it failed in words that say nothing.
@@ -135,6 +137,7 @@ impl Member {
             may_take: AtomicBool::new(false),
             left: AtomicUsize::new(0),
             behind_tries: AtomicU32::new(0),
+            falls: AtomicU64::new(0),
             behind_until: Mutex::default(),
             key_tries: AtomicU32::new(0),
             refuses_writes: AtomicBool::new(false),
@@ -315,6 +318,9 @@ impl Member {
         if transition.is_some_and(|t| (t.from, t.to) == (State::Syncing, State::Up)) {
             let until = health.slow_until().map_or(0, |until| until.as_micros() as u64);
             self.slow_until.store(until, Ordering::Relaxed);
+        }
+        if transition.is_some_and(|t| t.from == State::Up) {
+            self.falls.fetch_add(1, Ordering::AcqRel);
         }
         self.state.store(health.state() as u8, Ordering::Release);
     }

@@ -1,6 +1,7 @@
 //! A new token object on every member: announced, made once, copied, proven, committed, acknowledged.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
@@ -48,6 +49,8 @@ impl Group {
         let mut mended = false;
         loop {
             let (before, tried, visits) = (self.up().count(), sources.len(), self.visits());
+            let falls = || self.members.iter().map(|m| m.falls.load(Ordering::Acquire)).sum::<u64>();
+            let fallen = falls();
             tries += 1;
             match once(&mut sources) {
                 Err(rv) if classify(Function::GenerateKey, rv) != Class::Caller => {
@@ -56,6 +59,8 @@ impl Group {
                     }
                     // A login or handles that were lost are there again, whoever found that out.
                     mended |= self.visits() != visits;
+                    // So is one that went down and came back, whoever took it back.
+                    mended |= falls() != fallen;
                     let now = self.up().count();
                     // One that was found dead may be back in a moment, and was not asked; or it has the group keys, which the
                     // others lack.
