@@ -380,3 +380,31 @@ fn what_a_member_lacks_is_copied_there_too() {
         assert!(device.inspect().iter().any(|o| o.label == b"copy"));
     }
 }
+
+/// A process that is not logged in is told by the ledger alone.
+#[test]
+fn a_search_of_another_process_finds_what_a_member_had_no_room_for() {
+    let rig = Rig::new(2);
+    let s = rig.logs_in();
+    rig.creates(s, 0..1);
+    let (other, _world) = Rig::start(&rig.devices, rig.state.path(), 1);
+    until(|| other.groups()[0].members.iter().all(|m| m.state() == State::Up));
+    let slot = &**other.slot(0).unwrap();
+    // By now it knows that each of them has all there is.
+    let theirs = slot.open_session(true).unwrap();
+    slot.login(theirs, UserType::User, Some(PIN)).unwrap();
+    slot.logout(theirs).unwrap();
+    let finds = || {
+        let s = slot.open_session(false).unwrap();
+        slot.find_objects_init(s, &vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA)]).unwrap();
+        let found = slot.find_objects(s, 10).unwrap().len();
+        slot.find_objects_final(s).unwrap();
+        slot.close_session(s).unwrap();
+        found
+    };
+    assert_eq!([finds(), finds()], [1, 1]);
+    rig.devices[1].set_full(true);
+    rig.creates(s, 1..2);
+    assert_eq!((rig.count(0, ck::CKO_DATA), rig.count(1, ck::CKO_DATA)), (2, 1));
+    assert!((0..20).all(|_| finds() == 2));
+}

@@ -222,8 +222,8 @@ impl MessageKind {
 /// One slot and its token, as PKCS#11 v3.2 describes them.
 ///
 /// Every method, but for two, is one call of the C function that its first line names, with that function's answer: an
-/// `Err` is the member's return code. Methods may be called from any thread; what the standard says of two threads in one session
-/// holds here too. A function that the module does not have answers `CKR_FUNCTION_NOT_SUPPORTED`.
+/// `Err` is the member's return code. Methods may be called from any thread; what the standard says of two threads in one
+/// session holds here too. A function that the module does not have answers `CKR_FUNCTION_NOT_SUPPORTED`.
 pub trait Token: Send + Sync {
     /// `C_GetSlotInfo`.
     fn slot_info(&self) -> Result<SlotInfo>;

@@ -54,7 +54,7 @@ impl Tie {
 
     /// It was made already, and failed so.
     pub(super) fn after(tied: bool, tried: Option<&(Lease, Rv)>) -> Self {
-        let first = tried.map(|(lease, _)| place(lease));
+        let first = tried.filter(|(_, rv)| !is_missing(*rv)).map(|(lease, _)| place(lease));
         Tie { tied, first, failed: tried.map(|(_, rv)| *rv) }
     }
 
@@ -74,8 +74,7 @@ impl Tie {
         }
         let answer = call();
         self.failed = answer.as_ref().err().copied();
-        // Where it has not the key nothing was done.
-        if self.failed.is_some_and(|rv| classify(Function::SignInit, rv) == Class::Object) {
+        if self.failed.is_some_and(is_missing) {
             self.first = None;
         }
         answer
@@ -92,6 +91,11 @@ impl Tie {
             },
         }
     }
+}
+
+/// Whether a member has not the key, so that nothing was done there.
+fn is_missing(rv: Rv) -> bool {
+    classify(Function::SignInit, rv) == Class::Object
 }
 
 fn place(lease: &Lease) -> (usize, u64) {
