@@ -17,7 +17,7 @@ use ha_token::*;
 use crate::log;
 use crate::member::Faults;
 use crate::oracle;
-use crate::plan::Plan;
+use crate::plan::{ENOUGH, Plan};
 use crate::pool::Pool;
 use crate::random::Random;
 use crate::scheduler::{Cost, Scheduler};
@@ -197,7 +197,7 @@ fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {
     processes.iter().for_each(Process::take_back_liars);
     scheduler.sleep(stage.rest());
     // One that was set back is found out when it is used; where there is little time, when it is looked at.
-    let is_used = |m: &usize| stage.plan.rest.is_none() && !stage.is_out(*m);
+    let is_used = |m: &usize| stage.rest() >= ENOUGH && !stage.is_out(*m);
     let set_back: BTreeSet<usize> = stage.set_backs().into_iter().filter(is_used).collect();
     for alone in set_back {
         leave_alone(stage, &processes, alone);

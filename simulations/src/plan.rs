@@ -312,6 +312,9 @@ pub const ANSWERS: [Rv; 15] = [
     Rv::CRYPTOKI_NOT_INITIALIZED,
 ];
 
+/// So long a rest is enough for whatever is tried again, a few times over.
+pub(crate) const ENOUGH: Duration = Duration::from_secs(40);
+
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64) -> Self {
@@ -320,6 +323,16 @@ impl Plan {
 
     /// The plan of a seed in a scenario.
     pub fn of(scenario: Scenario, seed: u64) -> Self {
+        let mut plan = Self::drawn(scenario, seed);
+        // Drawn apart, as what the seed means otherwise does not depend on it. Nothing that a member is owed waits for
+        // longer; that nothing comes afterwards either is what the long rests are for.
+        if plan.rest.is_none() && Random::new(seed).part("rest").chance(875) {
+            plan.rest = Some(ENOUGH);
+        }
+        plan
+    }
+
+    fn drawn(scenario: Scenario, seed: u64) -> Self {
         match scenario {
             Scenario::Restless => return Self::restless(seed),
             Scenario::Corners => return Self::corner(seed),

@@ -277,7 +277,8 @@ fn text(record: &Record) -> String {
         table.add_row(row(&record.figures()));
     }
     let served: Vec<_> = record.served().iter().map(|(name, count)| format!("{name} {count}")).collect();
-    format!("{table}\nserved: {}\n{}\n", served.join(", "), record.verdict())
+    let held = record.held().map(|course| format!("held: {}\n", course.words())).unwrap_or_default();
+    format!("{table}\nserved: {}\n{held}{}\n", served.join(", "), record.verdict())
 }
 
 fn row(figures: &Figures) -> Vec<String> {

@@ -6,6 +6,7 @@ use plotters::coord::ranged1d::ValueFormatter;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use crate::held::Held;
 use crate::plan::How;
 use crate::record::{Fault, Record};
 use crate::tally::{Bins, Spread};
@@ -267,6 +268,42 @@ impl Scene<'_> {
                 chart
                     .draw_series(AreaSeries::new(line, 0.0, color.mix(0.55)).border_style(color))
                     .map_err(not_drawn)?;
+            }
+            root.present().map_err(not_drawn)?;
+        }
+        Ok(svg)
+    }
+
+    /// What this process held, of each piece of a chart.
+    fn held(&self, what: fn(Held) -> f64) -> Vec<(f64, f64)> {
+        let samples = self.record.samples.iter();
+        samples.filter_map(|s| Some((s.at.as_secs_f64(), what(s.held?)))).collect()
+    }
+
+    /// Resident memory.
+    pub(crate) fn memory(&self) -> Drawn {
+        self.lines("MiB", &[(self.held(|held| held.memory as f64 / f64::from(1 << 20)), MEMBERS[0])])
+    }
+
+    /// Threads and open file descriptors.
+    pub(crate) fn holdings(&self) -> Drawn {
+        let threads = self.held(|held| held.threads as f64);
+        let descriptors = self.held(|held| held.descriptors as f64);
+        self.lines("count", &[(threads, MEMBERS[1]), (descriptors, MEMBERS[3])])
+    }
+
+    /// Lines over the whole time, from nothing up.
+    fn lines(&self, shows: &str, lines: &[(Vec<(f64, f64)>, RGBColor)]) -> Drawn {
+        let high = top(lines.iter().flat_map(|(line, _)| line).map(|(_, y)| y));
+        let mut svg = String::new();
+        {
+            let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            let mut chart = framed(&root).build_cartesian_2d(0.0..self.end, 0.0..high).map_err(not_drawn)?;
+            chart.draw_series(self.shades(0.0, high)).map_err(not_drawn)?;
+            axes(&mut chart, shows, &|y| format!("{y:.0}"))?;
+            for (line, color) in lines {
+                let line = LineSeries::new(line.iter().copied(), color.stroke_width(2));
+                chart.draw_series(line).map_err(not_drawn)?;
             }
             root.present().map_err(not_drawn)?;
         }

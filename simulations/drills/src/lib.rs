@@ -4,12 +4,13 @@
 //!
 //! The [`plan`] of a scenario says what is done when; the [`rig`] does it, or a seam before each member; the [`load`] asks the group's slot for signatures
 //! and MACs meanwhile, and verifies each in software; and where disks are full, to keep [`objects`]. What was done is counted ([`tally`]), and with what else is recorded
-//! ([`record`]) gives figures ([`measure`]), those a [`verdict`], and all of it a [`report`]. [`Drill`] conducts it.
+//! ([`record`], also what this process [`held`]) gives figures ([`measure`]), those a [`verdict`], and all of it a [`report`]. [`Drill`] conducts it.
 #![forbid(unsafe_code)]
 
 mod charts;
 mod configured;
 mod ground;
+pub mod held;
 mod listener;
 pub mod load;
 pub mod measure;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ha_core::policy::health::State;
 use ha_token::Rv;
 
+use crate::held::Held;
 use crate::plan::{How, Scenario};
 use crate::run::Options;
 use crate::tally::Tally;
@@ -115,13 +116,15 @@ pub struct Played {
     pub to: Duration,
 }
 
-/// What each member had served at a moment, since the beginning.
+/// What each member had served at a moment, since the beginning, and what this process held.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sample {
     /// When.
     pub at: Duration,
     /// By member.
     pub served: Vec<u64>,
+    /// What this process held, where the system tells.
+    pub held: Option<Held>,
 }
 
 /// What the members had served at moments not too close to each other, and not too many of them.
@@ -281,8 +284,8 @@ pub(crate) mod tests {
         let mut record = Record::new(&options, None, vec!["a".into(), "b".into()]);
         record.lasted = ms(1000);
         record.played.push(Played { scenario: Scenario::Kill, from: ms(0), to: ms(1000) });
-        record.samples.push(Sample { at: ms(0), served: vec![0, 0] });
-        record.samples.push(Sample { at: ms(1000), served: vec![60, 41] });
+        record.samples.push(Sample { at: ms(0), served: vec![0, 0], held: None });
+        record.samples.push(Sample { at: ms(1000), served: vec![60, 41], held: None });
         done(&mut record, (0..100).map(|i| operation(i * 10, 2, Answer::Right)));
         record
     }
@@ -298,7 +301,7 @@ pub(crate) mod tests {
         let mut samples = Samples::default();
         for n in 0..864_000 {
             if samples.are_due(ms(n * 100)) {
-                samples.push(Sample { at: ms(n * 100), served: vec![n] });
+                samples.push(Sample { at: ms(n * 100), served: vec![n], held: None });
             }
         }
         assert!((MOST_SAMPLES / 2..=MOST_SAMPLES).contains(&samples.len()));

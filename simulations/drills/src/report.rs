@@ -67,6 +67,19 @@ pub fn html(record: &Record) -> Drawn {
         shares.collect::<Vec<_>>().join(", "),
         scene.share()?
     );
+    if let Some(course) = record.held() {
+        _ = write!(
+            page,
+            "<h2>What the process held</h2>\n<p class=\"key\">This process, which has the group in it: {}.</p>\n<p class=\"key\">{}</p>\n{}\n\
+             <p class=\"key\">{}, {}</p>\n{}\n",
+            escaped(&course.words()),
+            swatch(MEMBERS[0], "resident memory"),
+            scene.memory()?,
+            swatch(MEMBERS[1], "threads"),
+            swatch(MEMBERS[3], "open file descriptors"),
+            scene.holdings()?
+        );
+    }
     tables(&mut page, record);
     page.push_str("</body>\n</html>\n");
     Ok(page)
@@ -247,6 +260,20 @@ mod tests {
         for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
             assert!(!page.contains(outside), "{outside}");
         }
+    }
+
+    #[test]
+    fn what_the_process_held_is_drawn_where_it_is_known() {
+        let mut record = with_a_fault();
+        let held = crate::held::Held { memory: 3 << 20, threads: 9, descriptors: 14 };
+        record.samples.push(crate::record::Sample {
+            at: record.lasted,
+            served: vec![60, 41],
+            held: Some(held),
+        });
+        let page = html(&record).unwrap();
+        assert!(page.contains("9 to 9 threads, 14 to 14 file descriptors"), "{page}");
+        assert_eq!(page.matches("<svg").count(), 6);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use ha_token::{Connector, Rv, SessionHandle, Token, UserType};
 
 use crate::configured::{Configured, Own, words};
 use crate::ground::Ground;
+use crate::held::Held;
 use crate::listener::Listener;
 use crate::load::{self, Count, Keys, Load};
 use crate::objects::{LARGE, Objects, SMALL};
@@ -337,7 +338,8 @@ impl Drill {
         let (mut record, before) = stage.end();
         let patience = deadline.map_or(Duration::ZERO, |d| d * (members as u32 + 1)) + ENDING;
         let (operations, hung, objects) = load.end(patience);
-        record.samples.push(Sample { at: record.lasted, served: served_since(&before, group) });
+        let (served, held) = (served_since(&before, group), Held::now());
+        record.samples.push(Sample { at: record.lasted, served, held });
         record.hung = hung;
         record.tally.add(operations);
         record.interrupted = self.is_interrupted();

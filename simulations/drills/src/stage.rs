@@ -8,6 +8,7 @@ use ha_core::config::RecoveryMode;
 use ha_core::group::Group;
 use ha_core::policy::health::State;
 
+use crate::held::Held;
 use crate::listener::{Heard, Listener};
 use crate::load::Load;
 use crate::plan::{How, Part, Scenario, Step};
@@ -296,7 +297,7 @@ impl<'a> Stage<'a> {
 
     fn sample(&mut self) {
         let served = served_since(&self.before, self.group);
-        self.record.samples.push(Sample { at: self.began.elapsed(), served });
+        self.record.samples.push(Sample { at: self.began.elapsed(), served, held: Held::now() });
     }
 
     fn tick(&mut self) {

@@ -94,6 +94,8 @@ impl Figures {
 
 /// Exact to a thousandth.
 const DIGITS: u8 = 3;
+/// What is drawn is exact to a hundredth: there are many pieces, and each has a histogram.
+const DRAWN_DIGITS: u8 = 2;
 /// Longer latencies count as this long: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
@@ -130,7 +132,7 @@ struct Piece {
 
 impl Piece {
     fn new() -> Piece {
-        let latencies = Histogram::new(DIGITS).expect("a histogram can be as exact as this");
+        let latencies = Histogram::new(DRAWN_DIGITS).expect("a histogram can be as exact as this");
         Piece { right: 0, bad: 0, latencies, longest: 0 }
     }
 
@@ -332,8 +334,8 @@ mod tests {
         tally.settle(Duration::MAX, &played(), &[]);
         let spread = tally.bins(ms(1000)).latencies[0].unwrap();
         // The longest of a hundred is above ninety-nine of them.
-        assert!((99_000..=99_100).contains(&spread.p99), "{spread:?}");
-        assert!((50_000..=50_100).contains(&spread.median), "{spread:?}");
+        assert!((99_000..=99_990).contains(&spread.p99), "{spread:?}");
+        assert!((50_000..=50_500).contains(&spread.median), "{spread:?}");
         assert_eq!(spread.longest, 100_000);
         assert!((99_000..=99_100).contains(&tally.figures(Scenario::Kill).percentile(99.0)));
     }
