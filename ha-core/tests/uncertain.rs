@@ -6,7 +6,7 @@ mod watched;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ha_core::group::{CaughtUp, Group, Word};
+use ha_core::group::{CaughtUp, Group, Origin, Word};
 use ha_core::provider::Provider;
 use ha_rig::{Act, PIN, Tokens, Watch};
 use ha_token::*;
@@ -159,6 +159,83 @@ fn a_change_that_got_no_answer_is_made() {
         open.at_rest(&tokens, 2, 2);
         open.at_rest(&tokens, 1, 0);
     }
+}
+
+#[test]
+fn a_first_name_that_nobody_is_known_to_have_given_is_taken_back() {
+    for kind in [ck::CKA_LABEL, ck::CKA_ID] {
+        let tokens = Tokens::new(2);
+        let open = Open::new(&tokens);
+        let mut template = vec![Attribute::ulong(ck::CKA_VALUE_LEN, 32)];
+        template.extend([ck::CKA_TOKEN, ck::CKA_SIGN].map(|flag| Attribute::bool(flag, true)));
+        let mut generate = Mechanism::plain(ck::CKM_GENERIC_SECRET_KEY_GEN);
+        let key = open.slot.generate_key(open.s, &mut generate, &template).unwrap();
+        open.members[0].next(Function::SetAttributeValue, Act::DoneAndAnswer(Rv::GENERAL_ERROR));
+        open.members[1].next(Function::SetAttributeValue, Act::Answer(Rv::ATTRIBUTE_VALUE_INVALID));
+        let named = vec![Attribute::bytes(kind, *b"first")];
+        assert!(open.slot.set_attributes(open.s, key, &named).is_err());
+        open.all_up();
+        let group = &open.provider.groups()[0];
+        let is_done =
+            |group: &Group| group.sync(true).unwrap().iter().all(|(_, left)| *left == CaughtUp::default());
+        wait(group, "nothing is left to do", is_done);
+        let count = |token: &Arc<dyn Token>, template: &Template| {
+            let s = token.open_session(false).unwrap();
+            token.find_objects_init(s, template).unwrap();
+            let found = token.find_objects(s, 10).unwrap().len();
+            token.close_session(s).unwrap();
+            found
+        };
+        for member in &open.members {
+            assert_eq!(count(&member.real(), &named), 0, "it is called so on no token");
+        }
+        // Whole, and gone with its copies.
+        open.slot.destroy_object(open.s, key).unwrap();
+        for member in &open.members {
+            let secrets = vec![Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY), template[2].clone()];
+            assert_eq!(count(&member.real(), &secrets), 0);
+        }
+    }
+}
+
+#[test]
+fn a_copy_is_known_by_the_name_that_another_process_has_given_its_source() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens);
+    let key = open.secret(1);
+    let beside = Open::new(&tokens);
+    let [theirs] = beside.find(1)[..] else { panic!("one key") };
+    beside
+        .slot
+        .set_attributes(beside.s, theirs, &vec![Attribute::bytes(ck::CKA_LABEL, *b"renamed")])
+        .unwrap();
+    let copy = vec![Attribute::bool(ck::CKA_TOKEN, true), Attribute::bytes(ck::CKA_ID, [2])];
+    open.slot.copy_object(open.s, key, &copy).unwrap();
+    // Whoever comes later finds one of the group's keys.
+    let later = Open::new(&tokens);
+    let [found] = later.find(2)[..] else { panic!("one key") };
+    let read = later.slot.get_attributes(later.s, found, &[ck::CKA_LABEL]).unwrap();
+    assert_eq!(read[0].bytes(), Some(&b"renamed"[..]));
+    let object = later.provider.groups()[0].objects.get(found).unwrap();
+    assert!(matches!(object.origin, Origin::Ledger(_)), "{:?}", object.origin);
+}
+
+#[test]
+fn what_was_to_be_destroyed_and_was_not_is_found_by_who_saw_it_meanwhile() {
+    let tokens = Tokens::new(1);
+    let open = Open::new(&tokens);
+    let key = open.secret(1);
+    let beside = Arc::new(Open::new(&tokens));
+    let (looks, tell) = (Arc::clone(&beside), std::sync::mpsc::channel());
+    let told = tell.1;
+    let refused = move || {
+        tell.0.send(looks.find(1)).unwrap();
+        Rv::ACTION_PROHIBITED
+    };
+    open.members[0].next(Function::DestroyObject, Act::Instead(Box::new(refused)));
+    assert_eq!(open.slot.destroy_object(open.s, key), Err(Rv::ACTION_PROHIBITED));
+    told.recv().unwrap();
+    assert_eq!(beside.find(1).len(), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{AttributeType, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
+use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::copies::{Copy, Trouble, row_traits};
 use super::keeper::bits;
@@ -315,11 +315,7 @@ impl Group {
             }
             Err((rv, uncertain)) => {
                 // Who may have made the change makes it back.
-                let back: Template = template
-                    .iter()
-                    .filter_map(|a| row.template.iter().find(|b| b.kind == a.kind))
-                    .cloned()
-                    .collect();
+                let back: Template = template.iter().filter_map(|a| was(&row, a.kind)).collect();
                 let undo: Vec<&str> = uncertain.iter().map(|m| m.name()).collect();
                 object.set_traits(before);
                 let undone = ledger.change_rollback(&row, &all, &undo, &back);
@@ -427,6 +423,18 @@ pub(super) fn is_one_way(template: &Template) -> bool {
         Some(false) => ONCE_FALSE.contains(&a.kind),
         None => false,
     })
+}
+
+/// What the ledger knows of an attribute's value. Names it has also where the template that made the object has none.
+fn was(row: &ObjectRow, kind: AttributeType) -> Option<Attribute> {
+    let id = if row.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+    let name = match kind {
+        ck::CKA_LABEL => Some(&row.label),
+        kind if kind == id => Some(&row.ckaid),
+        _ => None,
+    };
+    let kept = row.template.iter().find(|a| a.kind == kind).cloned();
+    kept.or_else(|| name.map(|name| Attribute::bytes(kind, &**name)))
 }
 
 /// What an object is found by once the attributes are changed.

@@ -7,6 +7,7 @@ use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Template, Template
 
 use super::catch_up::Extent;
 use super::change::changed;
+use super::copies::row_traits;
 use super::keeper::bits;
 use super::put::{How, Item};
 use super::wrapped::{Make, NotWrapped};
@@ -281,7 +282,8 @@ impl Group {
             .object(from)
             .map_err(|e| self.ledger_failed(e))?
             .ok_or(Rv::OBJECT_HANDLE_INVALID)?;
-        let traits = changed(&source.traits(), template);
+        // Another process may have named it otherwise since it was found here.
+        let traits = changed(&row_traits(&row), template);
         self.vet_names(function, &traits.label, &traits.id)?;
         let verifier = row.verifier();
         let mut kept = row.template.clone();
