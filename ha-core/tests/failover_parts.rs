@@ -2,15 +2,18 @@
 //! same (guarantees G3 and G4).
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod watched;
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ha_core::config::Config;
 use ha_core::group::GroupEvent;
 use ha_core::provider::Provider;
 use ha_rig::{PIN, Tokens};
 use ha_token::{
-    Attribute, Function, Mechanism, ObjectHandle, OpKind, Output, Result, Rv, SessionHandle, Template, Token,
-    UserType, ck,
+    Attribute, Function, Mechanism, ObjectHandle, OpKind, Output, Params, Result, Rv, SessionHandle,
+    Template, Token, UserType, ck,
 };
 use sha2::Digest;
 
@@ -236,4 +239,30 @@ fn input_over_the_limit_is_not_replayed_and_the_operation_ends() {
     let mut output = Output::buffer(&mut space);
     slot.op_one_shot(s, OpKind::Digest, b"whole", &mut output).unwrap();
     assert_eq!(output.written(), sha2::Sha256::digest(b"whole").as_slice());
+}
+
+#[test]
+fn an_operation_does_not_go_on_where_another_parameter_is_made_up() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = watched::start(&tokens.config(false, "balance = \"primary\""));
+    let slot = Arc::clone(provider.slot(0).unwrap());
+    let session = slot.open_session(true).unwrap();
+    slot.login(session, UserType::User, Some(PIN.as_bytes())).unwrap();
+    let mut template = yes(&[ck::CKA_TOKEN, ck::CKA_ENCRYPT, ck::CKA_DECRYPT]);
+    template.push(Attribute::ulong(ck::CKA_VALUE_LEN, 16));
+    let key = slot.generate_key(session, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &template).unwrap();
+    members[1].makes_up.store(true, Ordering::Release);
+    let mut space = [0; 64];
+    let cbc = || Mechanism { kind: ck::CKM_AES_CBC, params: Params::Bytes([7; 16].into()) };
+    // On the member that does as it is told it does, and elsewhere it would be sealed with what nobody knows.
+    slot.op_init(session, OpKind::Encrypt, Some(&mut cbc()), key).unwrap();
+    members[0].dead.store(true, Ordering::Release);
+    let answer = slot.op_one_shot(session, OpKind::Encrypt, &[1; 16], &mut Output::buffer(&mut space));
+    assert_eq!(answer, Err(Rv::DEVICE_ERROR));
+    // One that was begun there is told what it wrote.
+    let mut told = cbc();
+    slot.op_init(session, OpKind::Encrypt, Some(&mut told), key).unwrap();
+    assert_eq!(told.params, Params::Bytes([0x5a; 16].into()));
+    slot.op_one_shot(session, OpKind::Encrypt, &[1; 16], &mut Output::buffer(&mut space)).unwrap();
+    members[0].dead.store(false, Ordering::Release);
 }

@@ -48,6 +48,9 @@ pub trait Hook: Send + Sync {
     /// The token has made this signature, of this input where it was given whole.
     fn signed(&self, _input: Option<&[u8]>, _signature: &mut [u8]) {}
 
+    /// The token has begun an operation, and may have written into its parameter.
+    fn began(&self, _params: &mut Params) {}
+
     /// The token has said this of itself.
     fn told(&self, _info: &mut TokenInfo) {}
 
@@ -298,7 +301,14 @@ impl<H: Hook> Token for Passing<H> {
         mechanism: Option<&mut Mechanism>,
         key: ObjectHandle,
     ) -> Result<()> {
-        self.hook.call(kind.init(), || self.real.op_init(s, self.real_kind(kind), mechanism, key))
+        self.hook.call(kind.init(), || {
+            let Some(mechanism) = mechanism else {
+                return self.real.op_init(s, self.real_kind(kind), None, key);
+            };
+            self.real.op_init(s, self.real_kind(kind), Some(mechanism), key)?;
+            self.hook.began(&mut mechanism.params);
+            Ok(())
+        })
     }
 
     fn op_one_shot(

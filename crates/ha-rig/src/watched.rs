@@ -4,7 +4,9 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use ha_token::{ConnectError, Function, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType};
+use ha_token::{
+    ConnectError, Function, Params, Result, Rv, SessionHandle, Token, TokenInfo, Ulong, UserType,
+};
 
 use crate::passing::{Hook, Signing};
 
@@ -50,6 +52,8 @@ pub struct Watch {
     signing: Signing,
     /// It signs with recovery by the token's ordinary functions.
     pub recovers: AtomicBool,
+    /// It puts an initialisation vector of its own in place of a parameter that is bytes.
+    pub makes_up: AtomicBool,
     /// How many of its next signatures are wrong by one bit.
     pub lies: AtomicUsize,
     /// How many were.
@@ -168,6 +172,14 @@ impl Hook for Arc<Watch> {
 
     fn signing(&self) -> Option<&Signing> {
         self.signs_messages.load(Ordering::Acquire).then_some(&self.signing)
+    }
+
+    fn began(&self, params: &mut Params) {
+        if let Params::Bytes(bytes) = params
+            && self.makes_up.load(Ordering::Acquire)
+        {
+            bytes.fill(0x5a);
+        }
     }
 
     fn recovers(&self) -> bool {

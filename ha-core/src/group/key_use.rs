@@ -10,7 +10,7 @@ use crate::pin::{Pin, log_in};
 use crate::policy::pin::{self, Answer};
 
 /// What a member answers that cannot be asked for its own reasons: another one may serve, and nobody is suspected.
-const NOT_HERE: Rv = Rv::FUNCTION_NOT_SUPPORTED;
+pub(crate) const NOT_HERE: Rv = Rv::FUNCTION_NOT_SUPPORTED;
 
 /// What is known of a PIN for `CKU_CONTEXT_SPECIFIC`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

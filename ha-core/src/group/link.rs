@@ -293,14 +293,15 @@ impl Link {
     }
 
     /// Makes a call in the session that is never lent. Should the token have lost it, as it may lose any session, another
-    /// one takes its place: nothing was done then, and no PIN was looked at.
+    /// one takes its place, and the call is made there: nothing was done, and no PIN was looked at. Where the session went
+    /// during the call, which was done perhaps, it is not made again.
     ///
     /// # Errors
     /// The member's answer.
     pub fn on_anchor<T>(&self, mut call: impl FnMut(SessionHandle) -> Result<T>) -> Result<T> {
         let anchor = self.anchor();
         match call(anchor) {
-            Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => {
+            Err(rv @ (Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED)) => {
                 self.is_shaken();
                 let new = self.open_session()?;
                 let (old, replaced) = (anchor.0 as usize, new.0 as usize);
@@ -311,7 +312,7 @@ impl Link {
                     // It may not be lost, but stuck in a call.
                     lanes.close_when_it_returns(anchor);
                 }
-                call(self.anchor())
+                if rv == Rv::SESSION_CLOSED { Err(rv) } else { call(self.anchor()) }
             }
             answer => answer,
         }

@@ -55,7 +55,7 @@ pub(crate) use again::{Again, Made};
 pub use catch_up::CaughtUp;
 pub use check::{Checked, Word};
 pub(crate) use identify::DIFFER;
-pub(crate) use key_use::Standing;
+pub(crate) use key_use::{NOT_HERE, Standing};
 pub use lease::Lease;
 pub use link::Link;
 pub(crate) use login::Visit;

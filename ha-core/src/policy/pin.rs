@@ -67,6 +67,7 @@ pub fn may_have_counted(rv: Rv) -> bool {
             | Rv::SESSION_COUNT
             | Rv::SESSION_HANDLE_INVALID
             | Rv::SESSION_READ_ONLY
+            | Rv::USER_NOT_LOGGED_IN
             | Rv::OPERATION_ACTIVE
             | Rv::OPERATION_NOT_INITIALIZED
     )

@@ -187,8 +187,9 @@ impl VirtualSlot {
         op.signed = signed;
         match answer {
             Ok(()) => op.in_message = (op.in_message || opens) && !closes,
-            // The application's own mistake: the operation goes on.
-            Err(_) if op.lease.is_some() => {}
+            // The application's own mistake: the operation goes on. A message that was to end has, but for a buffer that was too
+            // small (section 5.2).
+            Err(rv) if op.lease.is_some() => op.in_message &= !closes || rv == Rv::BUFFER_TOO_SMALL,
             Err(_) => *place = None,
         }
         answer
@@ -219,7 +220,7 @@ impl VirtualSlot {
             }
             op.leave();
         }
-        let ambiguous = broken.as_ref().and_then(Broken::ambiguous);
+        let answer = broken.as_ref().map_or(Rv::DEVICE_ERROR, Broken::answer);
         let skip = broken.as_ref().and_then(|b| b.skip);
         if op.pinned || op.in_message {
             let why = if op.pinned {
@@ -232,11 +233,15 @@ impl VirtualSlot {
                 Rv::DEVICE_ERROR,
                 &format!("the operation cannot go on elsewhere: {why}"),
             );
-            return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
+            return Err(answer);
         }
+        let mut is_another = false;
         let call_again = Call { function, need: op.need(None), skip };
         let taken_over = self.run_after(None, broken.map(|b| b.left), &call_again, &mut |lease| {
-            self.start_messages(lease, op)?;
+            if self.start_messages(lease, op)?.is_some() {
+                is_another = true;
+                return Err(self.writes_into_its_parameter(lease, function));
+            }
             *params = before.clone();
             match call(lease, params) {
                 // The operation goes on in this session after it.
@@ -244,18 +249,9 @@ impl VirtualSlot {
                 answer => answer.map(Ok),
             }
         });
-        match (taken_over, ambiguous) {
-            (Ok((answer, lease)), first) => {
-                if let Some((member, rv)) = first {
-                    group.blame(&member, function, rv);
-                }
-                op.lease = Some(lease);
-                answer
-            }
-            // Nobody else could be asked: the first answer is the caller's.
-            (Err(Rv::DEVICE_ERROR), Some((_, rv))) => Err(rv),
-            (Err(rv), _) => Err(rv),
-        }
+        let (answer, lease) = taken_over.map_err(|rv| if is_another { Rv::DEVICE_ERROR } else { rv })?;
+        op.lease = Some(lease);
+        answer
     }
 
     /// `C_MessageXxxFinal`.

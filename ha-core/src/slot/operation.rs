@@ -219,7 +219,7 @@ impl VirtualSlot {
                 running.leave();
             }
         }
-        let ambiguous = broken.as_ref().and_then(Broken::ambiguous);
+        let answer = broken.as_ref().map_or(Rv::DEVICE_ERROR, Broken::answer);
         let skip = broken.as_ref().and_then(|b| b.skip);
         let left = broken.map(|b| b.left);
         let op = &*running.op;
@@ -235,11 +235,15 @@ impl VirtualSlot {
                 Rv::DEVICE_ERROR,
                 &format!("the operation cannot go on elsewhere: {why}"),
             );
-            return Err(ambiguous.map_or(Rv::DEVICE_ERROR, |(_, rv)| rv));
+            return Err(answer);
         }
+        let mut is_another = false;
         let call_again = Call { function, need: op.need(None), skip };
         let taken_over = self.run_after(None, left, &call_again, &mut |lease| {
-            self.start(lease, op).map_err(of_a_key)?;
+            if self.start(lease, op).map_err(of_a_key)?.is_some() {
+                is_another = true;
+                return Err(self.writes_into_its_parameter(lease, function));
+            }
             self.feed_again(lease, op)?;
             let mut out = output.reborrow();
             let answer = call(lease, &mut out);
@@ -252,18 +256,9 @@ impl VirtualSlot {
                 Ok(()) => Ok(Ok(())),
             }
         });
-        match (taken_over, ambiguous) {
-            (Ok((answer, lease)), first) => {
-                if let Some((member, rv)) = first {
-                    group.blame(&member, function, rv);
-                }
-                running.op.runs = running.kept.settle(lease, running.op.mechanism_and_flag());
-                answer
-            }
-            // Nobody else could be asked, or said the same: the first answer is the caller's.
-            (Err(Rv::DEVICE_ERROR), Some((_, rv))) => Err(rv),
-            (Err(rv), _) => Err(rv),
-        }
+        let (answer, lease) = taken_over.map_err(|rv| if is_another { Rv::DEVICE_ERROR } else { rv })?;
+        running.op.runs = running.kept.settle(lease, running.op.mechanism_and_flag());
+        answer
     }
 
     /// Feeds a freshly started operation what the application has fed so far.

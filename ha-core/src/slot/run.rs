@@ -38,14 +38,15 @@ pub(super) struct Broken {
 }
 
 impl Broken {
-    /// The member and its answer, where that may be the application's fault and not the member's.
-    pub(super) fn ambiguous(&self) -> Option<(Arc<Member>, Rv)> {
-        (self.left.class == Class::Ambiguous).then(|| (Arc::clone(&self.left.member), self.left.rv))
+    /// What the application is told if no other member can be asked: what this one answered, where that may be the
+    /// application's fault and not the member's.
+    pub(super) fn answer(&self) -> Rv {
+        if self.left.class == Class::Ambiguous { self.left.rv } else { Rv::DEVICE_ERROR }
     }
 }
 
 /// The tries of one call.
-struct Tries<'g> {
+struct Tries {
     made: usize,
     /// The budget for more is used up.
     spent: bool,
@@ -54,15 +55,15 @@ struct Tries<'g> {
     /// The members that failed in this round, a bit for each: one that comes back at once may fail so again.
     failed: u32,
     /// The first answer that may be the application's fault and not its member's.
-    ambiguous: Option<(&'g Arc<Member>, Rv)>,
+    ambiguous: Option<(Arc<Member>, Rv)>,
     /// The last one of a member that has not what is wanted.
     other: Option<Rv>,
 }
 
-impl Tries<'_> {
+impl Tries {
     /// The answer where no member gave one that is sure.
     fn unsure(&self) -> Rv {
-        self.ambiguous.map(|(_, rv)| rv).or(self.other).unwrap_or(Rv::DEVICE_ERROR)
+        self.ambiguous.as_ref().map(|(_, rv)| *rv).or(self.other).unwrap_or(Rv::DEVICE_ERROR)
     }
 }
 
@@ -128,6 +129,17 @@ impl VirtualSlot {
             ambiguous: None,
             other: None,
         };
+        if let Some(left) = &left {
+            // It said what it has to say, and what it said is one of the answers.
+            match left.class {
+                Class::Ambiguous => {
+                    tries.answered |= 1 << left.member.index;
+                    tries.ambiguous = Some((Arc::clone(&left.member), left.rv));
+                }
+                Class::Capacity => tries.answered |= 1 << left.member.index,
+                _ => {}
+            }
+        }
         let mut answer = self.try_each(&mut tried, &mut left, call, &mut tries, f);
         // Nobody has said it for sure, and somebody could a moment ago, until this call found out or another one. Each may
         // come back, and fail again.
@@ -149,12 +161,12 @@ impl VirtualSlot {
     }
 
     /// One round.
-    fn try_each<'g, T>(
-        &'g self,
+    fn try_each<T>(
+        &self,
         tried: &mut Option<(Lease, Rv)>,
         left: &mut Option<Left>,
         call: &Call<'_>,
-        tries: &mut Tries<'g>,
+        tries: &mut Tries,
         f: &mut dyn FnMut(&mut Lease) -> Result<T>,
     ) -> std::result::Result<(T, Lease), Failed> {
         let group = &*self.group;
@@ -205,30 +217,44 @@ impl VirtualSlot {
             }
             match answer {
                 Ok(success) => {
-                    if let Some((first, rv)) = tries.ambiguous {
-                        group.blame(first, call.function, rv);
+                    if let Some((first, rv)) = &tries.ambiguous {
+                        group.blame(first, call.function, *rv);
                     }
                     group.succeeded();
                     return Ok(success);
                 }
                 Err(Ended::Answer(rv)) => {
-                    if let Some((first, before)) = tries.ambiguous
-                        && before != rv
+                    if let Some((first, before)) = &tries.ambiguous
+                        && *before != rv
                     {
-                        group.blame(first, call.function, before);
+                        group.blame(first, call.function, *before);
                     }
                     return Err(Failed::Sure(rv));
                 }
-                Err(Ended::Next(Class::Ambiguous, rv)) => match tries.ambiguous {
-                    Some((_, before)) if before == rv => return Err(Failed::Sure(rv)),
+                Err(Ended::Next(Class::Ambiguous, rv)) => match &tries.ambiguous {
+                    Some((_, before)) if *before == rv => return Err(Failed::Sure(rv)),
                     Some(_) => {}
-                    None => tries.ambiguous = Some((member, rv)),
+                    None => tries.ambiguous = Some((Arc::clone(member), rv)),
                 },
                 Err(Ended::Next(Class::Object | Class::Capacity, rv)) => tries.other = Some(rv),
                 Err(Ended::Next(_, _)) => {}
             }
         }
         Err(Failed::Unsure)
+    }
+
+    /// What an operation that was to go on here is answered where the member writes into the mechanism's parameter, as one
+    /// that makes an IV of its own does: the application would go on with the one it has, which is not that of what comes
+    /// out. Another member may do.
+    #[cold]
+    pub(super) fn writes_into_its_parameter(&self, lease: &mut Lease, function: Function) -> Rv {
+        lease.set_busy(true);
+        let why = format!(
+            "the operation cannot go on on {}: that makes up a part of its parameter",
+            lease.member.name()
+        );
+        self.group.reporter.refused(function, Rv::DEVICE_ERROR, &why);
+        Rv::FUNCTION_NOT_SUPPORTED
     }
 
     /// Makes the call on one member only.

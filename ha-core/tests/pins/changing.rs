@@ -95,3 +95,30 @@ fn a_first_pin_that_was_set_without_saying_so_is_set_again() {
     all_up(&provider);
     assert!(times(&members[1], b"5678") > 1);
 }
+
+#[test]
+fn a_pin_change_whose_session_went_with_it_is_not_asked_for_again() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    members[0].next(Function::SetPin, Act::DoneAndAnswer(Rv::SESSION_CLOSED));
+    slot.set_pin(s, pin(), Some(b"5678")).unwrap();
+    slot.logout(s).unwrap();
+    slot.login(s, USER, Some(b"5678")).unwrap();
+    all_up(&provider);
+    assert!(members.iter().all(|m| times(m, b"5678") > 0));
+}
+
+#[test]
+fn a_pin_whose_session_went_in_the_login_is_not_sent_in_another_one() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    members.iter().for_each(|m| drop(m.sent()));
+    members[0].refuse(Function::Login, 1, Rv::SESSION_CLOSED);
+    assert_eq!(slot.login(s, USER, Some(WRONG)), Err(Rv::PIN_INCORRECT));
+    assert_eq!((times(&members[0], WRONG), times(&members[1], WRONG)), (1, 1));
+    slot.login(s, USER, pin()).unwrap();
+    all_up(&provider);
+}

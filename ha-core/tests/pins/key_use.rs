@@ -80,3 +80,40 @@ fn a_login_for_a_keys_use_survives_its_member_and_a_wrong_one_is_tried_once() {
     finish(&*slot, s, OpKind::Sign, &[7; 32]).unwrap();
     members[0].dead.store(false, Ordering::Release);
 }
+
+#[test]
+fn a_pin_for_a_keys_use_that_may_have_been_counted_is_not_sent_again() {
+    for rv in [Rv::GENERAL_ERROR, Rv::DEVICE_ERROR, Rv::SESSION_CLOSED, Rv(0x8000_0001)] {
+        let tokens = Tokens::new(2);
+        let (provider, members) = start(&tokens.config(false, "balance = \"primary\""));
+        let (slot, s) = open(&provider);
+        slot.login(s, USER, pin()).unwrap();
+        let key = careful_pair(&*slot, s);
+        begin(&*slot, s, OpKind::Sign, ck::CKM_ECDSA, key);
+        members[1].dead.store(true, Ordering::Release);
+        members[0].refuse(Function::Login, 1, rv);
+        members.iter().for_each(|m| drop(m.sent()));
+        // What came of it nobody knows: it is not called wrong.
+        let answer = slot.login(s, UserType::ContextSpecific, Some(WRONG));
+        assert!(matches!(answer, Err(e) if e != Rv::PIN_INCORRECT), "{rv}: {answer:?}");
+        assert_eq!(times(&members[0], WRONG), 1, "{rv}");
+        members[1].dead.store(false, Ordering::Release);
+        all_up(&provider);
+        // The operation waits for its login still.
+        slot.login(s, UserType::ContextSpecific, pin()).unwrap();
+        finish(&*slot, s, OpKind::Sign, &[7; 32]).unwrap();
+    }
+}
+
+#[test]
+fn a_pin_for_a_keys_use_is_sent_where_the_login_was_lost() {
+    let tokens = Tokens::new(1);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    let key = careful_pair(&*slot, s);
+    begin(&*slot, s, OpKind::Sign, ck::CKM_ECDSA, key);
+    members[0].refuse(Function::Login, 1, Rv::USER_NOT_LOGGED_IN);
+    slot.login(s, UserType::ContextSpecific, pin()).unwrap();
+    finish(&*slot, s, OpKind::Sign, &[7; 32]).unwrap();
+}
