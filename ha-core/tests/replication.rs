@@ -12,7 +12,7 @@ use ha_core::group::Word;
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_rig::{PIN, Tokens};
-use ha_token::{Attribute, Mechanism, Output, Rv, Template, TemplateExt, UserType, ck};
+use ha_token::{Attribute, Fetched, Mechanism, OpKind, Output, Rv, Template, TemplateExt, UserType, ck};
 use open_group::{Open, P256, private};
 
 #[test]
@@ -297,6 +297,61 @@ fn a_key_that_cannot_be_wrapped_is_refused_or_goes_through_host_memory() {
     let open = Open::new(&tokens, "uncopyable = \"host-memory\"");
     pair(&open).unwrap();
     assert_eq!(open.words(true), vec![Word::Same; 2]);
+}
+
+#[test]
+fn a_key_that_stays_on_one_member_is_kept_as_it_was_asked_for() {
+    let flag = Attribute::bool;
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "non_extractable = \"local\"\nuncopyable = \"local\"");
+    let public = |params: &[u8]| {
+        vec![
+            flag(ck::CKA_TOKEN, true),
+            flag(ck::CKA_VERIFY, true),
+            Attribute::bytes(ck::CKA_EC_PARAMS, params),
+        ]
+    };
+    let keeping =
+        [flag(ck::CKA_TOKEN, true), flag(ck::CKA_MODIFIABLE, false), flag(ck::CKA_WRAP_WITH_TRUSTED, true)];
+    let as_asked = |key, asked: &Template| {
+        let kinds: Vec<_> = asked.iter().map(|a| a.kind).collect();
+        let read = open.slot.get_attributes(open.s, key, &kinds).unwrap();
+        for (there, asked) in read.iter().zip(asked) {
+            assert_eq!(*there, Fetched::Value(asked.value.clone()), "{:#x}", asked.kind);
+        }
+    };
+    const ED25519: &[u8] =
+        &[0x13, 0x0c, b'e', b'd', b'w', b'a', b'r', b'd', b's', b'2', b'5', b'5', b'1', b'9'];
+    let kinds = [(ck::CKM_EC_KEY_PAIR_GEN, P256, false), (ck::CKM_EC_EDWARDS_KEY_PAIR_GEN, ED25519, true)];
+    for (mechanism, params, extractable) in kinds {
+        let mut asked = keeping.to_vec();
+        asked.extend(
+            [ck::CKA_SIGN, ck::CKA_ALWAYS_AUTHENTICATE, ck::CKA_PRIVATE].map(|kind| flag(kind, true)),
+        );
+        asked.push(flag(ck::CKA_EXTRACTABLE, extractable));
+        let mut generate = Mechanism::plain(mechanism);
+        let (_, key) = open.slot.generate_key_pair(open.s, &mut generate, &public(params), &asked).unwrap();
+        as_asked(key, &asked);
+        // Without its login it does not sign.
+        let sign = if extractable { ck::CKM_EDDSA } else { ck::CKM_ECDSA };
+        open.slot.op_init(open.s, OpKind::Sign, Some(&mut Mechanism::plain(sign)), key).unwrap();
+        let mut space = [0; 64];
+        let answer = open.slot.op_one_shot(open.s, OpKind::Sign, &[7; 32], &mut Output::buffer(&mut space));
+        assert_eq!(answer, Err(Rv::USER_NOT_LOGGED_IN));
+    }
+    let mut asked = keeping.to_vec();
+    asked.extend([ck::CKA_SIGN, ck::CKA_PRIVATE].map(|kind| flag(kind, true)));
+    asked.push(flag(ck::CKA_EXTRACTABLE, false));
+    asked.push(Attribute::ulong(ck::CKA_VALUE_LEN, 32));
+    let mut generate = Mechanism::plain(ck::CKM_GENERIC_SECRET_KEY_GEN);
+    let key = open.slot.generate_key(open.s, &mut generate, &asked).unwrap();
+    as_asked(key, &asked);
+    // What this token does not make so is not made otherwise.
+    asked.push(flag(ck::CKA_COPYABLE, false));
+    let before = open.find(&Template::new()).len();
+    let answer = open.slot.generate_key(open.s, &mut generate, &asked);
+    assert_eq!(answer.unwrap_err(), Rv::TEMPLATE_INCONSISTENT);
+    assert_eq!(open.find(&Template::new()).len(), before);
 }
 
 #[test]

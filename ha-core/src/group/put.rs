@@ -10,8 +10,9 @@ use ha_token::{
 use super::identify::place;
 use super::{Group, Lease, Member, Object, Origin, Traits, Trust};
 use crate::mutants::wrong;
-use crate::policy::failure::Class;
+use crate::policy::failure::{Class, classify};
 use crate::replica::ledger::{Blob, Ledger, LedgerError, ObjectId, Staged};
+use crate::replica::life;
 use crate::replica::proof::Outcome;
 use crate::replica::verifier::Verifier;
 use crate::seam::step;
@@ -260,6 +261,9 @@ impl Group {
         for item in items {
             let made = self.put_one(writer, item).map_err(NotPut::from).and_then(|handle| {
                 handles.push(handle);
+                if matches!(item.how, How::KeepOn(..)) {
+                    self.keep_as_asked(writer, handle, &item.kept)?;
+                }
                 let outcome = match &item.verifier {
                     Some(verifier) => self.prove(writer, handle, item.traits.class, verifier)?,
                     None => Outcome::Unproven("no challenge fits it".into()),
@@ -280,6 +284,29 @@ impl Group {
         Ok(handles)
     }
 
+    /// The copy of a key that was made to stay: what a token is told of it only now, and whether it is then as it was asked
+    /// for. Other keys are unwrapped with all of that.
+    ///
+    /// # Errors
+    /// The member's answer; `CKR_TEMPLATE_INCONSISTENT` where it is not.
+    fn keep_as_asked(&self, writer: &Lease, handle: ObjectHandle, kept: &Template) -> Result<()> {
+        if kept.get_bool(ck::CKA_COPYABLE) == Some(false) {
+            let template = vec![Attribute::bool(ck::CKA_COPYABLE, false)];
+            // SoftHSM takes that in no other call than the one that makes the key.
+            if let Err(rv) = writer.token().set_attributes(writer.session, handle, &template)
+                && classify(Function::SetAttributeValue, rv) != Class::Caller
+            {
+                return Err(rv);
+            }
+        }
+        if life::has_flags(writer.on(), handle, kept)? {
+            return Ok(());
+        }
+        let why = "the member that makes the key, and is to keep it, does not make it as it was asked for";
+        self.reporter.refused(Function::CopyObject, Rv::TEMPLATE_INCONSISTENT, why);
+        Err(Rv::TEMPLATE_INCONSISTENT)
+    }
+
     /// Makes one copy; it is yet to be proven.
     pub(super) fn put_one(&self, writer: &Lease, item: &Item) -> Result<ObjectHandle> {
         match &item.how {
@@ -292,17 +319,7 @@ impl Group {
                 writer.token().copy_object(writer.session, self.backing(writer, source)?, &copied)
             }
             How::KeepOn(_, key, kept) => {
-                // CKA_SENSITIVE it has already, and may not be told again.
-                let allowed = [
-                    ck::CKA_TOKEN,
-                    ck::CKA_PRIVATE,
-                    ck::CKA_EXTRACTABLE,
-                    ck::CKA_ID,
-                    ck::CKA_LABEL,
-                    ck::CKA_MODIFIABLE,
-                ];
-                let template: Template = kept.iter().filter(|a| allowed.contains(&a.kind)).cloned().collect();
-                writer.token().copy_object(writer.session, *key, &template)
+                writer.token().copy_object(writer.session, *key, &life::as_stays(kept))
             }
         }
     }

@@ -106,8 +106,8 @@ impl Group {
         let class = asked.get_ulong(ck::CKA_CLASS).unwrap_or(ck::CKO_SECRET_KEY);
         let id = self.announce(class)?;
         let generated = matches!(function, Function::GenerateKey);
-        let made = self
-            .make_once(function, need, &writers, sources, &mut |lease| make(lease, &life::as_made(asked)));
+        let as_made = self.to_make(asked);
+        let made = self.make_once(function, need, &writers, sources, &mut |lease| make(lease, &as_made));
         let outcome = made.and_then(|(source, key)| {
             let item = self.item(id, source, key, class, asked, generated);
             let (mut item, key) = match item {
@@ -174,7 +174,7 @@ impl Group {
         private: &Template,
         make: MakePair<'_>,
     ) -> Result<(Arc<Object>, Arc<Object>)> {
-        let as_made = life::as_made(private);
+        let as_made = self.to_make(private);
         let (source, mut pair) =
             self.make_once(function, need, writers, sources, &mut |lease| make(lease, &as_made))?;
         let on = source.on();

@@ -72,7 +72,7 @@ impl Group {
             verifier,
             how,
         };
-        if !extractable && self.config.non_extractable == NonExtractable::Local {
+        if self.is_to_stay(asked) {
             return Ok(item(None, How::KeepOn(source.member.index, key, kept.clone())));
         }
         let length = remembered.get_ulong(ck::CKA_VALUE_LEN).filter(|_| class == ck::CKO_SECRET_KEY);
@@ -85,6 +85,16 @@ impl Group {
         let copied = Copied { class, kept: &kept, length, verifier: verifier.as_ref() };
         let blob = self.wrap(source, key, extractable, &copied)?;
         Ok(item(verifier, How::Unwrap(blob)))
+    }
+
+    /// Whether a key stays on the member that makes it, as the group's `non_extractable` setting says.
+    fn is_to_stay(&self, asked: &Template) -> bool {
+        !life::may_be_extracted(asked) && self.config.non_extractable == NonExtractable::Local
+    }
+
+    /// The template of the session object that a secret or private key is made as.
+    pub(super) fn to_make(&self, asked: &Template) -> Template {
+        if self.is_to_stay(asked) { life::as_made_to_stay(asked) } else { life::as_made(asked) }
     }
 
     /// Wraps a key under a group key by the first mechanism that carries it whole.
@@ -205,7 +215,7 @@ impl Group {
                 return Err(Rv::KEY_NOT_WRAPPABLE);
             }
             Uncopyable::HostMemory => template.set(Attribute::bool(ck::CKA_SENSITIVE, false)),
-            Uncopyable::Local => {}
+            Uncopyable::Local => template = life::as_made_to_stay(asked),
         }
         let key = make(source, &template)?;
         let item = || -> Result<Item> {

@@ -214,6 +214,41 @@ pub fn public_as_made(asked: &Template) -> Template {
     made
 }
 
+/// The template of a session object that is itself the key, and stays on its member: no copy is made from a blob, which
+/// would be told these, and a copy on the token has them from it (section 4.9: they are told when a key is made, or once).
+pub fn as_made_to_stay(asked: &Template) -> Template {
+    let mut made = as_made(asked);
+    let of_use = |a: &&Attribute| [ck::CKA_WRAP_WITH_TRUSTED, ck::CKA_ALWAYS_AUTHENTICATE].contains(&a.kind);
+    made.extend(asked.iter().filter(of_use).cloned());
+    made
+}
+
+/// What the copy on the token is told of a key that was made as a session object to stay.
+pub fn as_stays(kept: &Template) -> Template {
+    // CKA_SENSITIVE it has already, and may not be told again. That it may not be modified comes last: a token may take no
+    // more then.
+    const TOLD: [AttributeType; 7] = [
+        ck::CKA_TOKEN,
+        ck::CKA_PRIVATE,
+        ck::CKA_EXTRACTABLE,
+        ck::CKA_ID,
+        ck::CKA_LABEL,
+        ck::CKA_DESTROYABLE,
+        ck::CKA_MODIFIABLE,
+    ];
+    TOLD.iter().filter_map(|kind| kept.iter().find(|a| a.kind == *kind)).cloned().collect()
+}
+
+/// Whether an object has every flag as it is to be kept, as far as its token knows of them.
+///
+/// # Errors
+/// The member's answer.
+pub fn has_flags(on: On<'_>, object: ObjectHandle, kept: &Template) -> Result<bool> {
+    let flags: Vec<&Attribute> = kept.iter().filter(|a| a.value.as_bool().is_some()).collect();
+    let read = on.read(object, &flags.iter().map(|a| a.kind).collect::<Vec<_>>())?;
+    Ok(flags.iter().all(|flag| read.get(flag.kind).is_none_or(|there| *there == flag.value)))
+}
+
 /// The template that every copy of a secret or private key is unwrapped with.
 ///
 /// # Errors
