@@ -2,13 +2,16 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod open_group;
+mod watched;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ha_core::config::Config;
 use ha_core::group::Word;
 use ha_core::policy::health::State;
-use ha_rig::Tokens;
-use ha_token::{Attribute, ObjectHandle, Rv, Template, ck};
+use ha_core::provider::connector;
+use ha_rig::{PIN, Tokens};
+use ha_token::{Attribute, Connector, Function, ObjectHandle, Rv, Template, UserType, ck};
 use open_group::{Open, private};
 
 fn data(label: &[u8], value: &[u8]) -> Template {
@@ -262,4 +265,52 @@ fn a_key_from_before_the_group_is_used_again_when_its_member_is_back() {
     tokens.restore(0);
     member_is(&open, 0, State::Up);
     open.sign(key).unwrap();
+}
+
+#[test]
+fn what_was_there_before_the_group_and_is_destroyed_does_not_come_back_with_a_member() {
+    let tokens = Tokens::new(2);
+    let mut key = vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+        Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_GENERIC_SECRET),
+        Attribute::bytes(ck::CKA_LABEL, *b"old"),
+        Attribute::bytes(ck::CKA_VALUE, [7; 32]),
+    ];
+    key.extend([ck::CKA_TOKEN, ck::CKA_SIGN, ck::CKA_SENSITIVE].map(|kind| Attribute::bool(kind, true)));
+    let config = Config::parse(&tokens.config(false, "")).unwrap();
+    for member in &config.groups[0].members {
+        let before = connector(member);
+        let token = before.connect().unwrap();
+        let s = token.open_session(true).unwrap();
+        token.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+        token.create_object(s, &key).unwrap();
+        token.create_object(s, &data(b"old", b"as well")).unwrap();
+        before.disconnect();
+    }
+    without_b(&tokens, |open| {
+        assert_eq!(open.find(&named(b"old")).len(), 2);
+        destroy(open, b"old");
+    });
+    assert_eq!((count(&tokens, 0, "old"), count(&tokens, 1, "old")), (0, 2));
+    let open = Open::new(&tokens, "");
+    member_is(&open, 1, State::Up);
+    assert!(open.find(&named(b"old")).is_empty());
+    drop(open);
+    assert_eq!(count(&tokens, 1, "old"), 0);
+}
+
+#[test]
+fn what_was_there_before_the_group_and_one_member_kept_does_not_stay_there() {
+    let tokens = Tokens::new(2);
+    let value = tokens.path().join("value");
+    std::fs::write(&value, [7; 32]).unwrap();
+    let import = ["--write-object", value.to_str().unwrap(), "--label", "old", "--type", "data"];
+    (0..2).for_each(|member| drop(tokens.bare(member, &import)));
+    let (provider, watches) = watched::start(&tokens.config(false, ""));
+    let open = Open::on(provider);
+    let [object] = open.find(&named(b"old"))[..] else { panic!("one object") };
+    watches[1].refuse(Function::DestroyObject, 1, Rv::GENERAL_ERROR);
+    open.slot.destroy_object(open.s, object).unwrap();
+    open.wait("it is on no member", |_| (0..2).all(|member| count(&tokens, member, "old") == 0));
+    assert!(open.find(&named(b"old")).is_empty());
 }

@@ -10,8 +10,8 @@ use super::{Group, Lease, Member, Object, Origin, Traits, Who};
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::replica::is_secret;
-use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow};
-use crate::replica::proof::{self, Outcome};
+use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow, Staged};
+use crate::replica::proof::{self, Known, Outcome};
 use crate::seam::step;
 
 /// How often a change is tried when other processes change the same object at the same time.
@@ -130,20 +130,56 @@ impl Group {
         })
     }
 
-    /// Destroys an object that the ledger does not know, where it is.
+    /// Destroys an object that the ledger does not know, where it is. A member that was away, or failed, or where nobody
+    /// has seen it yet, does not bring it back: from the first one that destroyed it the ledger has it among the destroyed.
     fn destroy_foreign(&self, object: &Arc<Object>) -> Result<()> {
-        let (mut done, mut refused) = (false, Rv::DEVICE_ERROR);
+        let _at_work = self.at_work()?;
+        let (mut done, mut refused) = (Vec::new(), Rv::DEVICE_ERROR);
+        let mut destroyed = None;
         for member in self.up().filter(|m| object.lives_on(m.index)) {
             let answer = self.write_on(member, Function::DestroyObject, object, &mut |lease| {
                 let handle = self.backing(lease, object)?;
+                if destroyed.is_none() && self.members.len() > 1 {
+                    destroyed = Some(self.as_destroyed(lease, object, handle)?);
+                }
                 lease.token().destroy_object(lease.session, handle)
             });
             match answer {
-                Ok(()) => done = true,
+                Ok(()) => done.push(member.index),
                 Err(rv) => refused = rv,
             }
         }
-        if done { Ok(()) } else { Err(refused) }
+        if done.is_empty() {
+            return Err(refused);
+        }
+        let others: Vec<_> = self.members.iter().filter(|m| !done.contains(&m.index)).collect();
+        let Some(destroyed) = destroyed.filter(|_| !others.is_empty()) else { return Ok(()) };
+        if destroyed.verifier.is_none() {
+            tracing::warn!(group = %self.config.label, label = %String::from_utf8_lossy(&destroyed.label),
+                "an object from before the group was destroyed that cannot be told from another one of its name: a member that was away keeps its copy");
+            return Ok(());
+        }
+        let (ledger, id) = (self.ledger()?, self.announce(destroyed.class)?);
+        let names: Vec<String> = others.iter().map(|m| m.name().to_owned()).collect();
+        let noted = ledger.stage(id, &destroyed).and_then(|()| ledger.abandon(id, &names));
+        noted.map_err(|e| self.ledger_failed(e))?;
+        others.iter().for_each(|member| member.falls_behind());
+        Ok(())
+    }
+
+    /// What its copies on other members are known by once an object from before the group is destroyed.
+    fn as_destroyed(&self, lease: &Lease, object: &Object, handle: ObjectHandle) -> Result<Staged> {
+        let traits = object.traits();
+        Ok(Staged {
+            class: traits.class,
+            key_type: traits.key_type,
+            ckaid: traits.id.to_vec(),
+            label: traits.label.to_vec(),
+            private: object.private,
+            verifier: self.make_verifier(lease, handle, traits.class, Known::default())?,
+            template: Template::new(),
+            blob: None,
+        })
     }
 
     /// Makes a change of an object on one member. A backing session, a login or a handle that is gone is no fault of the

@@ -363,7 +363,7 @@ impl Group {
         Err(last)
     }
 
-    fn announce(&self, class: Ulong) -> Result<ObjectId> {
+    pub(super) fn announce(&self, class: Ulong) -> Result<ObjectId> {
         let id = ObjectId(self.nonce()?);
         self.ledger()?.begin(&Intent { id, class }).map_err(|e| self.ledger_failed(e))?;
         Ok(id)

@@ -25,7 +25,10 @@ impl Open {
     }
 
     pub fn of(text: &str) -> Self {
-        let provider = Provider::from_config(Config::parse(text).unwrap()).unwrap();
+        Self::on(Provider::from_config(Config::parse(text).unwrap()).unwrap())
+    }
+
+    pub fn on(provider: Provider) -> Self {
         let slot = Arc::clone(provider.slot(0).unwrap());
         let s = slot.open_session(true).unwrap();
         let open = Open { provider, slot, s };
