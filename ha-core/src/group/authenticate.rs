@@ -64,6 +64,7 @@ impl Group {
             Who::User | Who::So => return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN),
         }
         let one = self.one_judge();
+        self.note_pins_set();
         let fresh = match pin.as_ref().map(|p| self.refused_before(user, p)) {
             Some(Before::Refused(rv)) => {
                 self.reporter.refused(Function::Login, rv, REFUSED_BEFORE);

@@ -43,6 +43,8 @@ pub struct Login {
     /// How many logins were made: raised before anybody sees that one was.
     made: AtomicU64,
     pin: Mutex<Option<Pin>>,
+    /// How often PINs had been set through the group when this one was given, or set.
+    pins_set: AtomicU64,
     /// PINs that were refused: not sent again by us.
     pub(super) refused: Refusals,
     /// Keys the digests of PINs: what is remembered of them says nothing outside this process.
@@ -68,6 +70,7 @@ impl Login {
             epoch: AtomicU64::new(0),
             made: AtomicU64::new(0),
             pin: Mutex::new(None),
+            pins_set: AtomicU64::new(0),
             refused: Refusals::default(),
             key: Secret::new(key),
             turn: Mutex::new(()),
@@ -154,6 +157,15 @@ impl Login {
     /// After `C_SetPIN`: the login stays, the PIN is another. `None` leaves none to carry.
     pub(super) fn replace_pin(&self, pin: Option<Pin>) {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = pin;
+    }
+
+    /// How often PINs had been set through the group when this one was given, or set.
+    pub(super) fn pins_set(&self) -> u64 {
+        self.pins_set.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_pins_set(&self, count: u64) {
+        self.pins_set.store(count, Ordering::Release);
     }
 
     /// What is remembered of a PIN, and of whose it is.

@@ -177,8 +177,24 @@ impl Group {
         self.forget_kept(member, &ALL);
     }
 
-    /// A user has another PIN now: what was refused before says nothing any more.
+    /// Notes how often PINs were set through the group, before one is given.
+    pub(super) fn note_pins_set(&self) {
+        let Some(ledger) = &self.ledger else { return };
+        match ledger.pins_set() {
+            Ok(count) => self.login.note_pins_set(count),
+            Err(error) => self.not_kept(&error),
+        }
+    }
+
+    /// A user has another PIN now: what was refused before says nothing any more, nor what is yet to be refused to a process
+    /// that has the old one.
     pub(super) fn forgive_all(&self, user: UserType) {
+        if let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) {
+            match ledger.pin_was_set() {
+                Ok(count) => self.login.note_pins_set(count),
+                Err(error) => self.not_kept(&error),
+            }
+        }
         let users = [user, UserType::ContextSpecific];
         for kind in users {
             self.login.refused.forget(kind);
@@ -255,10 +271,11 @@ impl Group {
                 // Without a salt nothing is written down.
                 None => return Ok(()),
             };
+            let (name, since) = (member.name(), self.login.pins_set());
             match pin.map(|p| p.kept(salt)) {
                 Some(None) => Ok(()),
-                Some(Some(kept)) => ledger.remember_refused(user, member.name(), counted, Some(kept)),
-                None => ledger.remember_refused(user, member.name(), counted, None),
+                Some(Some(kept)) => ledger.remember_refused(user, name, counted, Some(kept), since),
+                None => ledger.remember_refused(user, name, counted, None, since),
             }
         });
         _ = kept.inspect_err(|e| self.not_kept(e));

@@ -158,6 +158,31 @@ fn a_pin_that_was_set_through_the_group_makes_everything_before_it_void() {
 }
 
 #[test]
+fn a_process_that_has_the_old_pin_does_not_speak_against_the_new_one() {
+    let tokens = Tokens::new(2);
+    let text = tokens.config(false, SOON);
+    let quiet = |members: &[Arc<Watch>]| hide(members, true);
+    let (old, its_members) = start_with(&text, quiet);
+    let (slot, s) = open(&old);
+    slot.login(s, USER, pin()).unwrap();
+    let (provider, _) = start_with(&text, quiet);
+    let (other, theirs) = open(&provider);
+    other.login(theirs, USER, pin()).unwrap();
+    other.set_pin(theirs, pin(), Some(b"changed")).unwrap();
+    // Its connections are made anew, and with them its login.
+    for (member, watch) in old.groups()[0].members.iter().zip(&its_members) {
+        watch.dead.store(true, Ordering::Release);
+        wait(&old.groups()[0], "it is found dead", |_| {
+            _ = slot.generate_random(s, &mut [0; 8]);
+            member.state() == State::Down
+        });
+        watch.dead.store(false, Ordering::Release);
+        wait(&old.groups()[0], "it was refused", |_| member.state() == State::Quarantined);
+    }
+    assert_eq!(a_run(&text, [b"changed"], true), [(Ok(()), [1, 1])]);
+}
+
+#[test]
 fn a_refusal_in_words_that_say_nothing_is_one_where_the_token_has_counted_it() {
     for vague in [Rv::GENERAL_ERROR, Rv::DEVICE_ERROR, Rv(0x8000_0001)] {
         let tokens = Tokens::new(2);

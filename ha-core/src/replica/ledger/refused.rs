@@ -2,7 +2,7 @@
 //! that some member takes for right nothing is there.
 
 use ha_token::UserType;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::statements::Statements as _;
 use super::{Ledger, LedgerError};
@@ -28,6 +28,12 @@ pub(crate) struct Refused {
     pub(crate) counted: bool,
     /// The PIN, unless another member takes it for right.
     pub(crate) pin: Option<KeptDigest>,
+}
+
+fn pins_set(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT value FROM meta WHERE key = 'pins set'";
+    let kept: Option<[u8; 8]> = connection.first(sql, [], |r| r.get(0)).optional()?;
+    Ok(kept.map_or(0, u64::from_be_bytes))
 }
 
 /// As SQLite takes it.
@@ -64,7 +70,29 @@ impl Ledger {
         Ok(self.connection().first(sql, [], |r| r.get(0)).optional()?)
     }
 
-    /// Remembers a refusal.
+    /// How often a PIN was set through the group, by whatever process.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub(crate) fn pins_set(&self) -> Result<u64> {
+        Ok(pins_set(&self.connection())?)
+    }
+
+    /// A PIN was set through the group. Answers how often that happened.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub(crate) fn pin_was_set(&self) -> Result<u64> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        let now = pins_set(&transaction)? + 1;
+        transaction.run("INSERT OR REPLACE INTO meta VALUES ('pins set', ?1)", [now.to_be_bytes()])?;
+        transaction.commit()?;
+        Ok(now)
+    }
+
+    /// Remembers a refusal. `since`: how often a PIN had been set when the one that was refused was given: where another one was
+    /// set since, nothing follows from a refusal that only says that others take it for right.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -74,9 +102,13 @@ impl Ledger {
         member: &str,
         counted: bool,
         pin: Option<KeptDigest>,
+        since: u64,
     ) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
+        if pin.is_none() && pins_set(&transaction)? != since {
+            return Ok(());
+        }
         // Of nulls no two are the same, so that the table's own rule does not see them.
         transaction.run(
             "DELETE FROM refused WHERE user = ?1 AND member = ?2 AND pin IS ?3",
