@@ -185,7 +185,8 @@ impl Group {
                 self.reporter.refused(function, Rv::DEVICE_ERROR, &reason);
                 return Err(Rv::DEVICE_ERROR);
             };
-            let followed = self.follow_login(member, &link);
+            // What it holds, and who is giving it more, is nothing to its PIN.
+            let followed = self.follow(member, &link);
             followed.inspect_err(|rv| _ = self.failed(member, &link, Function::Login, *rv))?;
             links.push((member, link));
         }

@@ -1,6 +1,7 @@
 //! PINs are changed on every member, or on none.
 
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use ha_rig::{Act, PIN, SO_PIN, Tokens};
 use ha_token::*;
@@ -120,5 +121,33 @@ fn a_pin_whose_session_went_in_the_login_is_not_sent_in_another_one() {
     assert_eq!(slot.login(s, USER, Some(WRONG)), Err(Rv::PIN_INCORRECT));
     assert_eq!((times(&members[0], WRONG), times(&members[1], WRONG)), (1, 1));
     slot.login(s, USER, pin()).unwrap();
+    all_up(&provider);
+}
+
+#[test]
+fn a_pin_change_does_not_wait_for_who_gives_a_member_what_it_lacks() {
+    let tokens = Tokens::new(2);
+    let (provider, members) = start(&tokens.config(false, "balance = \"primary\"\nmin_copies = 1"));
+    let (slot, s) = open(&provider);
+    slot.login(s, USER, pin()).unwrap();
+    let ((tell, told), (go, gone)) = (mpsc::channel(), mpsc::channel::<()>());
+    let waits = move || {
+        tell.send(()).unwrap();
+        // So long that nobody takes it for the moment that a change takes.
+        _ = gone.recv_timeout(Duration::from_secs(20));
+    };
+    members[1].next(Function::CreateObject, Act::Answer(Rv::ATTRIBUTE_VALUE_INVALID));
+    members[1].next(Function::CreateObject, Act::First(Box::new(waits)));
+    let data = vec![
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bytes(ck::CKA_VALUE, *b"given later"),
+    ];
+    slot.create_object(s, &data).unwrap();
+    told.recv().unwrap();
+    slot.set_pin(s, pin(), Some(b"5678")).unwrap();
+    go.send(()).expect("the keeper is at it still");
+    slot.logout(s).unwrap();
+    slot.login(s, USER, Some(b"5678")).unwrap();
     all_up(&provider);
 }
