@@ -50,6 +50,8 @@ pub(crate) struct Call<'a> {
 
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// The life that this thread's calls may go on in to their end, by its address.
+    static THROUGH: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Whether this thread is inside a member's loading or `C_Initialize`.
@@ -232,7 +234,7 @@ impl Life {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
         let stay = presence::enter(self.address());
-        if self.is_closed() {
+        if self.is_closed() && !self.lasts() {
             return Err(Rv::CRYPTOKI_NOT_INITIALIZED);
         }
         let turn = match &self.copy.turn {
@@ -246,7 +248,30 @@ impl Life {
     fn take_turn<'a>(&self, turn: &'a Mutex<()>) -> Result<MutexGuard<'a, ()>, Rv> {
         let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have been closed while this call waited.
-        if self.is_closed() { Err(Rv::CRYPTOKI_NOT_INITIALIZED) } else { Ok(turn) }
+        if self.is_closed() && !self.lasts() { Err(Rv::CRYPTOKI_NOT_INITIALIZED) } else { Ok(turn) }
+    }
+
+    /// Makes calls that are let in to their end, if the first one is: until then the copy is in use, so that it is not
+    /// finalised.
+    pub(crate) fn last_through(&self, calls: &mut dyn FnMut()) {
+        let _stay = presence::enter(self.address());
+        if self.is_closed() {
+            return calls();
+        }
+        struct Before(usize);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                THROUGH.set(self.0);
+            }
+        }
+        let _before = Before(THROUGH.replace(self.address()));
+        calls();
+    }
+
+    /// Whether this thread is in the middle of such calls.
+    #[cold]
+    fn lasts(&self) -> bool {
+        THROUGH.try_with(Cell::get) == Ok(self.address())
     }
 
     /// Lets no further call in.

@@ -292,6 +292,10 @@ impl Token for RealToken {
         self.makings.wait();
     }
 
+    fn lasting(&self, calls: &mut dyn FnMut()) {
+        self.life.last_through(calls);
+    }
+
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
         let call = self.enter()?;
         with_template(template, |attributes, count| {

@@ -201,6 +201,10 @@ impl<H: Hook> Token for Passing<H> {
         self.real.await_whole_objects();
     }
 
+    fn lasting(&self, calls: &mut dyn FnMut()) {
+        self.real.lasting(calls);
+    }
+
     fn open_session(&self, read_write: bool) -> Result<SessionHandle> {
         let opened = self.hook.call(Function::OpenSession, || self.real.open_session(read_write))?;
         self.hook.opened(opened);

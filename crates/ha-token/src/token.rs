@@ -296,6 +296,12 @@ pub trait Token: Send + Sync {
     /// No function of the standard's: waits until the objects that are being made are whole: a quarter of a second
     /// at most.
     fn await_whole_objects(&self);
+    /// No function of the standard's: makes calls that see each other through. Where the connection is ended in the middle
+    /// of them, the rest is let in all the same: who makes something too late can take it back. Nothing is let in where it
+    /// has ended before. By default `calls` is just made, once, as by whoever implements this.
+    fn lasting(&self, calls: &mut dyn FnMut()) {
+        calls();
+    }
     /// `C_FindObjectsInit`.
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()>;
     /// `C_FindObjects`: at most `max` handles.

@@ -223,7 +223,8 @@ impl Lanes {
         let who = turns::who();
         let job = {
             let (shared, place) = (Arc::clone(&self.shared), Arc::clone(&place));
-            Box::new(move || {
+            let whole = Arc::clone(&shared);
+            let job = move || {
                 #[cfg(feature = "simulation")]
                 turns::acts_for(who);
                 // A panic is the token's own, and its lane is not to be lost by it.
@@ -244,9 +245,10 @@ impl Lanes {
                 }
                 *place = Place::Given(answer);
                 false
-            })
+            };
+            Box::new(move || if write.is_some() { through(&*whole.token, job) } else { job() })
         };
-        let ticket = match self.pool.submit(job, began, self.spare) {
+        let ticket = match self.pool.submit(job, began, until, self.spare) {
             Ok(ticket) => ticket,
             Err(rv) => {
                 self.shared.pending.write_ends(write);
@@ -322,6 +324,17 @@ impl Lanes {
             self.shared.opaque_count.store(all.len(), Ordering::Release);
         }
     }
+}
+
+/// Makes a call and what comes after it, also where its connection ends meanwhile.
+fn through<T: Default>(token: &dyn Token, calls: impl FnOnce() -> T) -> T {
+    let (mut calls, mut answer) = (Some(calls), T::default());
+    token.lasting(&mut || {
+        if let Some(calls) = calls.take() {
+            answer = calls();
+        }
+    });
+    answer
 }
 
 impl Shared {

@@ -44,6 +44,11 @@ pub(super) struct Lane {
 
 const AT_REST: u64 = u64::MAX;
 
+/// A time as lanes keep it.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(AT_REST - 1)
+}
+
 /// Where a lane is.
 #[derive(Default)]
 struct At {
@@ -61,6 +66,8 @@ pub(super) struct Ticket {
     queued: AtomicBool,
     /// No lane will: one hangs, or all have ended.
     turned_away: AtomicBool,
+    /// Until when its caller waits, in nanoseconds.
+    until: AtomicU64,
 }
 
 /// A call for which no lane is at work yet.
@@ -160,7 +167,7 @@ impl Lane {
     /// Gives it a call, under the lock of the pool's state.
     fn give(&self, Queued { ticket, job }: Queued, now: Duration) {
         ticket.queued.store(false, Ordering::Release);
-        self.began.store(u64::try_from(now.as_nanos()).unwrap_or(AT_REST - 1), Ordering::Relaxed);
+        self.began.store(nanos(now), Ordering::Relaxed);
         *self.at() = At { job: Some(job), ticket: Some(ticket) };
     }
 
@@ -198,7 +205,12 @@ impl Pool {
         let used = self.tickets.pop();
         used.unwrap_or_else(|| {
             let (queued, turned_away) = (AtomicBool::new(true), AtomicBool::new(false));
-            Arc::new(Ticket { done: self.world.event(), queued, turned_away })
+            Arc::new(Ticket {
+                done: self.world.event(),
+                queued,
+                turned_away,
+                until: AtomicU64::new(u64::MAX),
+            })
         })
     }
 
@@ -209,14 +221,21 @@ impl Pool {
         drop(self.tickets.push(ticket));
     }
 
-    /// Has a call made at this time, or after it: by the lane that was used last, by a new one, or by one that is at work and
+    /// Has a call made at this time, or after it, that is waited for `until` then: by the lane that was used last, by a new one, or by one that is at work and
     /// makes others before. With `spare` it has a lane at once, one more than others may have.
     ///
     /// # Errors
     /// `CKR_HOST_MEMORY` when a thread could not be started; [`Rv::NO_ANSWER`] where every lane has a call and one was found
     /// to hang; `CKR_CRYPTOKI_NOT_INITIALIZED` after the end.
-    pub(super) fn submit(self: &Arc<Self>, job: Job, now: Duration, spare: bool) -> Result<Arc<Ticket>> {
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        job: Job,
+        now: Duration,
+        until: Option<Duration>,
+        spare: bool,
+    ) -> Result<Arc<Ticket>> {
         let ticket = self.ticket();
+        ticket.until.store(until.map_or(u64::MAX, nanos), Ordering::Relaxed);
         let most = if spare { MOST + SPARE } else { MOST };
         let mut state = self.state();
         if state.ended {
@@ -430,7 +449,11 @@ impl Pool {
         }
         state.queue.retain(|call| !Arc::ptr_eq(&call.ticket, ticket));
         self.count(&state);
-        let is_sure = ticket.turned_away.load(Ordering::Acquire) || state.ended || self.hangs();
+        // Its caller may not have said so yet.
+        let now = nanos(self.world.now());
+        let is_late = |at: &At| at.ticket.as_ref().is_some_and(|t| t.until.load(Ordering::Relaxed) <= now);
+        let one_hangs = || self.hangs() || state.lanes.iter().any(|lane| is_late(&lane.at()));
+        let is_sure = ticket.turned_away.load(Ordering::Acquire) || state.ended || one_hangs();
         Some(if is_sure { Rv::NO_ANSWER } else { Rv::HOST_MEMORY })
     }
 

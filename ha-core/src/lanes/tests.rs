@@ -34,7 +34,9 @@ struct Rig {
     all: Arc<AllLanes>,
     told: Arc<AtomicUsize>,
     world: Arc<dyn World>,
-    _connector: ModuleConnector,
+    /// The token behind the gate.
+    real: Arc<dyn Token>,
+    connector: ModuleConnector,
     _tokens: Tokens,
 }
 
@@ -55,7 +57,8 @@ fn rig_in(world: Arc<dyn World>, deadlines: Deadlines) -> Rig {
         selector: Selector { label: Some("member-a".into()), ..Selector::default() },
     });
     let (gate, told) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
-    let token = Arc::new(Passing { real: connector.connect().unwrap(), hook: gate.clone() });
+    let real = connector.connect().unwrap();
+    let token = Arc::new(Passing { real: Arc::clone(&real), hook: gate.clone() });
     let (pending, all) = (Arc::<Pending>::default(), Arc::<AllLanes>::default());
     let counts = Arc::clone(&told);
     let lanes = Lanes::new(
@@ -68,17 +71,7 @@ fn rig_in(world: Arc<dyn World>, deadlines: Deadlines) -> Rig {
     );
     let mut patient = lanes.for_keeper();
     patient.deadlines = Deadlines { call: HOUR, generate: Some(HOUR) };
-    Rig {
-        gate,
-        lanes: Arc::new(lanes),
-        patient,
-        pending,
-        all,
-        told,
-        world,
-        _connector: connector,
-        _tokens: tokens,
-    }
+    Rig { gate, lanes: Arc::new(lanes), patient, pending, all, told, world, real, connector, _tokens: tokens }
 }
 
 #[test]
@@ -274,16 +267,23 @@ fn what_is_made_too_late_is_taken_back() {
     let make_late = |token, given_up: bool| {
         rig.gate.shut_to(&[Function::CreateObject]);
         assert_eq!(rig.lanes.create_object(session, &data(token)), Err(Rv::NO_ANSWER));
+        // Nobody gives it up before the member is connected anew.
+        let anew = given_up.then(|| rig.connector.connect().unwrap());
         if given_up {
             rig.pending.give_up_writes();
         }
         rig.gate.open();
         wait_until(|| rig.pending.left() == 0);
-        rig.gate.begun(Function::DestroyObject)
+        let token = anew.as_ref().unwrap_or(&rig.real);
+        let s = token.open_session(false).unwrap();
+        token.find_objects_init(s, &data(true)).unwrap();
+        let found = token.find_objects(s, 10).unwrap().len();
+        token.close_session(s).unwrap();
+        (rig.gate.begun(Function::DestroyObject), found)
     };
-    assert_eq!(make_late(false, false), 1);
-    assert_eq!(make_late(true, false), 1, "who waits for it looks for it");
-    assert_eq!(make_late(true, true), 2);
+    assert_eq!(make_late(false, false), (1, 0));
+    assert_eq!(make_late(true, false), (1, 1), "who waits for it looks for it");
+    assert_eq!(make_late(true, true), (2, 1));
 }
 
 /// One core, and a clock that moves when it is told to.

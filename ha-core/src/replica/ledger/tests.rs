@@ -417,11 +417,11 @@ fn refused_pins_are_there_when_it_is_opened_again_and_are_bounded() {
     let kept = |n: u8| Some(KeptDigest { salt: [7; 16], digest: [n; 32] });
     assert_eq!((ledger.refused(user).unwrap(), ledger.refused_salt().unwrap()), (vec![], None));
     for n in 0..20 {
-        ledger.remember_refused(user, "a", true, kept(n)).unwrap();
+        ledger.remember_refused(user, "a", true, kept(n), 0).unwrap();
     }
-    ledger.remember_refused(user, "b", false, None).unwrap();
-    ledger.remember_refused(user, "b", true, None).unwrap();
-    ledger.remember_refused(so, "a", false, kept(1)).unwrap();
+    ledger.remember_refused(user, "b", false, None, 0).unwrap();
+    ledger.remember_refused(user, "b", true, None, 0).unwrap();
+    ledger.remember_refused(so, "a", false, kept(1), 0).unwrap();
     drop(ledger);
     let ledger = open_in(dir.path()).unwrap();
     let rows = ledger.refused(user).unwrap();
