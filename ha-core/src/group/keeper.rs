@@ -19,8 +19,8 @@ use crate::policy::health::{Event, State, Until};
 /// How long a call waits for members that it has found dead and that are connected anew.
 const RETURN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A member that is up is looked at after the longest interval. After so many of them one that refused some of what it lacks
-/// is asked once more, and what other processes have left is looked for.
+/// A member that is up is looked at after the longest interval. After so many of them what other processes have left is
+/// looked for, and one that goes on refusing some of what it lacks is asked once more.
 const LOOKING_INTERVALS: u32 = 10;
 
 /// How long a member that answers again is kept out by a change of before that has not returned.
@@ -104,6 +104,8 @@ impl Group {
     fn keep(self: &Arc<Self>, member: &Arc<Member>) {
         // The longest intervals in which it was up and nothing was to be done.
         let mut quiet: u32 = 0;
+        // Those since it refused something that it may take another time.
+        let mut since: u32 = 0;
         while !self.is_stopping() {
             self.share(member);
             if self.connect_if_asked(member) {
@@ -141,13 +143,10 @@ impl Group {
                         if !wrong!(IdleNotProbed) {
                             self.look_at(member);
                         }
-                        if !quiet.is_multiple_of(LOOKING_INTERVALS) {
-                            continue;
-                        }
-                        // What it refused then it may take now.
-                        if member.may_take.load(Ordering::Acquire) {
+                        since = if member.may_take.load(Ordering::Acquire) { since + 1 } else { 0 };
+                        if is_tried_again(since) {
                             member.falls_behind();
-                        } else {
+                        } else if since == 0 && quiet.is_multiple_of(LOOKING_INTERVALS) {
                             self.look_for_leavings(member);
                         }
                     }
@@ -473,6 +472,13 @@ pub(super) fn bits(members: impl IntoIterator<Item = usize>) -> u32 {
     members.into_iter().fold(0, |all, index| all | 1 << index)
 }
 
+/// Whether a member that refused something so many longest intervals ago, and may have done so for a moment, is asked for it
+/// once more: rarer and rarer.
+fn is_tried_again(since: u32) -> bool {
+    since > 0
+        && (since.is_multiple_of(LOOKING_INTERVALS) || (since < LOOKING_INTERVALS && since.is_power_of_two()))
+}
+
 fn same_token(twin: &Member, link: &Link) -> String {
     format!(
         "it is the same token as member {:?} (label {:?}, serial {}); name another token, or take one of the two out of the group",
@@ -480,4 +486,15 @@ fn same_token(twin: &Member, link: &Link) -> String {
         link.info.label,
         link.info.serial
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_for_a_moment_is_tried_again_soon_and_then_rarely() {
+        let tried: Vec<u32> = (0..=40).filter(|since| is_tried_again(*since)).collect();
+        assert_eq!(tried, [1, 2, 4, 8, 10, 20, 30, 40]);
+    }
 }
