@@ -207,11 +207,12 @@ impl Group {
     }
 
     /// Waits for members that were found dead a moment ago and are connected anew at once: they may have been restarted
-    /// while nobody used them. Ends when so many are up, when no more can be for now, and [`RETURN_PATIENCE`] after they were;
+    /// while nobody used them; and for one that is up and is connected anew all the same, for a PIN that was changed. Ends when so many are up, when no more can be for now, and [`RETURN_PATIENCE`] after they were;
     /// answers whether so many are up. Those of `but`, a bit for each, do not count.
     pub(crate) fn wait_for_return(&self, enough: usize, but: u32) -> bool {
         let counts = |member: &&Arc<Member>| but >> member.index & 1 == 0;
-        let are_enough = || self.up().filter(counts).count() >= enough;
+        let is_back = |member: &&Arc<Member>| member.link().is_some();
+        let are_enough = || self.up().filter(counts).filter(is_back).count() >= enough;
         if self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto {
             return false;
         }
@@ -224,6 +225,9 @@ impl Group {
             }
             let now = self.world.now();
             let soon = |member: &Arc<Member>| {
+                if member.is_up() && !is_back(&member) {
+                    return true;
+                }
                 let health = member.health();
                 // Read only now: it may have gone down since the clock was read for this round.
                 health.may_return(self.world.now(), patience)

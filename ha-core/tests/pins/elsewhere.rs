@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
-use ha_rig::{PIN, Tokens, Watch};
+use ha_rig::{Act, PIN, Tokens, Watch};
 use ha_token::*;
 
 use crate::setting::{USER, WRONG, all_up, open, pin, rotate, times};
@@ -103,6 +103,30 @@ fn a_member_with_session_objects_that_knows_of_the_change_keeps_its_connection()
     all_up(&provider);
     assert!(lives(&*slot, s, object));
     assert_eq!([0, 1].map(|m| times(&members[m], CHANGED)), [1, 1]);
+}
+
+#[test]
+fn a_call_waits_for_the_only_member_that_is_connected_anew_for_a_pin() {
+    let tokens = Tokens::new(1);
+    let (provider, members) = start(&tokens.config(false, ""));
+    let (slot, s) = open(&provider);
+    assert_eq!(slot.login(s, USER, Some(WRONG)), Err(Rv::PIN_INCORRECT));
+    let group = &provider.groups()[0];
+    assert!(group.recover(group.members[0].name()));
+    let (other, (tell, told)) = (Arc::clone(&slot), std::sync::mpsc::channel());
+    let another_calls = move || {
+        let calls = std::thread::spawn(move || {
+            let s = other.open_session(false).unwrap();
+            other.generate_random(s, &mut [0; 8])
+        });
+        (0..1000).take_while(|_| !calls.is_finished()).for_each(|_| std::thread::yield_now());
+        tell.send(calls).unwrap();
+    };
+    let connects = members[0].connects.load(Ordering::Acquire);
+    members[0].next(Function::OpenSession, Act::First(Box::new(another_calls)));
+    slot.login(s, USER, pin()).unwrap();
+    assert_eq!(members[0].connects.load(Ordering::Acquire), connects + 1);
+    assert_eq!(told.recv().unwrap().join().unwrap(), Ok(()));
 }
 
 #[test]
