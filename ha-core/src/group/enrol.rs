@@ -24,16 +24,21 @@ impl Group {
         if writers.iter().all(|w| w.link.group_keys().is_some()) {
             return Ok(());
         }
+        let hung: Vec<usize> = writers.iter().map(|w| w.link.hung()).collect();
         let _bootstrap = self.bootstrap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.share_group_keys(writers)
+        // Who has waited in vain with others for a member does not wait once more.
+        let mut before = hung.iter();
+        let all = writers.len();
+        writers.retain(|w| before.next() == Some(&w.link.hung()) || wrong!(HungIsAskedAgain));
+        self.share_group_keys(writers, (writers.len() < all).then_some(Rv::DEVICE_ERROR))
     }
 
-    /// As [`group_keys_everywhere`](Self::group_keys_everywhere), by who holds the right to make and move them.
-    fn share_group_keys(&self, writers: &mut Vec<Lease>) -> Result<()> {
+    /// As [`group_keys_everywhere`](Self::group_keys_everywhere), by who holds the right to make and move them. `failed`: how
+    /// one failed that is no longer asked.
+    fn share_group_keys(&self, writers: &mut Vec<Lease>, mut failed: Option<Rv>) -> Result<()> {
         let group = self.ledger()?.identity().group;
         // Two processes that find no keys at once would each make their own.
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
-        let mut failed = None;
         writers.retain(|writer| match self.recall_group_keys(writer) {
             Ok(()) => true,
             Err(rv) => {
@@ -188,7 +193,7 @@ impl Group {
         {
             leases.push(lease);
             // What it is is told in words already.
-            _ = self.share_group_keys(&mut leases);
+            _ = self.share_group_keys(&mut leases, None);
         }
     }
 

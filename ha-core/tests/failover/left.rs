@@ -10,7 +10,8 @@ use ha_core::seam::System;
 use ha_member::ModuleConnector;
 use ha_rig::{Gate, Hooked, PIN, Tokens};
 use ha_token::{
-    Attribute, Connector, Function, Mechanism, ObjectHandle, Rv, SessionHandle, Template, Token, UserType, ck,
+    Attribute, Connector, Function, Mechanism, ObjectHandle, Rv, SessionHandle, Template, TemplateExt, Token,
+    UserType, ck,
 };
 
 use super::load::{make_and_serve, wait_until};
@@ -155,6 +156,40 @@ fn who_waits_with_others_for_a_login_waits_once() {
     }
     let asked = logins() - before + group.gates[0].begun(Function::Logout);
     assert!(asked <= 2, "it was asked {asked} times");
+}
+
+/// Threads that make the first keys of a group wait for a member that hangs once, not one after the other.
+#[test]
+fn who_waits_with_others_for_the_group_keys_waits_once() {
+    let group = gated(
+        Tokens::new(2),
+        "deadline = \"1s\"\nbalance = \"primary\"\nmin_copies = 1\n[group.recovery]\nmode = \"manual\"\n",
+    );
+    group.log_in();
+    let sessions: Vec<_> = (0..8).map(|_| group.slot.open_session(true).unwrap()).collect();
+    let looks = || group.gates[1].begun(Function::FindObjectsInit);
+    let before = looks();
+    group.gates[1].shut_to(&[Function::FindObjectsInit]);
+    let all = Arc::new(std::sync::Barrier::new(sessions.len()));
+    let threads: Vec<_> = sessions
+        .into_iter()
+        .map(|session| {
+            let (slot, all) = (Arc::clone(&group.slot), Arc::clone(&all));
+            std::thread::spawn(move || {
+                all.wait();
+                let mut template = session_key();
+                template.set(Attribute::bool(ck::CKA_TOKEN, true));
+                template.push(Attribute::bool(ck::CKA_ENCRYPT, true));
+                slot.generate_key(session, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &template).map(drop)
+            })
+        })
+        .collect();
+    for thread in threads {
+        // It may have group keys already: none are made beside them.
+        assert_eq!(thread.join().unwrap(), Err(Rv::DEVICE_ERROR));
+    }
+    // Whoever began before it was found out waits with the first one.
+    assert!(looks() - before <= 2, "it was asked {} times", looks() - before);
 }
 
 /// A member that is put aside for its PIN is connected anew when another PIN comes; it may hang in that.
