@@ -339,6 +339,17 @@ fn a_key_that_stays_on_one_member_is_kept_as_it_was_asked_for() {
         let answer = open.slot.op_one_shot(open.s, OpKind::Sign, &[7; 32], &mut Output::buffer(&mut space));
         assert_eq!(answer, Err(Rv::USER_NOT_LOGGED_IN));
     }
+    // Also one whose value may be read.
+    let open_to_all = vec![
+        flag(ck::CKA_TOKEN, true),
+        flag(ck::CKA_SIGN, true),
+        flag(ck::CKA_SENSITIVE, false),
+        flag(ck::CKA_EXTRACTABLE, true),
+    ];
+    let mut generate = Mechanism::plain(ck::CKM_EC_EDWARDS_KEY_PAIR_GEN);
+    let (_, key) =
+        open.slot.generate_key_pair(open.s, &mut generate, &public(ED25519), &open_to_all).unwrap();
+    as_asked(key, &open_to_all);
     let mut asked = keeping.to_vec();
     asked.extend([ck::CKA_SIGN, ck::CKA_PRIVATE].map(|kind| flag(kind, true)));
     asked.push(flag(ck::CKA_EXTRACTABLE, false));

@@ -267,6 +267,38 @@ fn a_key_from_before_the_group_is_used_again_when_its_member_is_back() {
     open.sign(key).unwrap();
 }
 
+/// Makes objects on a member's token that no group knows of.
+fn put_before(tokens: &Tokens, member: usize, objects: &[Template]) {
+    let config = Config::parse(&tokens.config(false, "")).unwrap();
+    let before = connector(&config.groups[0].members[member]);
+    let token = before.connect().unwrap();
+    let s = token.open_session(true).unwrap();
+    token.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
+    objects.iter().for_each(|object| _ = token.create_object(s, object).unwrap());
+    before.disconnect();
+}
+
+#[test]
+fn of_equals_from_before_the_group_the_one_that_is_not_destroyed_stays_everywhere() {
+    let tokens = Tokens::new(2);
+    put_before(&tokens, 0, &[data(b"old", b"twice"), data(b"old", b"twice")]);
+    put_before(&tokens, 1, &[data(b"old", b"twice")]);
+    let open = Open::new(&tokens, "");
+    let group = &open.provider.groups()[0];
+    let on_a_alone = |h: &ObjectHandle| {
+        let object = group.objects.get(*h).unwrap();
+        object.place(1, group.members[1].link().unwrap().generation).is_none()
+    };
+    open.wait("both are found, and one of them on b", |_| {
+        let found = open.find(&named(b"old"));
+        found.len() == 2 && found.iter().filter(|h| on_a_alone(h)).count() == 1
+    });
+    let alone = open.find(&named(b"old")).into_iter().find(on_a_alone).unwrap();
+    open.slot.destroy_object(open.s, alone).unwrap();
+    assert_eq!(group.sync(false).unwrap().iter().map(|(_, done)| done.destroyed).sum::<usize>(), 0);
+    assert_eq!((count(&tokens, 0, "old"), count(&tokens, 1, "old")), (1, 1));
+}
+
 #[test]
 fn what_was_there_before_the_group_and_is_destroyed_does_not_come_back_with_a_member() {
     let tokens = Tokens::new(2);
@@ -277,16 +309,7 @@ fn what_was_there_before_the_group_and_is_destroyed_does_not_come_back_with_a_me
         Attribute::bytes(ck::CKA_VALUE, [7; 32]),
     ];
     key.extend([ck::CKA_TOKEN, ck::CKA_SIGN, ck::CKA_SENSITIVE].map(|kind| Attribute::bool(kind, true)));
-    let config = Config::parse(&tokens.config(false, "")).unwrap();
-    for member in &config.groups[0].members {
-        let before = connector(member);
-        let token = before.connect().unwrap();
-        let s = token.open_session(true).unwrap();
-        token.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
-        token.create_object(s, &key).unwrap();
-        token.create_object(s, &data(b"old", b"as well")).unwrap();
-        before.disconnect();
-    }
+    (0..2).for_each(|member| put_before(&tokens, member, &[key.clone(), data(b"old", b"as well")]));
     without_b(&tokens, |open| {
         assert_eq!(open.find(&named(b"old")).len(), 2);
         destroy(open, b"old");

@@ -64,7 +64,7 @@ impl Group {
             Who::User | Who::So => return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN),
         }
         let one = self.one_judge();
-        self.note_pins_set();
+        self.note_pins_set(user);
         let fresh = match pin.as_ref().map(|p| self.refused_before(user, p)) {
             Some(Before::Refused(rv)) => {
                 self.reporter.refused(Function::Login, rv, REFUSED_BEFORE);
@@ -266,7 +266,7 @@ impl Group {
             tracing::debug!(pin = ?pin.map(|p| String::from_utf8_lossy(p)), "logs in");
         }
         let once = || {
-            let answer = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, pin));
+            let answer = link.with_pin(|anchor| log_in(&*link.token, anchor, user, pin));
             link.pin_sent(&*self.world, answer);
             pin::of_login(answer)
         };

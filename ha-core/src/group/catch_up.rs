@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use ha_token::{Function, Result, Rv};
+use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::change::still_to_set;
 use super::copies::{Copy, Trouble};
@@ -345,7 +345,10 @@ impl Group {
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     // A token may give its number to the next object at once.
-                    if let Some(object) = self.objects.by_id(row.id) {
+                    // It may be known as one from before the group.
+                    let shown = lease.link.virtual_of(handle);
+                    let shown = shown.and_then(|virt| self.objects.get(ObjectHandle(virt)).ok());
+                    for object in self.objects.by_id(row.id).into_iter().chain(shown) {
                         object.forget(lease.member.index);
                     }
                     let answer = lease.token().destroy_object(lease.session, handle);

@@ -6,12 +6,14 @@ use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Tem
 
 use super::copies::{Copy, Trouble, row_traits};
 use super::keeper::bits;
+use super::matching::id_kind;
 use super::{Group, Lease, Member, Object, Origin, Traits, Who};
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
 use crate::replica::is_secret;
 use crate::replica::ledger::{Found, Ledger, LedgerError, ObjectRow, Staged};
 use crate::replica::proof::{self, Known, Outcome};
+use crate::replica::verifier::Verifier;
 use crate::seam::step;
 
 /// How often a change is tried when other processes change the same object at the same time.
@@ -131,16 +133,16 @@ impl Group {
     }
 
     /// Destroys an object that the ledger does not know, where it is. A member that was away, or failed, or where nobody
-    /// has seen it yet, does not bring it back: from the first one that destroyed it the ledger has it among the destroyed.
+    /// has seen it yet, does not bring it back: once it is destroyed on one the ledger has it among the destroyed.
     fn destroy_foreign(&self, object: &Arc<Object>) -> Result<()> {
         let _at_work = self.at_work()?;
         let (mut done, mut refused) = (Vec::new(), Rv::DEVICE_ERROR);
-        let mut destroyed = None;
+        let mut known = None;
         for member in self.up().filter(|m| object.lives_on(m.index)) {
             let answer = self.write_on(member, Function::DestroyObject, object, &mut |lease| {
                 let handle = self.backing(lease, object)?;
-                if destroyed.is_none() && self.members.len() > 1 {
-                    destroyed = Some(self.as_destroyed(lease, object, handle)?);
+                if known.is_none() && self.members.len() > 1 {
+                    known = Some(self.known_by(lease, object, handle)?);
                 }
                 lease.token().destroy_object(lease.session, handle)
             });
@@ -153,12 +155,12 @@ impl Group {
             return Err(refused);
         }
         let others: Vec<_> = self.members.iter().filter(|m| !done.contains(&m.index)).collect();
-        let Some(destroyed) = destroyed.filter(|_| !others.is_empty()) else { return Ok(()) };
-        if destroyed.verifier.is_none() {
-            tracing::warn!(group = %self.config.label, label = %String::from_utf8_lossy(&destroyed.label),
-                "an object from before the group was destroyed that cannot be told from another one of its name: a member that was away keeps its copy");
+        let Some(known) = known.filter(|_| !others.is_empty()) else { return Ok(()) };
+        let Some(destroyed) = known else {
+            tracing::warn!(group = %self.config.label, label = %String::from_utf8_lossy(&object.traits().label),
+                "an object from before the group was destroyed that cannot be told from others of its name: a member that was away keeps its copy");
             return Ok(());
-        }
+        };
         let (ledger, id) = (self.ledger()?, self.announce(destroyed.class)?);
         let names: Vec<String> = others.iter().map(|m| m.name().to_owned()).collect();
         let noted = ledger.stage(id, &destroyed).and_then(|()| ledger.abandon(id, &names));
@@ -167,19 +169,41 @@ impl Group {
         Ok(())
     }
 
-    /// What its copies on other members are known by once an object from before the group is destroyed.
-    fn as_destroyed(&self, lease: &Lease, object: &Object, handle: ObjectHandle) -> Result<Staged> {
+    /// What the copies of an object from before the group are known by on other members once it is destroyed; `None` where
+    /// that is not enough to tell them from others: nothing can be asked of it, or it has an equal here.
+    fn known_by(&self, lease: &Lease, object: &Object, handle: ObjectHandle) -> Result<Option<Staged>> {
         let traits = object.traits();
-        Ok(Staged {
+        let asked = || -> Result<Option<Verifier>> {
+            let Some(verifier) = self.make_verifier(lease, handle, traits.class, Known::default())? else {
+                return Ok(None);
+            };
+            for other in self.with_traits(lease, &traits)? {
+                if other != handle && self.prove(lease, other, traits.class, &verifier)? != Outcome::Different
+                {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(verifier))
+        };
+        let verifier = match asked() {
+            Ok(Some(verifier)) => verifier,
+            Ok(None) => return Ok(None),
+            Err(rv) => match classify(Function::Sign, rv) {
+                Class::Session | Class::Member => return Err(rv),
+                // What it does not answer to a challenge keeps nobody from destroying it.
+                _ => return Ok(None),
+            },
+        };
+        Ok(Some(Staged {
             class: traits.class,
             key_type: traits.key_type,
             ckaid: traits.id.to_vec(),
             label: traits.label.to_vec(),
             private: object.private,
-            verifier: self.make_verifier(lease, handle, traits.class, Known::default())?,
+            verifier: Some(verifier),
             template: Template::new(),
             blob: None,
-        })
+        }))
     }
 
     /// Makes a change of an object on one member. A backing session, a login or a handle that is gone is no fault of the
@@ -463,7 +487,7 @@ pub(super) fn is_one_way(template: &Template) -> bool {
 
 /// What the ledger knows of an attribute's value. Names it has also where the template that made the object has none.
 fn was(row: &ObjectRow, kind: AttributeType) -> Option<Attribute> {
-    let id = if row.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+    let id = id_kind(row.class);
     let name = match kind {
         ck::CKA_LABEL => Some(&row.label),
         kind if kind == id => Some(&row.ckaid),
@@ -476,7 +500,7 @@ fn was(row: &ObjectRow, kind: AttributeType) -> Option<Attribute> {
 /// What an object is found by once the attributes are changed.
 pub(super) fn changed(traits: &Traits, template: &Template) -> Traits {
     let mut traits = traits.clone();
-    let id = if traits.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+    let id = id_kind(traits.class);
     if let Some(new) = template.get_bytes(id) {
         traits.id = new.into();
     }

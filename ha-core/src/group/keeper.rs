@@ -207,13 +207,17 @@ impl Group {
     }
 
     /// Waits for members that were found dead a moment ago and are connected anew at once: they may have been restarted
-    /// while nobody used them; and for one that is up and is connected anew all the same, for a PIN that was changed. Ends when so many are up, when no more can be for now, and [`RETURN_PATIENCE`] after they were;
-    /// answers whether so many are up. Those of `but`, a bit for each, do not count.
+    /// while nobody used them; and for one that is up and is connected anew all the same, for a PIN that was changed, whoever
+    /// looks after it. Ends when so many are up, when no more can be for now, and [`RETURN_PATIENCE`] after they were; answers
+    /// whether so many are up. Those of `but`, a bit for each, do not count.
     pub(crate) fn wait_for_return(&self, enough: usize, but: u32) -> bool {
         let counts = |member: &&Arc<Member>| but >> member.index & 1 == 0;
         let is_back = |member: &&Arc<Member>| member.link().is_some();
         let are_enough = || self.up().filter(counts).filter(is_back).count() >= enough;
-        if self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto {
+        let is_on_its_way = |member: &Arc<Member>| member.is_up() && !is_back(&member);
+        let nobody_looks =
+            self.alone.load(Ordering::Relaxed) || self.config.recovery.mode != RecoveryMode::Auto;
+        if nobody_looks && !self.members.iter().filter(counts).any(is_on_its_way) {
             return false;
         }
         let patience = self.config.deadline.map_or(RETURN_PATIENCE, |d| d.min(RETURN_PATIENCE));
@@ -225,8 +229,8 @@ impl Group {
             }
             let now = self.world.now();
             let soon = |member: &Arc<Member>| {
-                if member.is_up() && !is_back(&member) {
-                    return true;
+                if is_on_its_way(member) || nobody_looks {
+                    return is_on_its_way(member);
                 }
                 let health = member.health();
                 // Read only now: it may have gone down since the clock was read for this round.

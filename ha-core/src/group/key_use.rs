@@ -1,5 +1,6 @@
 //! The PIN that the use of one key wants (`CKA_ALWAYS_AUTHENTICATE`), in an operation and in a proof (guarantee G6).
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use ha_token::{Function, Result, Rv, Ulong, UserType, ck};
@@ -43,9 +44,17 @@ impl Group {
     /// `C_Login` with `CKU_CONTEXT_SPECIFIC` in a backing session, with the member's own PIN where it has one. A PIN that
     /// is not known to be right goes to no member that has its own: that one could not judge it.
     ///
+    /// Who may have counted it stands in `doubtful` from then on, a bit for each member, and is not sent it again.
+    ///
     /// # Errors
     /// The member's refusal of a PIN that it was the first to see; otherwise an answer that lets another member serve.
-    pub(crate) fn context_login(&self, lease: &Lease, pin: Option<&Pin>, standing: Standing) -> Result<()> {
+    pub(crate) fn context_login(
+        &self,
+        lease: &Lease,
+        pin: Option<&Pin>,
+        standing: Standing,
+        doubtful: &Cell<u32>,
+    ) -> Result<()> {
         const USER: UserType = UserType::ContextSpecific;
         let (member, link) = (&*lease.member, &*lease.link);
         let own = link.own_pin();
@@ -58,12 +67,19 @@ impl Group {
         if sent.is_some_and(|p| self.refused_on(member, link, USER, &self.login.digest(p)).is_some()) {
             return Err(NOT_HERE);
         }
+        let bit = 1 << member.index;
+        if doubtful.get() & bit != 0 {
+            return Err(NOT_HERE);
+        }
         if self.is_last_try(link, USER)? {
             self.tell_last_try(member);
             return Err(NOT_HERE);
         }
         let answer = log_in(lease.token(), lease.session, USER, sent);
         link.pin_sent(&*self.world, answer);
+        if answer.is_err_and(pin::may_have_counted) {
+            doubtful.set(doubtful.get() | bit);
+        }
         match pin::of_login(answer) {
             Answer::Accepted => Ok(()),
             Answer::WrongPin(rv) => {

@@ -292,16 +292,25 @@ impl Link {
         SessionHandle(self.anchor.load(Ordering::Acquire) as Ulong)
     }
 
+    /// Makes a call with a PIN in the session that is never lent, once: where the session goes during the call the PIN was
+    /// looked at perhaps, or changed. So it is looked at before, whether the token has lost it.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub fn with_pin<T>(&self, call: impl FnOnce(SessionHandle) -> Result<T>) -> Result<T> {
+        self.on_anchor(|anchor| self.token.session_info(anchor))?;
+        call(self.anchor())
+    }
+
     /// Makes a call in the session that is never lent. Should the token have lost it, as it may lose any session, another
-    /// one takes its place, and the call is made there: nothing was done, and no PIN was looked at. Where the session went
-    /// during the call, which was done perhaps, it is not made again.
+    /// one takes its place, and the call is made there.
     ///
     /// # Errors
     /// The member's answer.
     pub fn on_anchor<T>(&self, mut call: impl FnMut(SessionHandle) -> Result<T>) -> Result<T> {
         let anchor = self.anchor();
         match call(anchor) {
-            Err(rv @ (Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED)) => {
+            Err(Rv::SESSION_HANDLE_INVALID | Rv::SESSION_CLOSED) => {
                 self.is_shaken();
                 let new = self.open_session()?;
                 let (old, replaced) = (anchor.0 as usize, new.0 as usize);
@@ -312,7 +321,7 @@ impl Link {
                     // It may not be lost, but stuck in a call.
                     lanes.close_when_it_returns(anchor);
                 }
-                if rv == Rv::SESSION_CLOSED { Err(rv) } else { call(self.anchor()) }
+                call(self.anchor())
             }
             answer => answer,
         }

@@ -9,7 +9,7 @@ use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Place, Traits, Trust};
 use crate::mutants::wrong;
 use crate::replica::On;
-use crate::replica::ledger::{ObjectId, ObjectRow, State};
+use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 
@@ -30,12 +30,18 @@ const TRAITS: [AttributeType; 8] = [
 pub(super) enum Match {
     /// One of the ledger's, by its names or proven.
     Row(Box<ObjectRow>, Trust),
-    /// One that was destroyed.
+    /// One that was destroyed, proven.
     Destroyed,
-    /// One that is being destroyed: it stays if every member refuses that.
-    Dying,
+    /// By its names one that was destroyed, or is to be: that stays if every member refuses it, and another object may have
+    /// the same names.
+    Doomed,
     /// None of the ledger's.
     Foreign,
+}
+
+/// The attribute that stands beside the label in an object's name.
+pub(super) fn id_kind(class: Ulong) -> AttributeType {
+    if class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID }
 }
 
 /// What a token's objects of a class, and of a key type where they have one, are found by.
@@ -54,7 +60,7 @@ fn may_be_called<'a>(
     wanted: &Traits,
     changes: impl Iterator<Item = &'a Template> + Clone,
 ) -> bool {
-    let id = if wanted.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+    let id = id_kind(wanted.class);
     let is_changed = |kind| changes.clone().any(|change| change.get(kind).is_some());
     wanted.class == traits.class
         && wanted.key_type == traits.key_type
@@ -262,14 +268,8 @@ impl Group {
         }
         Ok(match best {
             Some(row) => Match::Row(Box::new(row), Trust::Proven),
-            None => {
-                let here = || dead.iter().filter(|r| r.copies.iter().any(|c| c == name));
-                match here().next() {
-                    None => Match::Foreign,
-                    Some(_) if here().any(|row| row.state == State::Destroying) => Match::Dying,
-                    Some(_) => Match::Destroyed,
-                }
-            }
+            None if dead.iter().any(|r| r.copies.iter().any(|c| c == name)) => Match::Doomed,
+            None => Match::Foreign,
         })
     }
 
@@ -277,7 +277,7 @@ impl Group {
     pub(super) fn differences(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> Result<usize> {
         let waiting = self.ledger.as_ref().and_then(|l| l.pending_of(row.id, lease.member.name()).ok());
         let waiting: Vec<AttributeType> = waiting.iter().flatten().flatten().map(|a| a.kind).collect();
-        let id = if row.class == ck::CKO_DATA { ck::CKA_APPLICATION } else { ck::CKA_ID };
+        let id = id_kind(row.class);
         let names = [Attribute::bytes(id, &*row.ckaid), Attribute::bytes(ck::CKA_LABEL, &*row.label)];
         let is_name = |kind| names.iter().any(|name| name.kind == kind);
         let flags = row.template.iter().filter(|a| a.value.as_bool().is_some() && !is_name(a.kind));

@@ -42,7 +42,7 @@ impl Group {
         }
         let mut changed: Links<'_> = Vec::new();
         for (member, link) in links {
-            let answer = link.on_anchor(|anchor| link.token.set_pin(anchor, old, new));
+            let answer = link.with_pin(|anchor| link.token.set_pin(anchor, old, new));
             link.pin_sent(&*self.world, answer);
             let Err(rv) = answer else {
                 changed.push((member, link));
@@ -87,7 +87,7 @@ impl Group {
 
     fn change_back(&self, changed: &Links<'_>, old: Option<&[u8]>, new: Option<&[u8]>) {
         for (member, link) in changed.iter().rev() {
-            let answer = link.on_anchor(|anchor| link.token.set_pin(anchor, new, old));
+            let answer = link.with_pin(|anchor| link.token.set_pin(anchor, new, old));
             link.pin_sent(&*self.world, answer);
             match answer {
                 Ok(()) => {}
@@ -118,7 +118,7 @@ impl Group {
         if log_out(link).is_err() || self.is_last_try(link, user) != Ok(false) {
             return Holds::Unknown;
         }
-        let trial = link.on_anchor(|anchor| log_in(&*link.token, anchor, user, Some(&self.login.hold(new))));
+        let trial = link.with_pin(|anchor| log_in(&*link.token, anchor, user, Some(&self.login.hold(new))));
         link.pin_sent(&*self.world, trial);
         let holds = pin::after_trial(pin::of_login(trial));
         // Should this fail, following the group's login logs out once more.
@@ -138,7 +138,7 @@ impl Group {
         }
         let links = self.all_links(Function::InitPin)?;
         for (n, (member, link)) in links.iter().enumerate() {
-            let set = || link.on_anchor(|anchor| link.token.init_pin(anchor, pin));
+            let set = || link.with_pin(|anchor| link.token.init_pin(anchor, pin));
             let answer = match set() {
                 // Setting the same PIN once more guesses nothing, and shows whether it can be set.
                 Err(rv) if outcome_unknown(Function::InitPin, rv) => set(),

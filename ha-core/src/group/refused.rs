@@ -3,7 +3,8 @@
 //!
 //! In memory they are digests under a key that goes with the process. In the ledger a PIN that the application gave and the
 //! first member refused is a salted digest that is slow to make; of one that another member takes for right nothing is
-//! kept but that this one refused it. A refusal is over when its member accepts a PIN, when a PIN is set through the group,
+//! kept but that this one refused it, and how often a PIN had been set through the group when it was given: only processes
+//! whose PIN is from the same time heed that. A refusal is over when its member accepts a PIN, when a PIN is set through the group,
 //! when an operator wants the member back, and when its token, which said that a wrong PIN was counted, says so no more:
 //! whoever cleared the count gave a right one. Of that last a process that was itself refused takes no notice.
 
@@ -12,11 +13,11 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use ha_token::{Rv, UserType};
 
-use super::{Group, Link, Member};
+use super::{Group, Link, Member, Who};
 use crate::mutants::wrong;
 use crate::pin::{KeptDigest, Pin};
 use crate::policy::pin;
-use crate::replica::ledger::{HostLock, LedgerError};
+use crate::replica::ledger::{HostLock, LedgerError, Refused};
 use crate::sync::Mutex;
 
 /// Why a call with such a PIN goes to no token.
@@ -177,21 +178,23 @@ impl Group {
         self.forget_kept(member, &ALL);
     }
 
-    /// Notes how often PINs were set through the group, before one is given.
-    pub(super) fn note_pins_set(&self) {
+    /// Notes how often a user's PIN was set through the group, before one is given.
+    pub(super) fn note_pins_set(&self, user: UserType) {
         let Some(ledger) = &self.ledger else { return };
-        match ledger.pins_set() {
+        match ledger.pins_set(user) {
             Ok(count) => self.login.note_pins_set(count),
             Err(error) => self.not_kept(&error),
         }
     }
 
-    /// A user has another PIN now: what was refused before says nothing any more, nor what is yet to be refused to a process
-    /// that has the old one.
+    /// A user has another PIN now: what was refused before says nothing any more; and what is yet to be refused to a process
+    /// that has the old one is for those to heed that have it too.
     pub(super) fn forgive_all(&self, user: UserType) {
+        let who = if user == UserType::So { Who::So } else { Who::User };
         if let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) {
-            match ledger.pin_was_set() {
-                Ok(count) => self.login.note_pins_set(count),
+            match ledger.pin_was_set(user) {
+                Ok(count) if self.login.who() == who => self.login.note_pins_set(count),
+                Ok(_) => {}
                 Err(error) => self.not_kept(&error),
             }
         }
@@ -250,7 +253,10 @@ impl Group {
     /// Whether a member refused what another one took for right, and whether its token said then that it had counted it.
     fn kept_on(&self, member: &Member, user: UserType) -> Option<bool> {
         let rows = self.ledger.as_ref()?.refused(user).inspect_err(|e| self.not_kept(e)).ok()?;
-        rows.iter().find(|row| row.pin.is_none() && row.member == member.name()).map(|row| row.counted)
+        // It may have refused a PIN that was set since, or the one of before to a process that has that still.
+        let since = self.login.pins_set();
+        let same = |row: &&Refused| row.pin.is_none() && row.since == since && row.member == member.name();
+        rows.iter().find(same).map(|row| row.counted)
     }
 
     fn write_down(&self, member: &Member, user: UserType, pin: Option<&Pin>, rv: Rv, counted: bool) {

@@ -275,7 +275,7 @@ impl Lanes {
             Place::Awaited | Place::Left => {
                 // Before the call can return, and look.
                 self.shared.leave(session, write);
-                self.pool.hang();
+                self.pool.hang(&ticket);
                 Err(Rv::NO_ANSWER)
             }
         }

@@ -221,8 +221,8 @@ impl Pool {
         drop(self.tickets.push(ticket));
     }
 
-    /// Has a call made at this time, or after it, that is waited for `until` then: by the lane that was used last, by a new one, or by one that is at work and
-    /// makes others before. With `spare` it has a lane at once, one more than others may have.
+    /// Has a call made at this time, or after it, that is waited for `until` then: by the lane that was used last, by a new
+    /// one, or by one that is at work and makes others before. With `spare` it has a lane at once, one more than others may have.
     ///
     /// # Errors
     /// `CKR_HOST_MEMORY` when a thread could not be started; [`Rv::NO_ANSWER`] where every lane has a call and one was found
@@ -411,7 +411,9 @@ impl Pool {
     }
 
     /// A call's deadline has passed. Those that wait for a lane have another one; where there is none nobody waits any more.
-    pub(super) fn hang(self: &Arc<Self>) {
+    pub(super) fn hang(self: &Arc<Self>, ticket: &Ticket) {
+        // It has been said.
+        ticket.until.store(u64::MAX, Ordering::Relaxed);
         self.hangs.store(true, Ordering::Release);
         let mut state = self.state();
         state.left += 1;

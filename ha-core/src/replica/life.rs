@@ -214,10 +214,16 @@ pub fn public_as_made(asked: &Template) -> Template {
     made
 }
 
+/// Whether a key's value may be read.
+fn is_open(asked: &Template) -> bool {
+    asked.get_bool(ck::CKA_SENSITIVE) == Some(false) && may_be_extracted(asked)
+}
+
 /// The template of a session object that is itself the key, and stays on its member: no copy is made from a blob, which
 /// would be told these, and a copy on the token has them from it (section 4.9: they are told when a key is made, or once).
 pub fn as_made_to_stay(asked: &Template) -> Template {
     let mut made = as_made(asked);
+    made.set(Attribute::bool(ck::CKA_SENSITIVE, !is_open(asked)));
     let of_use = |a: &&Attribute| [ck::CKA_WRAP_WITH_TRUSTED, ck::CKA_ALWAYS_AUTHENTICATE].contains(&a.kind);
     made.extend(asked.iter().filter(of_use).cloned());
     made
@@ -262,8 +268,7 @@ pub fn as_kept(on: On<'_>, made: ObjectHandle, class: Ulong, asked: &Template) -
     kept.push(Attribute::bool(ck::CKA_TOKEN, true));
     // A key that may not be extracted cannot be read either (section 4.9): sensitive is what it is, whatever was asked,
     // and what the group key's unwrap template wants.
-    let open = asked.get_bool(ck::CKA_SENSITIVE) == Some(false) && may_be_extracted(asked);
-    kept.push(Attribute::bool(ck::CKA_SENSITIVE, !open));
+    kept.push(Attribute::bool(ck::CKA_SENSITIVE, !is_open(asked)));
     kept.push(Attribute::bool(ck::CKA_EXTRACTABLE, asked.get_bool(ck::CKA_EXTRACTABLE) == Some(true)));
     add_missing(&mut kept, read);
     add_asked(&mut kept, asked);

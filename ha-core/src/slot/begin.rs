@@ -1,5 +1,7 @@
 //! How an operation begins: where its session's last one was, or on another member.
 
+use std::cell::Cell;
+
 use ha_token::{Mechanism, ObjectHandle, OpKind, Params, Result, Rv, SessionHandle};
 
 use super::VirtualSlot;
@@ -175,7 +177,7 @@ impl VirtualSlot {
             token.op_init(session, op.kind, Some(&mut mechanism), key)?;
         }
         if let Some(pin) = &more.context_pin {
-            self.group.context_login(lease, Some(pin), Standing::Accepted)?;
+            self.group.context_login(lease, Some(pin), Standing::Accepted, &Cell::default())?;
         }
         let written = more.inner.is_empty() && mechanism.params != more.params;
         Ok(written.then(|| Box::new(mechanism)))

@@ -8,7 +8,6 @@ use super::VirtualSlot;
 use super::session::{Active, SessionState};
 use crate::group::{Lease, NOT_HERE, Object};
 use crate::pin::Pin;
-use crate::policy::pin::may_have_counted;
 
 impl VirtualSlot {
     /// `C_Login` with `CKU_CONTEXT_SPECIFIC` (section 5.6.8): for the operation that was just started with a key that
@@ -26,19 +25,8 @@ impl VirtualSlot {
             return Err(Rv::USER_ANOTHER_ALREADY_LOGGED_IN);
         }
         let standing = self.group.standing(pin.as_ref())?;
-        // Members that may have counted it, a bit for each: it is not sent to them again, whoever else can be asked.
         let doubtful = Cell::new(0u32);
-        let login = |lease: &Lease| {
-            let bit = 1 << lease.member.index;
-            if doubtful.get() & bit != 0 {
-                return Err(NOT_HERE);
-            }
-            let answer = self.group.context_login(lease, pin.as_ref(), standing);
-            if answer.is_err_and(|rv| rv != NOT_HERE && may_have_counted(rv)) {
-                doubtful.set(doubtful.get() | bit);
-            }
-            answer
-        };
+        let login = |lease: &Lease| self.group.context_login(lease, pin.as_ref(), standing, &doubtful);
         let answered = |rv| match rv {
             // What a member made of it is not known: perhaps it is right.
             NOT_HERE if doubtful.get() != 0 => Rv::DEVICE_ERROR,

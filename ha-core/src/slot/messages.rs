@@ -3,6 +3,7 @@
 //! Each message is a call, or a short run of calls, of its own: between messages another member can take over by a
 //! fresh `C_MessageXxxInit`. In the middle of a message in parts the operation stays where it is.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use ha_token::{
@@ -157,7 +158,7 @@ impl VirtualSlot {
         let mut mechanism = self.localised(lease, &op.mechanism)?;
         lease.token().message_init(lease.session, op.kind, Some(&mut mechanism), key)?;
         if let Some(pin) = &op.context_pin {
-            self.group.context_login(lease, Some(pin), Standing::Accepted)?;
+            self.group.context_login(lease, Some(pin), Standing::Accepted, &Cell::default())?;
         }
         let written = op.inner.is_empty() && mechanism.params != op.mechanism.params;
         Ok(written.then_some(mechanism.params))
@@ -249,7 +250,10 @@ impl VirtualSlot {
                 answer => answer.map(Ok),
             }
         });
-        let (answer, lease) = taken_over.map_err(|rv| if is_another { Rv::DEVICE_ERROR } else { rv })?;
+        let (answer, lease) = taken_over.map_err(|rv| match rv {
+            Rv::FUNCTION_NOT_SUPPORTED if is_another => Rv::DEVICE_ERROR,
+            rv => rv,
+        })?;
         op.lease = Some(lease);
         answer
     }

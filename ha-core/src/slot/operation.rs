@@ -256,7 +256,10 @@ impl VirtualSlot {
                 Ok(()) => Ok(Ok(())),
             }
         });
-        let (answer, lease) = taken_over.map_err(|rv| if is_another { Rv::DEVICE_ERROR } else { rv })?;
+        let (answer, lease) = taken_over.map_err(|rv| match rv {
+            Rv::FUNCTION_NOT_SUPPORTED if is_another => Rv::DEVICE_ERROR,
+            rv => rv,
+        })?;
         running.op.runs = running.kept.settle(lease, running.op.mechanism_and_flag());
         answer
     }

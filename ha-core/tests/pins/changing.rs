@@ -120,8 +120,14 @@ fn a_pin_whose_session_went_in_the_login_is_not_sent_in_another_one() {
     members[0].refuse(Function::Login, 1, Rv::SESSION_CLOSED);
     assert_eq!(slot.login(s, USER, Some(WRONG)), Err(Rv::PIN_INCORRECT));
     assert_eq!((times(&members[0], WRONG), times(&members[1], WRONG)), (1, 1));
+    // One that had gone before is found out before the PIN is sent.
+    for member in &members {
+        member.next(Function::GetSessionInfo, Act::Answer(Rv::SESSION_CLOSED));
+        drop(member.sent());
+    }
     slot.login(s, USER, pin()).unwrap();
     all_up(&provider);
+    assert!(members.iter().all(|m| times(m, pin().unwrap()) == 1));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use ha_rig::Tokens;
+use ha_rig::{Act, Tokens};
 use ha_token::*;
 
 use crate::setting::{USER, WRONG, all_up, begin, careful_pair, finish, open, pin, times};
@@ -114,6 +114,11 @@ fn a_pin_for_a_keys_use_is_sent_where_the_login_was_lost() {
     let key = careful_pair(&*slot, s);
     begin(&*slot, s, OpKind::Sign, ck::CKM_ECDSA, key);
     members[0].refuse(Function::Login, 1, Rv::USER_NOT_LOGGED_IN);
+    slot.login(s, UserType::ContextSpecific, pin()).unwrap();
+    finish(&*slot, s, OpKind::Sign, &[7; 32]).unwrap();
+    // As where it failed before it was sent one.
+    begin(&*slot, s, OpKind::Sign, ck::CKM_ECDSA, key);
+    members[0].next(Function::GetTokenInfo, Act::Answer(Rv::DEVICE_ERROR));
     slot.login(s, UserType::ContextSpecific, pin()).unwrap();
     finish(&*slot, s, OpKind::Sign, &[7; 32]).unwrap();
 }

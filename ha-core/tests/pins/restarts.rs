@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ha_core::config::Config;
 use ha_core::policy::health::State;
-use ha_core::provider::forget_refused_pins;
+use ha_core::provider::{Provider, forget_refused_pins};
 use ha_rig::{Act, PIN, Tokens, Watch};
 use ha_token::*;
 
@@ -157,6 +157,20 @@ fn a_pin_that_was_set_through_the_group_makes_everything_before_it_void() {
     assert_eq!(a_run(&text, [b"changed"], true), [(Ok(()), [1, 1])]);
 }
 
+/// A process's connections are made anew, and with them its login, which is refused.
+fn made_anew(provider: &Provider, watches: &[Arc<Watch>], slot: &dyn Token, s: SessionHandle) {
+    let group = &provider.groups()[0];
+    for (member, watch) in group.members.iter().zip(watches) {
+        watch.dead.store(true, Ordering::Release);
+        wait(group, "it is found dead", |_| {
+            _ = slot.generate_random(s, &mut [0; 8]);
+            member.state() == State::Down
+        });
+        watch.dead.store(false, Ordering::Release);
+        wait(group, "it is put aside", |_| member.state() == State::Quarantined);
+    }
+}
+
 #[test]
 fn a_process_that_has_the_old_pin_does_not_speak_against_the_new_one() {
     let tokens = Tokens::new(2);
@@ -165,20 +179,19 @@ fn a_process_that_has_the_old_pin_does_not_speak_against_the_new_one() {
     let (old, its_members) = start_with(&text, quiet);
     let (slot, s) = open(&old);
     slot.login(s, USER, pin()).unwrap();
+    let late = Box::new(start_with(&text, quiet));
+    let (slot_of_late, lates) = open(&late.0);
+    slot_of_late.login(lates, USER, pin()).unwrap();
     let (provider, _) = start_with(&text, quiet);
     let (other, theirs) = open(&provider);
     other.login(theirs, USER, pin()).unwrap();
     other.set_pin(theirs, pin(), Some(b"changed")).unwrap();
-    // Its connections are made anew, and with them its login.
-    for (member, watch) in old.groups()[0].members.iter().zip(&its_members) {
-        watch.dead.store(true, Ordering::Release);
-        wait(&old.groups()[0], "it is found dead", |_| {
-            _ = slot.generate_random(s, &mut [0; 8]);
-            member.state() == State::Down
-        });
-        watch.dead.store(false, Ordering::Release);
-        wait(&old.groups()[0], "it was refused", |_| member.state() == State::Quarantined);
-    }
+    made_anew(&old, &its_members, &*slot, s);
+    // It speaks to who has the old one too: no token is sent it by each of them.
+    let (_, of_late) = late.as_ref();
+    of_late.iter().for_each(|m| drop(m.sent()));
+    made_anew(&late.0, of_late, &**late.0.slot(0).unwrap(), lates);
+    assert_eq!([0, 1].map(|m: usize| times(&of_late[m], PIN.as_bytes())), [0, 0]);
     assert_eq!(a_run(&text, [b"changed"], true), [(Ok(()), [1, 1])]);
 }
 

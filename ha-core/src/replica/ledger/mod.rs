@@ -25,6 +25,7 @@ pub use host::HostLock;
 pub(crate) use host::{is_file_of, namespace};
 pub use objects::Found;
 pub(crate) use open::place;
+pub(crate) use refused::Refused;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -144,6 +144,7 @@ impl Ledger {
         }
         transaction.execute_batch(super::members::ADDED)?;
         transaction.execute_batch(super::refused::ADDED)?;
+        super::refused::add_since(&transaction)?;
         transaction.commit()?;
         let mut ledger = Self::with(connection, path, wait, None, sole)?;
         ledger.destructions = Destructions::open(path);

@@ -16,6 +16,15 @@ pub(super) const ADDED: &str = "CREATE TABLE IF NOT EXISTS refused (
     number INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL, member TEXT NOT NULL, counted INTEGER NOT NULL,
     salt BLOB, pin BLOB, UNIQUE (user, member, pin));";
 
+/// Adds what ledgers made before it lack: how often PINs had been set when the refused one was given.
+pub(super) fn add_since(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "SELECT 1 FROM pragma_table_info('refused') WHERE name = 'since'";
+    if connection.first(sql, [], |_| Ok(())).optional()?.is_none() {
+        connection.run("ALTER TABLE refused ADD COLUMN since INTEGER NOT NULL DEFAULT 0", [])?;
+    }
+    Ok(())
+}
+
 /// How many PINs are kept at most for one user: of more the oldest is forgotten, so that comparing stays bounded.
 const MOST: u32 = 16;
 
@@ -28,12 +37,18 @@ pub(crate) struct Refused {
     pub(crate) counted: bool,
     /// The PIN, unless another member takes it for right.
     pub(crate) pin: Option<KeptDigest>,
+    /// How often a PIN of this user's had been set when it was given.
+    pub(crate) since: u64,
 }
 
-fn pins_set(connection: &Connection) -> rusqlite::Result<u64> {
-    let sql = "SELECT value FROM meta WHERE key = 'pins set'";
-    let kept: Option<[u8; 8]> = connection.first(sql, [], |r| r.get(0)).optional()?;
+fn pins_set(connection: &Connection, user: UserType) -> rusqlite::Result<u64> {
+    let sql = "SELECT value FROM meta WHERE key = ?1";
+    let kept: Option<[u8; 8]> = connection.first(sql, [pins_key(user)], |r| r.get(0)).optional()?;
     Ok(kept.map_or(0, u64::from_be_bytes))
+}
+
+fn pins_key(user: UserType) -> String {
+    format!("pins set {}", user_number(user))
 }
 
 /// As SQLite takes it.
@@ -51,12 +66,14 @@ impl Ledger {
         if !connection.has_table("refused")? {
             return Ok(Vec::new());
         }
-        let sql = "SELECT member, counted, salt, pin FROM refused WHERE user = ?1 ORDER BY number DESC";
+        let sql =
+            "SELECT member, counted, salt, pin, since FROM refused WHERE user = ?1 ORDER BY number DESC";
         let mut statement = connection.prepare_cached(sql)?;
         let rows = statement.query_map([user_number(user)], |row| {
             let (salt, pin): (Option<[u8; 16]>, Option<[u8; 32]>) = (row.get(2)?, row.get(3)?);
             let pin = salt.zip(pin).map(|(salt, digest)| KeptDigest { salt, digest });
-            Ok(Refused { member: row.get(0)?, counted: row.get(1)?, pin })
+            let since = row.get::<_, i64>(4)?.cast_unsigned();
+            Ok(Refused { member: row.get(0)?, counted: row.get(1)?, pin, since })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
@@ -70,29 +87,29 @@ impl Ledger {
         Ok(self.connection().first(sql, [], |r| r.get(0)).optional()?)
     }
 
-    /// How often a PIN was set through the group, by whatever process.
+    /// How often a PIN of this user's was set through the group, by whatever process.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub(crate) fn pins_set(&self) -> Result<u64> {
-        Ok(pins_set(&self.connection())?)
+    pub(crate) fn pins_set(&self, user: UserType) -> Result<u64> {
+        Ok(pins_set(&self.connection(), user)?)
     }
 
-    /// A PIN was set through the group. Answers how often that happened.
+    /// A PIN of this user's was set through the group. Answers how often that happened.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub(crate) fn pin_was_set(&self) -> Result<u64> {
+    pub(crate) fn pin_was_set(&self, user: UserType) -> Result<u64> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        let now = pins_set(&transaction)? + 1;
-        transaction.run("INSERT OR REPLACE INTO meta VALUES ('pins set', ?1)", [now.to_be_bytes()])?;
+        let now = pins_set(&transaction, user)? + 1;
+        let sql = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
+        transaction.run(sql, params![pins_key(user), now.to_be_bytes()])?;
         transaction.commit()?;
         Ok(now)
     }
 
-    /// Remembers a refusal. `since`: how often a PIN had been set when the one that was refused was given: where another one was
-    /// set since, nothing follows from a refusal that only says that others take it for right.
+    /// Remembers a refusal. `since`: how often a PIN had been set when the one that was refused was given.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -106,17 +123,21 @@ impl Ledger {
     ) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        if pin.is_none() && pins_set(&transaction)? != since {
-            return Ok(());
-        }
         // Of nulls no two are the same, so that the table's own rule does not see them.
         transaction.run(
-            "DELETE FROM refused WHERE user = ?1 AND member = ?2 AND pin IS ?3",
-            params![user_number(user), member, pin.map(|p| p.digest)],
+            "DELETE FROM refused WHERE user = ?1 AND member = ?2 AND pin IS ?3 AND (pin IS NOT NULL OR since = ?4)",
+            params![user_number(user), member, pin.map(|p| p.digest), since.cast_signed()],
         )?;
         transaction.run(
-            "INSERT INTO refused (user, member, counted, salt, pin) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![user_number(user), member, counted, pin.map(|p| p.salt), pin.map(|p| p.digest)],
+            "INSERT INTO refused (user, member, counted, salt, pin, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                user_number(user),
+                member,
+                counted,
+                pin.map(|p| p.salt),
+                pin.map(|p| p.digest),
+                since.cast_signed()
+            ],
         )?;
         transaction.run(
             "DELETE FROM refused WHERE user = ?1 AND pin IS NOT NULL AND number NOT IN
