@@ -344,10 +344,11 @@ impl Group {
             let what = format!("{} is to be destroyed", describe(&row));
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
-                    // A token may give its number to the next object at once.
-                    // It may be known as one from before the group.
+                    // A token may give its number to the next object at once. Here it may be known as one from before the group.
                     let shown = lease.link.virtual_of(handle);
-                    let shown = shown.and_then(|virt| self.objects.get(ObjectHandle(virt)).ok());
+                    let shown = shown
+                        .and_then(|virt| self.objects.get(ObjectHandle(virt)).ok())
+                        .filter(|object| object.origin == Origin::Foreign);
                     for object in self.objects.by_id(row.id).into_iter().chain(shown) {
                         object.forget(lease.member.index);
                     }

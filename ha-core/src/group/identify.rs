@@ -82,7 +82,7 @@ impl Group {
                 object
             }
             // The ledger may have been asked for a name that is no longer the object's.
-            Match::Destroyed | Match::Doomed | Match::Foreign
+            Match::Destroyed | Match::Dying | Match::Foreign
                 if self.read_traits(lease.on(), backing)?.0 != traits =>
             {
                 return Ok(ControlFlow::Continue(()));
@@ -91,8 +91,8 @@ impl Group {
                 lease.link.bind(backing, 0);
                 return Ok(ControlFlow::Break(None));
             }
-            // It is not shown, and looked at again once that is known.
-            Match::Doomed => return Ok(ControlFlow::Break(None)),
+            // It may yet stay: every member may refuse that.
+            Match::Dying => return Ok(ControlFlow::Break(None)),
             Match::Foreign => self.foreign(lease, backing, traits, private)?,
         };
         lease.link.bind(backing, object.handle.0);
@@ -143,7 +143,7 @@ impl Group {
                 if known.is_none() {
                     match self.match_row(&there, other, &traits) {
                         Ok(Match::Foreign) => {}
-                        Ok(Match::Row(..) | Match::Destroyed | Match::Doomed) => continue,
+                        Ok(Match::Row(..) | Match::Destroyed | Match::Dying) => continue,
                         Err(rv) => {
                             trouble(rv);
                             break;

@@ -9,7 +9,7 @@ use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Place, Traits, Trust};
 use crate::mutants::wrong;
 use crate::replica::On;
-use crate::replica::ledger::{ObjectId, ObjectRow};
+use crate::replica::ledger::{ObjectId, ObjectRow, State};
 use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
 
@@ -30,11 +30,10 @@ const TRAITS: [AttributeType; 8] = [
 pub(super) enum Match {
     /// One of the ledger's, by its names or proven.
     Row(Box<ObjectRow>, Trust),
-    /// One that was destroyed, proven.
+    /// One that was destroyed, by its names or proven.
     Destroyed,
-    /// By its names one that was destroyed, or is to be: that stays if every member refuses it, and another object may have
-    /// the same names.
-    Doomed,
+    /// By its names one that is being destroyed: it stays if every member refuses that.
+    Dying,
     /// None of the ledger's.
     Foreign,
 }
@@ -268,8 +267,14 @@ impl Group {
         }
         Ok(match best {
             Some(row) => Match::Row(Box::new(row), Trust::Proven),
-            None if dead.iter().any(|r| r.copies.iter().any(|c| c == name)) => Match::Doomed,
-            None => Match::Foreign,
+            None => {
+                let here = || dead.iter().filter(|r| r.copies.iter().any(|c| c == name));
+                match here().next() {
+                    None => Match::Foreign,
+                    Some(_) if here().any(|row| row.state == State::Destroying) => Match::Dying,
+                    Some(_) => Match::Destroyed,
+                }
+            }
         })
     }
 

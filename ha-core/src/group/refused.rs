@@ -4,9 +4,9 @@
 //! In memory they are digests under a key that goes with the process. In the ledger a PIN that the application gave and the
 //! first member refused is a salted digest that is slow to make; of one that another member takes for right nothing is
 //! kept but that this one refused it, and how often a PIN had been set through the group when it was given: only processes
-//! whose PIN is from the same time heed that. A refusal is over when its member accepts a PIN, when a PIN is set through the group,
-//! when an operator wants the member back, and when its token, which said that a wrong PIN was counted, says so no more:
-//! whoever cleared the count gave a right one. Of that last a process that was itself refused takes no notice.
+//! whose PIN is from the same time heed that. A refusal is over when its member accepts a PIN, when a PIN is set through the
+//! group, when an operator wants the member back, and when its token, which said that a wrong PIN was counted, says so no
+//! more: whoever cleared the count gave a right one. Of that last a process that was itself refused takes no notice.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
