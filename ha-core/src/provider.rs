@@ -138,7 +138,10 @@ impl Provider {
         let connectors = config
             .groups
             .iter()
-            .map(|g| g.members.iter().map(|m| Box::new(connector(m)) as Box<dyn Connector>).collect())
+            .map(|g| {
+                let to = |m| Box::new(shared_connector(&config.state_dir, g, m)) as Box<dyn Connector>;
+                g.members.iter().map(to).collect()
+            })
             .collect();
         let bare: Vec<_> = if config.ha_only {
             Vec::new()
@@ -146,8 +149,8 @@ impl Provider {
             config
                 .groups
                 .iter()
-                .flat_map(|g| &g.members)
-                .map(|m| (m.name.clone(), Arc::new(connector(m))))
+                .flat_map(|g| g.members.iter().map(move |m| (g, m)))
+                .map(|(g, m)| (m.name.clone(), Arc::new(shared_connector(&config.state_dir, g, m))))
                 .collect()
         };
         let provider = Self::assemble(config, options, world, connectors, bare, Some(part))?;
@@ -433,6 +436,11 @@ pub fn connector(member: &MemberConfig) -> ModuleConnector {
         env: member.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         selector: member.selector.clone(),
     })
+}
+
+/// The same, in turns with the other processes of this host that write to the token.
+fn shared_connector(dir: &std::path::Path, group: &GroupConfig, member: &MemberConfig) -> ModuleConnector {
+    connector(member).taking_turns(ledger::writes(dir, &group.label, &member.name))
 }
 
 /// A setting that is silently not kept is worse than one that does not exist.

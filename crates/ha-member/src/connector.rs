@@ -12,6 +12,7 @@ use crate::fork::{ForkLock, Held};
 use crate::instance::{Copy, LEAVE, Life, inside_member};
 use crate::search::{self, Seen};
 use crate::token::RealToken;
+use crate::writes::{self, Writes};
 
 /// Copies of its module that one connector may have: all but one are hung.
 const COPIES: usize = 8;
@@ -67,6 +68,8 @@ impl fmt::Debug for ModuleConfig {
 #[derive(Debug)]
 pub struct ModuleConnector {
     config: ModuleConfig,
+    /// The turns of those who write to the token.
+    writes: Option<Arc<Writes>>,
     state: ForkLock<State>,
 }
 
@@ -86,7 +89,21 @@ static SHARED: ForkLock<BTreeMap<PathBuf, Arc<Copy>>> = ForkLock::new(BTreeMap::
 impl ModuleConnector {
     /// A connector that has loaded nothing yet.
     pub fn new(config: ModuleConfig) -> Self {
-        ModuleConnector { config, state: ForkLock::new(State::default()) }
+        ModuleConnector { config, writes: None, state: ForkLock::new(State::default()) }
+    }
+
+    /// The same, for a token that other processes of this host write to: they name the same file, which is made when it is
+    /// first needed. Where the module would miss what another one has just written, writers take turns by it.
+    #[must_use]
+    pub fn taking_turns(mut self, file: PathBuf) -> Self {
+        self.writes = Some(Writes::new(file));
+        self
+    }
+
+    fn token(&self, life: &Arc<Life>, slot: Ulong, seen: &[Seen]) -> Arc<dyn Token> {
+        let info = seen.iter().find(|(s, _, _)| *s == slot).and_then(|(_, _, info)| info.as_ref().ok());
+        let writes = self.writes.as_ref().filter(|_| info.is_some_and(writes::are_missed_by));
+        Arc::new(RealToken::new(Arc::clone(life), slot, writes.cloned()))
     }
 
     fn path(&self) -> &Path {
@@ -101,7 +118,7 @@ impl ModuleConnector {
     pub fn connect_blank(&self) -> Result<Arc<dyn Token>, ConnectError> {
         self.establish(|config, life, seen| {
             let slot = search::blank(seen, &config.path)?;
-            Ok(Arc::new(RealToken::new(Arc::clone(life), slot)) as Arc<dyn Token>)
+            Ok(self.token(life, slot, seen))
         })
     }
 
@@ -259,7 +276,7 @@ impl Connector for ModuleConnector {
     fn connect(&self) -> Result<Arc<dyn Token>, ConnectError> {
         self.establish(|config, life, seen| {
             let slot = search::choose(seen, &config.selector, &config.path)?;
-            Ok(Arc::new(RealToken::new(Arc::clone(life), slot)) as Arc<dyn Token>)
+            Ok(self.token(life, slot, seen))
         })
     }
 

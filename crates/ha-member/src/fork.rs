@@ -9,11 +9,14 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::whole;
+
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 static REGISTERED: Once = Once::new();
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
+    whole::in_child();
     crate::presence::forget_other_threads();
 }
 
@@ -23,8 +26,11 @@ extern "C" fn in_child() {
 /// without the C library. Costs one atomic load.
 pub fn fork_generation() -> u64 {
     REGISTERED.call_once(|| {
-        // SAFETY: the handler only stores to atomics, which is allowed in the child of a threaded process.
-        let status = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        // SAFETY: what runs in the child only stores to atomics, which is allowed in the child of a threaded process; what
+        // runs before takes no lock.
+        let status = unsafe {
+            libc::pthread_atfork(Some(whole::before_fork), Some(whole::after_fork), Some(in_child))
+        };
         if status != 0 {
             tracing::warn!(status, "forks cannot be noticed: pthread_atfork failed");
         }
@@ -48,6 +54,8 @@ pub(crate) struct Held<'a> {
 
 const GENERATION_SHIFT: u32 = 48;
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long one that will soon be free is waited for without a pause.
+const BRIEFLY: Duration = Duration::from_micros(500);
 
 fn ticket() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -84,6 +92,7 @@ impl Gate {
             match self.try_acquire() {
                 Ok((held, _)) => return Some(held),
                 Err(_) if start.elapsed() >= wait => return None,
+                Err(_) if start.elapsed() < BRIEFLY => std::thread::yield_now(),
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }

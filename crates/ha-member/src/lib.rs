@@ -3,6 +3,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `fork` | noticing a fork; locks that a forked child can still take |
+//! | [`whole`] | work that a fork waits for |
 //! | `exit` | telling those with threads in modules that the process ends |
 //! | `presence` | who is in what: calls in flight |
 //! | `environment` | showing a module its environment without `setenv` |
@@ -14,6 +15,7 @@
 //! | `operations`, `messages` | which C function does what, for each kind of operation |
 //! | `secret` | [`Secret`]: memory for PINs |
 //! | `word` | [`SharedWord`]: what the processes of a host tell each other |
+//! | `makings`, `writes` | what other threads, and other processes, are making |
 //! | `token` | one C call for each method of [`ha_token::Token`] |
 //!
 //! Modules are never unloaded: a hung call may return into one at any time. Everything here may block for as long as
@@ -35,7 +37,9 @@ pub mod presence;
 mod search;
 mod secret;
 mod token;
+pub mod whole;
 mod word;
+mod writes;
 
 pub use connector::{Instance, ModuleConfig, ModuleConnector, tokens};
 pub use exit::{Ending, before_exit};

@@ -17,6 +17,7 @@ use crate::instance::{Call, Life, ulong};
 use crate::makings::Makings;
 use crate::messages;
 use crate::operations::{self, made, make, with_mechanism, with_template};
+use crate::writes::{Seen, Turn, Writes};
 
 type Messages = BTreeMap<(SessionHandle, MessageKind), Ulong>;
 
@@ -30,6 +31,8 @@ pub(crate) struct RealToken {
     message_count: AtomicUsize,
     /// The objects that are being made.
     makings: Makings,
+    /// What is known of other processes' writes.
+    seen: Option<Seen>,
 }
 
 impl fmt::Debug for RealToken {
@@ -39,14 +42,49 @@ impl fmt::Debug for RealToken {
 }
 
 impl RealToken {
-    pub(crate) fn new(life: Arc<Life>, slot: Ulong) -> Self {
+    /// `writes` are the turns of those who write, where they take any.
+    pub(crate) fn new(life: Arc<Life>, slot: Ulong, writes: Option<Arc<Writes>>) -> Self {
         RealToken {
             life,
             slot,
             messages: Mutex::default(),
             message_count: AtomicUsize::new(0),
             makings: Makings::default(),
+            seen: writes.map(Seen::new),
         }
+    }
+
+    /// The turn to write, if there are turns. Taken before the module is entered: some are entered by one thread at a time.
+    fn turn(&self) -> Option<Turn<'_>> {
+        self.seen.as_ref()?.begin(|| self.looks())
+    }
+
+    /// The turn to make an object of these templates. A session object is no write, and what does not say which it is may
+    /// be a copy of a token object.
+    fn turn_to_make(&self, templates: &[&Template]) -> Option<Turn<'_>> {
+        self.seen.as_ref()?;
+        let is_session_object = |template: &&Template| {
+            template.iter().any(|a| a.kind == ck::CKA_TOKEN && a.value.as_bool() == Some(false))
+        };
+        if templates.iter().all(is_session_object) { None } else { self.turn() }
+    }
+
+    /// The turn to destroy an object, unless it is a session object.
+    fn turn_to_destroy(&self, session: SessionHandle, object: ObjectHandle) -> Option<Turn<'_>> {
+        self.seen.as_ref()?;
+        let fetched = self.get_attributes(session, object, &[ck::CKA_TOKEN]);
+        let is_session_object = |f: &Fetched| matches!(f, Fetched::Value(v) if v.as_bool() == Some(false));
+        if fetched.is_ok_and(|all| all.iter().any(is_session_object)) { None } else { self.turn() }
+    }
+
+    /// Has the module look at the token's objects, by a search for none. In a session of its own: an application's may be
+    /// in the middle of a search.
+    fn looks(&self) -> bool {
+        let none = vec![ha_token::Attribute::ulong(ck::CKA_CLASS, ck::CKO_VENDOR_DEFINED | 0x4841)];
+        let Ok(session) = self.open_session(true) else { return false };
+        let looked = self.find_objects_init(session, &none).is_ok();
+        _ = self.close_session(session);
+        looked
     }
 
     #[inline(always)]
@@ -220,6 +258,7 @@ impl Token for RealToken {
     }
 
     fn create_object(&self, session: SessionHandle, template: &Template) -> Result<ObjectHandle> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         with_template(template, |attributes, count| {
             made(&self.makings, |object| invoke!(call, C_CreateObject, session.0, attributes, count, object))
@@ -232,6 +271,7 @@ impl Token for RealToken {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<ObjectHandle> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         with_template(template, |attributes, count| {
             made(&self.makings, |copy| {
@@ -241,6 +281,7 @@ impl Token for RealToken {
     }
 
     fn destroy_object(&self, session: SessionHandle, object: ObjectHandle) -> Result<()> {
+        let _turn = self.turn_to_destroy(session, object);
         invoke!(self.enter()?, C_DestroyObject, session.0, object.0)
     }
 
@@ -538,6 +579,7 @@ impl Token for RealToken {
         mechanism: &mut Mechanism,
         template: &Template,
     ) -> Result<ObjectHandle> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         make(&self.makings, mechanism, template, |raw, t, n, key| {
             invoke!(call, C_GenerateKey, session.0, raw, t, n, key)
@@ -551,6 +593,7 @@ impl Token for RealToken {
         public: &Template,
         private: &Template,
     ) -> Result<(ObjectHandle, ObjectHandle)> {
+        let _turn = self.turn_to_make(&[public, private]);
         let call = self.enter()?;
         let mut other = ck::CK_INVALID_HANDLE;
         let second = &raw mut other;
@@ -584,6 +627,7 @@ impl Token for RealToken {
         wrapped: &[u8],
         template: &Template,
     ) -> Result<ObjectHandle> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         let (blob, len) = (input(wrapped), ulong(wrapped.len()));
         make(&self.makings, mechanism, template, |raw, t, n, key| {
@@ -599,6 +643,7 @@ impl Token for RealToken {
         template: &Template,
         want_handle: bool,
     ) -> Result<Option<ObjectHandle>> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         let key = make(&self.makings, mechanism, template, |raw, t, n, key| {
             let key = if want_handle { key } else { std::ptr::null_mut() };
@@ -635,6 +680,7 @@ impl Token for RealToken {
         template: &Template,
         associated: &[u8],
     ) -> Result<ObjectHandle> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         let (blob, len) = (input(wrapped), ulong(wrapped.len()));
         let (aad, aad_len) = (input(associated), ulong(associated.len()));
@@ -652,6 +698,7 @@ impl Token for RealToken {
         template: &Template,
         out: &mut Output<'_>,
     ) -> Result<Option<ObjectHandle>> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         let query = out.is_query();
         let key = make(&self.makings, mechanism, template, |raw, t, n, key| {
@@ -670,6 +717,7 @@ impl Token for RealToken {
         template: &Template,
         ciphertext: &[u8],
     ) -> Result<ObjectHandle> {
+        let _turn = self.turn_to_make(&[template]);
         let call = self.enter()?;
         let (text, len) = (input(ciphertext), ulong(ciphertext.len()));
         make(&self.makings, mechanism, template, |raw, t, n, key| {

@@ -19,7 +19,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn has_unfinished(&self) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 1, 3)) OR EXISTS (SELECT 1 FROM undecided)";
-        Ok(self.connection().first(sql, [], |r| r.get(0))?)
+        Ok(self.connection()?.first(sql, [], |r| r.get(0))?)
     }
 
     /// Changes whenever another process, or another connection of this one, writes to the ledger.
@@ -27,7 +27,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn version_of_others(&self) -> Result<i64> {
-        Ok(self.connection().first("PRAGMA data_version", [], |r| r.get(0))?)
+        Ok(self.connection()?.first("PRAGMA data_version", [], |r| r.get(0))?)
     }
 
     /// The objects that are not destroyed: those that are being made as well.
@@ -35,7 +35,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn living(&self) -> Result<HashSet<ObjectId>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         let mut statement = connection.prepare_cached("SELECT id FROM object WHERE state <> 4")?;
         let rows = statement.query_map([], |r| r.get::<_, [u8; 16]>(0))?;
         Ok(rows.map(|id| id.map(ObjectId)).collect::<rusqlite::Result<_>>()?)
@@ -49,7 +49,7 @@ impl Ledger {
         let sql = "SELECT EXISTS (SELECT 1 FROM copy c JOIN object o ON o.id = c.object WHERE c.member = ?1 AND o.state = 4)
             OR EXISTS (SELECT 1 FROM pending p JOIN object o ON o.id = p.object
                WHERE p.member = ?1 AND o.state = 2 AND p.number NOT IN (SELECT number FROM undecided))";
-        Ok(self.connection().first(sql, [member], |r| r.get(0))?)
+        Ok(self.connection()?.first(sql, [member], |r| r.get(0))?)
     }
 
     /// Whether a member lacks something that is public.
@@ -59,7 +59,7 @@ impl Ledger {
     pub fn lacks_public(&self, member: &str) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM object WHERE state = 2 AND private = 0
             AND id NOT IN (SELECT object FROM copy WHERE member = ?1))";
-        Ok(self.connection().first(sql, [member], |r| r.get(0))?)
+        Ok(self.connection()?.first(sql, [member], |r| r.get(0))?)
     }
 
     /// How much a member is yet to destroy, to change and to be given; without what is not decided.
@@ -71,7 +71,7 @@ impl Ledger {
             + (SELECT count(*) FROM pending p JOIN object o ON o.id = p.object
                WHERE p.member = ?1 AND o.state = 2 AND p.number NOT IN (SELECT number FROM undecided))
             + (SELECT count(*) FROM object WHERE state = 2 AND id NOT IN (SELECT object FROM copy WHERE member = ?1))";
-        let owed: i64 = self.connection().first(sql, [member], |r| r.get(0))?;
+        let owed: i64 = self.connection()?.first(sql, [member], |r| r.get(0))?;
         Ok(usize::try_from(owed).unwrap_or(0))
     }
 
@@ -111,7 +111,7 @@ impl Ledger {
         let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE number = ?1 AND member = ?2 AND object = ?3 AND template = ?4)
             AND NOT EXISTS (SELECT 1 FROM undecided WHERE number = ?1)";
         let values = params![pending.number, member, pending.object.0, codec::encode(&pending.template)];
-        Ok(self.connection().first(sql, values, |r| r.get(0))?)
+        Ok(self.connection()?.first(sql, values, |r| r.get(0))?)
     }
 
     /// Whether a row may say what no member has taken yet: some member is yet to change the object; or it has changed since
@@ -122,7 +122,7 @@ impl Ledger {
     pub fn is_untried(&self, row: &ObjectRow) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM pending WHERE object = ?1)
             OR NOT EXISTS (SELECT 1 FROM object WHERE id = ?1 AND version = ?2)";
-        Ok(self.connection().first(sql, params![row.id.0, row.version], |r| r.get(0))?)
+        Ok(self.connection()?.first(sql, params![row.id.0, row.version], |r| r.get(0))?)
     }
 
     /// A change is refused. Where it was announced by who died at it, and every member that holds the object is yet to make

@@ -28,7 +28,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn remember_member(&self, name: &str, serial: &str) -> Result<Option<String>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         let before =
             connection.first("SELECT serial FROM member WHERE name = ?1", [name], |r| r.get(0)).optional()?;
         if before.is_none() && !self.is_read_only() {
@@ -43,7 +43,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn remember_group_keys(&self, fingerprint: &[u8]) -> Result<Vec<u8>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         if !self.is_read_only() && known_group_keys(&connection)?.is_none() {
             room()?;
             let sql = "INSERT OR IGNORE INTO meta VALUES ('group keys', ?1)";
@@ -59,7 +59,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn has_group_keys(&self) -> Result<bool> {
-        Ok(known_group_keys(&self.connection())?.is_some())
+        Ok(known_group_keys(&*self.connection()?)?.is_some())
     }
 
     /// Every member's token was made anew: the group keys went with them.
@@ -107,7 +107,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn mechanisms_of(&self, member: &str) -> Result<Option<Vec<(Ulong, MechanismInfo)>>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         if !connection.has_table("mechanisms")? {
             return Ok(None);
         }

@@ -8,6 +8,7 @@
 
 mod beside;
 mod codec;
+mod connection;
 mod destructions;
 mod host;
 mod leavings;
@@ -24,20 +25,18 @@ pub use destructions::ByOthers;
 pub use host::HostLock;
 pub(crate) use host::{is_file_of, namespace};
 pub use objects::Found;
-pub(crate) use open::place;
+pub(crate) use open::{place, writes};
 pub(crate) use refused::Refused;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{MutexGuard, PoisonError};
 
 use ha_token::{Template, Ulong};
-use rusqlite::Connection;
 
+use connection::{Kept, Used};
 use destructions::Destructions;
 
 use super::verifier::Verifier;
-use crate::sync::Mutex;
 
 /// What identifies an object of the group, whatever its handles, label and id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -226,7 +225,7 @@ pub struct Pending {
 
 /// The ledger of one group. All methods may be called from any thread.
 pub struct Ledger {
-    connection: Mutex<Connection>,
+    connection: Kept,
     identity: Identity,
     /// Why nothing is written, if nothing is.
     read_only: Option<String>,
@@ -262,16 +261,20 @@ impl Ledger {
         self.beside
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connection(&self) -> Result<Used<'_>, LedgerError> {
+        self.connection.take().ok_or_else(|| LedgerError::Place {
+            path: self.path.clone(),
+            reason: "the process that this one was forked from has opened it: a forked process begins anew"
+                .into(),
+        })
     }
 
-    fn writable(&self) -> Result<MutexGuard<'_, Connection>, LedgerError> {
+    fn writable(&self) -> Result<Used<'_>, LedgerError> {
         if self.is_read_only() {
             return Err(LedgerError::ReadOnly);
         }
         room()?;
-        Ok(self.connection())
+        self.connection()
     }
 }
 

@@ -319,7 +319,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn is_undecided(&self, id: ObjectId) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM pending JOIN undecided USING (number) WHERE object = ?1)";
-        Ok(self.connection().first(sql, [id.0], |r| r.get(0))?)
+        Ok(self.connection()?.first(sql, [id.0], |r| r.get(0))?)
     }
 
     /// No member is known to have made the change: the object is as it was, and those in `undo`, which may have made it,
@@ -361,7 +361,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn pending_for(&self, member: &str) -> Result<Vec<Pending>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         let mut statement = connection.prepare_cached(
             "SELECT p.number, p.object, p.template FROM pending p JOIN object o ON o.id = p.object
              WHERE p.member = ?1 AND o.state = 2 ORDER BY p.number",
@@ -383,7 +383,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn pending_of(&self, id: ObjectId, member: &str) -> Result<Vec<Template>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         let mut statement = connection.prepare_cached(
             "SELECT template FROM pending WHERE object = ?1 AND member = ?2 ORDER BY number",
         )?;
@@ -438,7 +438,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn count_on(&self, member: &str) -> Result<usize> {
         let sql = "SELECT count(*) FROM copy c JOIN object o ON o.id = c.object WHERE c.member = ?1 AND o.state = 2";
-        let count: i64 = self.connection().first(sql, [member], |r| r.get(0))?;
+        let count: i64 = self.connection()?.first(sql, [member], |r| r.get(0))?;
         Ok(count as usize)
     }
 
@@ -454,7 +454,7 @@ impl Ledger {
     }
 
     fn select(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<ObjectRow>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         let mut statement =
             connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE {condition}"))?;
         let rows = statement.query_map(values, row)?;

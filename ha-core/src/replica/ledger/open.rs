@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ha_member::whole::Whole;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use sha2::{Digest, Sha256};
 
+use super::connection::{Kept, close_inherited};
 use super::destructions::Destructions;
 use super::host::HostLock;
 use super::sole::{self, Claim, Sole};
 use super::statements::KINDS;
 use super::{Identity, Ledger, LedgerError, beside};
 use crate::seam::World;
-use crate::sync::Mutex;
 
 /// Why a second copy of this library changes nothing.
 const BESIDE: &str = "another copy of this library in this process has it open";
@@ -51,6 +52,12 @@ impl Ledger {
         random: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Ledger, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: dir.to_owned(), reason };
+        let _whole = Whole::begin();
+        if !close_inherited()? {
+            return Err(place(
+                "the process that this one was forked from was writing a ledger at that moment, for too long to be waited for; start the program anew".into(),
+            ));
+        }
         if !dir.exists() {
             DirBuilder::new()
                 .recursive(true)
@@ -227,7 +234,7 @@ impl Ledger {
             serial: String::from_utf8_lossy(&get("serial")?).into_owned(),
         };
         Ok(Ledger {
-            connection: Mutex::new(connection),
+            connection: Kept::new(connection),
             identity,
             read_only,
             path: path.to_owned(),
@@ -354,6 +361,11 @@ pub(crate) fn place(dir: &Path, group: &str) -> Option<Place> {
     let is_ours = owner == rustix::process::geteuid().as_raw() || is_shared(&meta);
     let mode = if is_shared(&meta) { 0o660 } else { 0o600 };
     Some(Place { path, is_ours, mode })
+}
+
+/// By which file the processes of a host take turns to write to a member's token.
+pub(crate) fn writes(dir: &Path, group: &str, member: &str) -> PathBuf {
+    dir.join(file_name(group)).with_extension(format!("{}.writes", short_digest(member)))
 }
 
 /// Group-writable only in the shape that shares it on purpose: set-group-id, nothing for others.

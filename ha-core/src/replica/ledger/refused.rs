@@ -62,7 +62,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub(crate) fn refused(&self, user: UserType) -> Result<Vec<Refused>> {
-        let connection = self.connection();
+        let connection = self.connection()?;
         if !connection.has_table("refused")? {
             return Ok(Vec::new());
         }
@@ -84,7 +84,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub(crate) fn refused_salt(&self) -> Result<Option<[u8; 16]>> {
         let sql = "SELECT salt FROM refused WHERE salt IS NOT NULL LIMIT 1";
-        Ok(self.connection().first(sql, [], |r| r.get(0)).optional()?)
+        Ok(self.connection()?.first(sql, [], |r| r.get(0)).optional()?)
     }
 
     /// How often a PIN of this user's was set through the group, by whatever process.
@@ -92,7 +92,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub(crate) fn pins_set(&self, user: UserType) -> Result<u64> {
-        Ok(pins_set(&self.connection(), user)?)
+        Ok(pins_set(&*self.connection()?, user)?)
     }
 
     /// A PIN of this user's was set through the group. Answers how often that happened.

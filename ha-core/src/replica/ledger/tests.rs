@@ -90,7 +90,7 @@ fn a_members_mechanisms_are_remembered_also_in_a_ledger_from_before_they_were() 
     let ledger = open_in(dir.path()).unwrap();
     assert_eq!(ledger.mechanisms_of("a").unwrap(), Some(list(2)));
     assert_eq!(ledger.mechanisms_of("b").unwrap(), Some(Vec::new()));
-    ledger.connection().execute_batch("DROP TABLE mechanisms").unwrap();
+    ledger.connection().unwrap().execute_batch("DROP TABLE mechanisms").unwrap();
     assert_eq!(ledger.mechanisms_of("a").unwrap(), None);
     drop(ledger);
     open_in(dir.path()).unwrap().remember_mechanisms("a", &list(1)).unwrap();
@@ -395,8 +395,9 @@ fn a_full_disk_refuses_a_change_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open_in(dir.path()).unwrap();
     let id = committed(&ledger, 1, &["a"]);
-    let pages: i64 = ledger.connection().pragma_query_value(None, "page_count", |r| r.get(0)).unwrap();
-    ledger.connection().pragma_update(None, "max_page_count", pages).unwrap();
+    let pages: i64 =
+        ledger.connection().unwrap().pragma_query_value(None, "page_count", |r| r.get(0)).unwrap();
+    ledger.connection().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
     let large = Staged {
         blob: Some(Blob { format: 7, extractable: false, bytes: vec![0; 1 << 20] }),
         ..staged(b"large")

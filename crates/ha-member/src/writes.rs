@@ -1,0 +1,156 @@
+//! Writing to a token that other processes write to, where its module does not see to that.
+//!
+//! SoftHSM counts a token's changes in a file, and lists the token's objects anew when the count is not the one that it
+//! knows. What it writes itself raises the count, and the new one is what it knows: objects that another process has made
+//! since the last look are not found until a third change comes. So the processes of a host take turns, by a file that
+//! they share, and each has its module look before it writes where another one has written. The file holds a count too,
+//! which tells that; whoever opens the token for himself and takes no turns is not noticed any better than by SoftHSM.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ha_token::TokenInfo;
+
+use crate::fork::{Gate, Held};
+use crate::plain::open_plain;
+
+/// How long a turn is waited for: one who has it for longer hangs in its module, or was stopped.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The pause between two looks at another process's lock.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The turns of one token's writers. They are the same for each connection of one connector.
+#[derive(Debug)]
+pub(crate) struct Writes {
+    path: PathBuf,
+    /// The turns of this process's threads.
+    here: Gate,
+}
+
+/// What one connection's module knows: the count when it last looked or wrote.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    writes: Arc<Writes>,
+    count: Mutex<Option<u64>>,
+}
+
+/// A turn, until it is dropped.
+pub(crate) struct Turn<'a> {
+    /// Locked.
+    file: File,
+    /// Let go last.
+    _here: Held<'a>,
+}
+
+/// Whether a token's module needs this.
+pub(crate) fn are_missed_by(token: &TokenInfo) -> bool {
+    token.manufacturer.starts_with("SoftHSM")
+}
+
+impl Writes {
+    pub(crate) fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Writes { path, here: Gate::new() })
+    }
+
+    /// `None` when the turn is not to be had: the write is done without.
+    fn take(&self) -> Option<Turn<'_>> {
+        let until = Instant::now() + PATIENCE;
+        let here = self.here.acquire(PATIENCE)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true).mode(0o600);
+        // Opened each time: a forked child must not share what this process has locked.
+        let file = open_plain(&mut options, &self.path).ok()?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Some(Turn { file, _here: here }),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(PAUSE),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// How often the token was written to; `None` where that cannot be told.
+    fn count(&self) -> Option<u64> {
+        let mut count = [0; 8];
+        match self.file.read_exact_at(&mut count, 0) {
+            Ok(()) => Some(u64::from_le_bytes(count)),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Some(0),
+            Err(_) => None,
+        }
+    }
+
+    /// Counts a write that is about to be done: one that ends with its process is counted too.
+    fn count_one(&self, before: Option<u64>) -> Option<u64> {
+        let count = before?.wrapping_add(1);
+        self.file.write_all_at(&count.to_le_bytes(), 0).ok().map(|()| count)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // In so many words: a child that was forked meanwhile has the file open too.
+        _ = self.file.unlock();
+    }
+}
+
+impl Seen {
+    /// For a connection that is new.
+    pub(crate) fn new(writes: Arc<Writes>) -> Self {
+        Seen { writes, count: Mutex::new(None) }
+    }
+
+    /// The turn to write, for as long as the answer is kept. `look` has the module look at the token's objects, where
+    /// another process may have written since this one did; it answers whether that was done.
+    pub(crate) fn begin(&self, look: impl FnOnce() -> bool) -> Option<Turn<'_>> {
+        let turn = self.writes.take()?;
+        let mut seen = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = turn.count();
+        let is_up_to_date = (count.is_some() && count == *seen) || look();
+        *seen = turn.count_one(count).filter(|_| is_up_to_date);
+        Some(turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looks(seen: &Seen) -> bool {
+        let mut looked = false;
+        assert!(seen.begin(|| std::mem::replace(&mut looked, true) | true).is_some());
+        looked
+    }
+
+    #[test]
+    fn who_writes_after_another_one_looks_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = || Seen::new(Writes::new(dir.path().join("writes")));
+        let (one, other) = (new(), new());
+        assert!(looks(&one), "nobody knows what was there before");
+        assert!(!looks(&one) && !looks(&one), "nobody else has written");
+        assert!(looks(&other));
+        assert!(looks(&one));
+        assert!(!looks(&one));
+        // What could not look has seen nothing.
+        assert!(other.begin(|| false).is_some());
+        assert!(looks(&other));
+    }
+
+    #[test]
+    fn a_turn_is_one_writers_and_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("writes");
+        let (one, other) = (Seen::new(Writes::new(path.clone())), Seen::new(Writes::new(path)));
+        let turn = one.begin(|| true).unwrap();
+        assert!(one.begin(|| true).is_none() && other.begin(|| true).is_none());
+        drop(turn);
+        assert!(other.begin(|| true).is_some() && one.begin(|| true).is_some());
+        let nowhere = Seen::new(Writes::new(dir.path().join("no folder").join("writes")));
+        assert!(nowhere.begin(|| true).is_none() && nowhere.begin(|| true).is_none());
+    }
+}
