@@ -236,6 +236,7 @@ impl ModuleConnector {
         if private {
             copy.finalise();
         }
+        let _turn = self.writes.as_ref().and_then(|writes| writes.take());
         copy.initialise(self.path(), &self.config.env, !private)?;
         let life = copy.live();
         let answer = self.look(&life).and_then(|seen| f(&self.config, &life, &seen));

@@ -59,6 +59,11 @@ impl RealToken {
         self.seen.as_ref()?.begin(|| self.looks())
     }
 
+    /// The turn to write to the token itself, if there are turns.
+    fn turn_at_token(&self) -> Option<Turn<'_>> {
+        self.seen.as_ref()?.take()
+    }
+
     /// The turn to make an object of these templates. A session object is no write, and what does not say which it is may
     /// be a copy of a token object.
     fn turn_to_make(&self, templates: &[&Template]) -> Option<Turn<'_>> {
@@ -166,11 +171,13 @@ impl Token for RealToken {
     }
 
     fn init_pin(&self, session: SessionHandle, new: Option<&[u8]>) -> Result<()> {
+        let _turn = self.turn_at_token();
         let (new, len) = pin(new);
         invoke!(self.enter()?, C_InitPIN, session.0, new, len)
     }
 
     fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        let _turn = self.turn_at_token();
         let ((old, old_len), (new, new_len)) = (pin(old), pin(new));
         invoke!(self.enter()?, C_SetPIN, session.0, old, old_len, new, new_len)
     }
@@ -229,6 +236,7 @@ impl Token for RealToken {
     }
 
     fn login(&self, session: SessionHandle, who: UserType, secret: Option<&[u8]>) -> Result<()> {
+        let _turn = self.turn_at_token();
         let (secret, len) = pin(secret);
         invoke!(self.enter()?, C_Login, session.0, who.number(), secret, len)
     }
@@ -240,6 +248,7 @@ impl Token for RealToken {
         secret: Option<&[u8]>,
         name: &[u8],
     ) -> Result<()> {
+        let _turn = self.turn_at_token();
         let (secret, len) = pin(secret);
         invoke!(
             self.enter()?,

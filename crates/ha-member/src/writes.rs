@@ -55,8 +55,9 @@ impl Writes {
         Arc::new(Writes { path, here: Gate::new() })
     }
 
-    /// `None` when the turn is not to be had: the write is done without.
-    fn take(&self) -> Option<Turn<'_>> {
+    /// A turn for what is no object: SoftHSM writes to the token's own file with each login, and who reads it meanwhile sees
+    /// a token without a PIN, or none. `None` when the turn is not to be had: what it was for is done without.
+    pub(crate) fn take(&self) -> Option<Turn<'_>> {
         let until = Instant::now() + PATIENCE;
         let here = self.here.acquire(PATIENCE)?;
         let mut options = OpenOptions::new();
@@ -99,6 +100,11 @@ impl Drop for Turn<'_> {
 }
 
 impl Seen {
+    /// See [`Writes::take`].
+    pub(crate) fn take(&self) -> Option<Turn<'_>> {
+        self.writes.take()
+    }
+
     /// For a connection that is new.
     pub(crate) fn new(writes: Arc<Writes>) -> Self {
         Seen { writes, count: Mutex::new(None) }

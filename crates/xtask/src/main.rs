@@ -49,6 +49,14 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Programs that use a group of two SoftHSM tokens are killed again and again, and the tokens compared with what was
+    /// acknowledged: `cargo xtask kills --help` says how.
+    #[command(disable_help_flag = true)]
+    Kills {
+        /// Given on to the command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The published tests of other projects, on a bare token and through the slot: needs the network.
     Published,
 }
@@ -62,6 +70,7 @@ fn main() -> ExitCode {
         }
         Verb::Simulate { arguments } => become_simulation(&[], &arguments),
         Verb::Mutants { arguments } => become_simulation(&["mutants"], &mutants(arguments)),
+        Verb::Kills { arguments } => setup::ensure(&[setup::DEMO]).and_then(|()| kills(&arguments)),
         Verb::Published => setup::ensure(&[setup::DEMO, setup::PUBLISHED]).and_then(|()| published()),
     };
     match outcome {
@@ -71,6 +80,12 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<setup::Missing>() { 2 } else { 1 })
         }
     }
+}
+
+fn kills(arguments: &[String]) -> Result<()> {
+    let mut all: Vec<String> = ["run", "--quiet", "--package", "ha-kills", "--"].map(String::from).into();
+    all.extend(arguments.iter().cloned());
+    cargo(&all)
 }
 
 /// Runs a cargo command of this workspace.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::change::still_to_set;
-use super::copies::{Copy, Trouble};
+use super::copies::{Copy, Trouble, row_traits};
 use super::give::Given;
 use super::writers::open_lease;
 use super::{Group, Lease, Link, Member, Object, Origin};
@@ -342,6 +342,13 @@ impl Group {
                 continue;
             }
             let what = format!("{} is to be destroyed", describe(&row));
+            if !note(
+                self.discard_half_made(lease, &row_traits(&row)).map(|()| false),
+                destroyed,
+                what.clone(),
+            )? {
+                continue;
+            }
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     // A token may give its number to the next object at once. Here it may be known as one from before the group.

@@ -154,7 +154,7 @@ impl Group {
                 if called_so.contains(&handle) || self.stands_for_another(lease, row, handle) {
                     continue;
                 }
-                let (traits, _, _) = self.read_traits(lease.on(), handle)?;
+                let Some((traits, ..)) = self.read_whole(lease.on(), handle)? else { continue };
                 // The group keys are no application's, and answer few challenges.
                 if group_key::is_ours(&traits.label, &traits.id) {
                     continue;

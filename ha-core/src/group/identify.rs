@@ -54,7 +54,9 @@ impl Group {
 
     /// Reads what a member's object is called, and says what it is; goes on where it was renamed in between.
     fn identify(&self, lease: &Lease, backing: ObjectHandle) -> Result<ControlFlow<Option<Arc<Object>>>> {
-        let (traits, token, private) = self.read_traits(lease.on(), backing)?;
+        let Some((traits, token, private)) = self.read_whole(lease.on(), backing)? else {
+            return Ok(ControlFlow::Break(None));
+        };
         if !token {
             // Somebody else's session object, or a throw-away of a proof: handles of these are used again.
             return Ok(ControlFlow::Break(None));

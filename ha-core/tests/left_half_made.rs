@@ -1,0 +1,84 @@
+//! What SoftHSM leaves on its disk when the process that makes a key is killed: a key with its names and without a value,
+//! and whoever uses it is ended by SoftHSM.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod open_group;
+
+use std::path::PathBuf;
+
+use ha_rig::{Alone, Tokens, is_alone};
+use ha_token::{Template, ck};
+use open_group::{Open, private};
+
+/// The folder that SoftHSM keeps a token in.
+fn folder(tokens: &Tokens, i: usize) -> PathBuf {
+    std::fs::read_dir(tokens.store(i)).unwrap().next().unwrap().unwrap().path()
+}
+
+/// Puts such a key beside the others, in the form that SoftHSM gives its files: a count, then each attribute's type, the
+/// kind of its value, and that.
+fn leave_half_made(tokens: &Tokens, i: usize, label: &[u8], id: &[u8]) -> PathBuf {
+    let number = |n: ha_token::Ulong| (2u64, (n as u64).to_be_bytes().to_vec());
+    let flag = |yes: bool| (1u64, vec![if yes { 255 } else { 0 }]);
+    let bytes = |b: &[u8]| (3u64, [&(b.len() as u64).to_be_bytes(), b].concat());
+    let attributes = [
+        (ck::CKA_CLASS, number(ck::CKO_PRIVATE_KEY)),
+        (ck::CKA_TOKEN, flag(true)),
+        (ck::CKA_PRIVATE, flag(false)),
+        (ck::CKA_LABEL, bytes(label)),
+        (ck::CKA_VALUE, bytes(b"")),
+        (ck::CKA_KEY_TYPE, number(ck::CKK_EC)),
+        (ck::CKA_ID, bytes(id)),
+        (ck::CKA_SENSITIVE, flag(true)),
+        (ck::CKA_SIGN, flag(true)),
+        (ck::CKA_EXTRACTABLE, flag(false)),
+        (ck::CKA_MODIFIABLE, flag(true)),
+        (ck::CKA_COPYABLE, flag(true)),
+        (ck::CKA_DESTROYABLE, flag(true)),
+        (ck::CKA_EC_PARAMS, bytes(b"")),
+    ];
+    let mut file = 1u64.to_be_bytes().to_vec();
+    for (kind, (of, value)) in attributes {
+        file.extend((kind as u64).to_be_bytes());
+        file.extend(of.to_be_bytes());
+        file.extend(value);
+    }
+    let path = folder(tokens, i).join("00000000-0000-0000-0000-000000000001.object");
+    std::fs::write(&path, file).unwrap();
+    path
+}
+
+#[test]
+fn a_key_that_was_left_half_made_is_none_and_goes_with_its_tombstone() {
+    let name = "a_key_that_was_left_half_made_is_none_and_goes_with_its_tombstone";
+    if !is_alone(name) {
+        Alone::new(name).run();
+        return;
+    }
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    open.ec_pair(1).unwrap();
+    drop(open);
+    let left = leave_half_made(&tokens, 1, b"key", &[1]);
+
+    // The member that has it serves alone.
+    tokens.hide(0);
+    let open = Open::new(&tokens, "");
+    assert_eq!(open.find(&Template::new()).len(), 2, "it is no object");
+    let [key] = open.find(&private(1))[..] else { panic!("the key is there once") };
+    open.sign(key).unwrap();
+    drop(open);
+
+    // What it seems to be is destroyed while the member is away.
+    tokens.restore(0);
+    tokens.hide(1);
+    let open = Open::new(&tokens, "");
+    for object in open.find(&Template::new()) {
+        open.slot.destroy_object(open.s, object).unwrap();
+    }
+    drop(open);
+    tokens.restore(1);
+    let open = Open::new(&tokens, "");
+    open.wait("it is destroyed as well", |_| !left.exists());
+    assert_eq!(open.find(&Template::new()).len(), 0);
+}
