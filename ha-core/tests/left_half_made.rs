@@ -7,7 +7,7 @@ mod open_group;
 use std::path::PathBuf;
 
 use ha_rig::{Alone, Tokens, is_alone};
-use ha_token::{Template, ck};
+use ha_token::{Attribute, Mechanism, Template, Ulong, ck};
 use open_group::{Open, private};
 
 /// The folder that SoftHSM keeps a token in.
@@ -17,17 +17,18 @@ fn folder(tokens: &Tokens, i: usize) -> PathBuf {
 
 /// Puts such a key beside the others, in the form that SoftHSM gives its files: a count, then each attribute's type, the
 /// kind of its value, and that.
-fn leave_half_made(tokens: &Tokens, i: usize, label: &[u8], id: &[u8]) -> PathBuf {
-    let number = |n: ha_token::Ulong| (2u64, (n as u64).to_be_bytes().to_vec());
+fn leave_half_made(tokens: &Tokens, i: usize, class: Ulong, label: &[u8], id: &[u8]) -> PathBuf {
+    let is_private = class == ck::CKO_PRIVATE_KEY;
+    let number = |n: Ulong| (2u64, (n as u64).to_be_bytes().to_vec());
     let flag = |yes: bool| (1u64, vec![if yes { 255 } else { 0 }]);
     let bytes = |b: &[u8]| (3u64, [&(b.len() as u64).to_be_bytes(), b].concat());
     let attributes = [
-        (ck::CKA_CLASS, number(ck::CKO_PRIVATE_KEY)),
+        (ck::CKA_CLASS, number(class)),
         (ck::CKA_TOKEN, flag(true)),
         (ck::CKA_PRIVATE, flag(false)),
         (ck::CKA_LABEL, bytes(label)),
         (ck::CKA_VALUE, bytes(b"")),
-        (ck::CKA_KEY_TYPE, number(ck::CKK_EC)),
+        (ck::CKA_KEY_TYPE, number(if is_private { ck::CKK_EC } else { ck::CKK_GENERIC_SECRET })),
         (ck::CKA_ID, bytes(id)),
         (ck::CKA_SENSITIVE, flag(true)),
         (ck::CKA_SIGN, flag(true)),
@@ -35,7 +36,7 @@ fn leave_half_made(tokens: &Tokens, i: usize, label: &[u8], id: &[u8]) -> PathBu
         (ck::CKA_MODIFIABLE, flag(true)),
         (ck::CKA_COPYABLE, flag(true)),
         (ck::CKA_DESTROYABLE, flag(true)),
-        (ck::CKA_EC_PARAMS, bytes(b"")),
+        if is_private { (ck::CKA_EC_PARAMS, bytes(b"")) } else { (ck::CKA_VALUE_LEN, number(0)) },
     ];
     let mut file = 1u64.to_be_bytes().to_vec();
     for (kind, (of, value)) in attributes {
@@ -43,7 +44,7 @@ fn leave_half_made(tokens: &Tokens, i: usize, label: &[u8], id: &[u8]) -> PathBu
         file.extend(of.to_be_bytes());
         file.extend(value);
     }
-    let path = folder(tokens, i).join("00000000-0000-0000-0000-000000000001.object");
+    let path = folder(tokens, i).join(format!("00000000-0000-0000-0000-00000000000{class}.object"));
     std::fs::write(&path, file).unwrap();
     path
 }
@@ -59,7 +60,7 @@ fn a_key_that_was_left_half_made_is_none_and_goes_with_its_tombstone() {
     let open = Open::new(&tokens, "");
     open.ec_pair(1).unwrap();
     drop(open);
-    let left = leave_half_made(&tokens, 1, b"key", &[1]);
+    let pair = leave_half_made(&tokens, 1, ck::CKO_PRIVATE_KEY, b"key", &[1]);
 
     // The member that has it serves alone.
     tokens.hide(0);
@@ -69,8 +70,22 @@ fn a_key_that_was_left_half_made_is_none_and_goes_with_its_tombstone() {
     open.sign(key).unwrap();
     drop(open);
 
-    // What it seems to be is destroyed while the member is away.
+    // Of a secret key only its answers tell that it has no value.
     tokens.restore(0);
+    let open = Open::new(&tokens, "");
+    let secret = vec![
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+        Attribute::bool(ck::CKA_SIGN, true),
+        Attribute::bytes(ck::CKA_LABEL, *b"mac"),
+        Attribute::bytes(ck::CKA_ID, [2]),
+    ];
+    let mut generate = Mechanism::plain(ck::CKM_GENERIC_SECRET_KEY_GEN);
+    open.slot.generate_key(open.s, &mut generate, &secret).unwrap();
+    drop(open);
+    let secret = leave_half_made(&tokens, 1, ck::CKO_SECRET_KEY, b"mac", &[2]);
+
+    // What they seem to be is destroyed while the member is away.
     tokens.hide(1);
     let open = Open::new(&tokens, "");
     for object in open.find(&Template::new()) {
@@ -79,6 +94,8 @@ fn a_key_that_was_left_half_made_is_none_and_goes_with_its_tombstone() {
     drop(open);
     tokens.restore(1);
     let open = Open::new(&tokens, "");
-    open.wait("it is destroyed as well", |_| !left.exists());
+    let folder = folder(&tokens, 1);
+    let is_gone = |left: &PathBuf| !folder.join(left.file_name().unwrap()).exists();
+    open.wait("they are destroyed as well", |_| is_gone(&pair) && is_gone(&secret));
     assert_eq!(open.find(&Template::new()).len(), 0);
 }

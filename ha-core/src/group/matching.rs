@@ -10,9 +10,9 @@ use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Place, Traits, Trust};
 use crate::mutants::wrong;
 use crate::replica::ledger::{ObjectId, ObjectRow, State};
-use crate::replica::proof::{Known, Outcome};
+use crate::replica::proof::{self, Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{On, find_all};
+use crate::replica::{On, find_all, is_secret};
 
 /// No object is half made for so long where somebody is making it.
 const HALF_MADE: Duration = Duration::from_millis(500);
@@ -154,10 +154,18 @@ impl Group {
     /// # Errors
     /// The member's answer.
     pub(super) fn discard_half_made(&self, lease: &Lease, traits: &Traits) -> Result<()> {
-        if domain_of(traits.class, traits.key_type).is_none() {
+        if !is_secret(traits.class) {
             return Ok(());
         }
-        let half_made = |handle: &ObjectHandle| matches!(self.read_whole(lease.on(), *handle), Ok(None));
+        let half_made = |handle: &ObjectHandle| match self.read_whole(lease.on(), *handle) {
+            Ok(None) => true,
+            Ok(Some((there, ..))) => {
+                there == *traits
+                    && there.class == ck::CKO_SECRET_KEY
+                    && self.challenge(lease, there.class, |c| proof::has_no_value(c, *handle)) == Ok(true)
+            }
+            Err(_) => false,
+        };
         let mut found = find_all(lease.on(), &called(traits), BATCH)?;
         found.retain(half_made);
         if found.is_empty() {

@@ -35,10 +35,6 @@ struct Cli {
     /// What is done, and when a program dies. Nearly so: the system has a say in it. Drawn unless told.
     #[arg(long)]
     seed: Option<u64>,
-    /// Keys are copied, too. One that is killed as SoftHSM copies a key leaves a second key of the first one's names, which is
-    /// not told from it yet.
-    #[arg(long)]
-    copies: bool,
     /// This process is such a program, with this configuration.
     #[arg(long, hide = true)]
     program: Option<PathBuf>,
@@ -51,7 +47,6 @@ fn main() -> ExitCode {
         None => run::run(&run::Options {
             kills: cli.kills,
             programs: cli.programs as usize,
-            copies: cli.copies,
             seed: cli.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
         }),
     };

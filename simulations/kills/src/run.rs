@@ -18,7 +18,6 @@ use crate::pen::{Answer, Running};
 pub(crate) struct Options {
     pub(crate) kills: u64,
     pub(crate) programs: usize,
-    pub(crate) copies: bool,
     pub(crate) seed: u64,
 }
 
@@ -36,7 +35,6 @@ const FULL: usize = 150;
 struct Run<'a> {
     tokens: &'a Tokens,
     config: &'a Path,
-    copies: bool,
     noted: Mutex<Noted>,
     made: AtomicU64,
     calls: AtomicU64,
@@ -49,7 +47,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let run = Run {
         tokens: &tokens,
         config: &config,
-        copies: options.copies,
         noted: Mutex::default(),
         made: AtomicU64::new(0),
         calls: AtomicU64::new(0),
@@ -150,11 +147,11 @@ impl Run<'_> {
                 Some((label, thing)) => self.destroy(running, &label, thing, killed),
                 None => self.make(running, random, killed),
             },
-            8..=9 if self.copies => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
+            8..=9 => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
                 Some((label, thing)) => self.copy(running, &label, thing, killed),
                 None => self.make(running, random, killed),
             },
-            8..=11 => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
+            10..=11 => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
                 Some((label, thing)) => self.name(running, &label, thing, killed),
                 None => self.make(running, random, killed),
             },

@@ -265,6 +265,16 @@ pub fn prove_as_if(
     Ok(Outcome::Unproven(reasons.join("; ")))
 }
 
+/// Whether a secret key has no value, and so is half made: then its digest is that of nothing. False where that cannot be
+/// asked.
+///
+/// # Errors
+/// The member's answer.
+pub fn has_no_value(challenge: Challenge<'_>, object: ObjectHandle) -> Result<bool> {
+    let subject = Subject::of(challenge, object, ck::CKO_SECRET_KEY)?;
+    secret::is_empty(&subject)
+}
+
 fn prove_by(subject: &Subject<'_>, verifier: &Verifier) -> Result<Outcome> {
     match verifier {
         Verifier::Secret { method, length, nonce, answer } => {

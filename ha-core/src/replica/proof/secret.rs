@@ -5,6 +5,8 @@ use ha_token::{
     TemplateExt, Ulong, ck,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{Outcome, Subject, derived, once, readable, taken};
 use crate::replica::verifier::{SecretMethod, Verifier, challenge_message};
 
@@ -167,6 +169,17 @@ pub(super) fn ask(
             Ok(derived(on, handle, &mut mechanism, nonce.len())?.map(|v| v.to_vec()))
         }
     }
+}
+
+/// Whether the key's value is empty, as far as a digest tells.
+///
+/// # Errors
+/// The member's answer.
+pub(super) fn is_empty(key: &Subject<'_>) -> Result<bool> {
+    let Some(SecretMethod::Digest(kind)) = digest(key) else { return Ok(false) };
+    let nonce = &key.challenge.nonce;
+    let of_nothing = Sha256::digest(challenge_message(nonce));
+    Ok(digested(key, key.handle, kind, nonce)?.is_some_and(|there| there == of_nothing.as_slice()))
 }
 
 /// The digest of the nonce with the key's value behind it.
