@@ -440,7 +440,13 @@ pub fn connector(member: &MemberConfig) -> ModuleConnector {
 
 /// The same, in turns with the other processes of this host that write to the token.
 fn shared_connector(dir: &std::path::Path, group: &GroupConfig, member: &MemberConfig) -> ModuleConnector {
-    connector(member).taking_turns(ledger::writes(dir, &group.label, &member.name))
+    let mode = match ledger::place(dir, &group.label) {
+        // Another user's ledger: nothing is written to the token either.
+        Some(place) if !place.is_ours => return connector(member),
+        Some(place) => place.mode,
+        None => 0o600,
+    };
+    connector(member).taking_turns(ledger::writes(dir, &group.label, &member.name), mode)
 }
 
 /// A setting that is silently not kept is worse than one that does not exist.

@@ -12,7 +12,7 @@ use crate::fork::{ForkLock, Held};
 use crate::instance::{Copy, LEAVE, Life, inside_member};
 use crate::search::{self, Seen};
 use crate::token::RealToken;
-use crate::writes::{self, Writes};
+use crate::writes::Writes;
 
 /// Copies of its module that one connector may have: all but one are hung.
 const COPIES: usize = 8;
@@ -93,17 +93,18 @@ impl ModuleConnector {
     }
 
     /// The same, for a token that other processes of this host write to: they name the same file, which is made when it is
-    /// first needed. Where the module would miss what another one has just written, writers take turns by it.
+    /// first needed, with this mode. Where the module would miss what another one has just written, writers take turns by it.
     #[must_use]
-    pub fn taking_turns(mut self, file: PathBuf) -> Self {
-        self.writes = Some(Writes::new(file));
+    pub fn taking_turns(mut self, file: PathBuf, mode: u32) -> Self {
+        self.writes = Some(Writes::new(file, mode));
         self
     }
 
     fn token(&self, life: &Arc<Life>, slot: Ulong, seen: &[Seen]) -> Arc<dyn Token> {
         let info = seen.iter().find(|(s, _, _)| *s == slot).and_then(|(_, _, info)| info.as_ref().ok());
-        let writes = self.writes.as_ref().filter(|_| info.is_some_and(writes::are_missed_by));
-        Arc::new(RealToken::new(Arc::clone(life), slot, writes.cloned()))
+        let written =
+            self.writes.as_ref().zip(info).and_then(|(writes, info)| writes.seen_by(&info.manufacturer));
+        Arc::new(RealToken::new(Arc::clone(life), slot, written))
     }
 
     fn path(&self) -> &Path {

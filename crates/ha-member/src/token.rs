@@ -17,7 +17,7 @@ use crate::instance::{Call, Life, ulong};
 use crate::makings::Makings;
 use crate::messages;
 use crate::operations::{self, made, make, with_mechanism, with_template};
-use crate::writes::{Seen, Turn, Writes};
+use crate::writes::{Seen, Turn};
 
 type Messages = BTreeMap<(SessionHandle, MessageKind), Ulong>;
 
@@ -42,15 +42,15 @@ impl fmt::Debug for RealToken {
 }
 
 impl RealToken {
-    /// `writes` are the turns of those who write, where they take any.
-    pub(crate) fn new(life: Arc<Life>, slot: Ulong, writes: Option<Arc<Writes>>) -> Self {
+    /// `seen` where those who write take turns.
+    pub(crate) fn new(life: Arc<Life>, slot: Ulong, seen: Option<Seen>) -> Self {
         RealToken {
             life,
             slot,
             messages: Mutex::default(),
             message_count: AtomicUsize::new(0),
             makings: Makings::default(),
-            seen: writes.map(Seen::new),
+            seen,
         }
     }
 
@@ -162,6 +162,7 @@ impl Token for RealToken {
     }
 
     fn init_token(&self, so_pin: Option<&[u8]>, label: &str) -> Result<()> {
+        let _turn = self.turn_at_token();
         let call = self.enter()?;
         let mut padded = [b' '; 32];
         let place = padded.get_mut(..label.len()).ok_or(Rv::ARGUMENTS_BAD)?;

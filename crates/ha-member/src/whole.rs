@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fork::fork_generation;
@@ -15,16 +15,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Threads at such work.
-static AT_WORK: AtomicUsize = AtomicUsize::new(0);
-/// Forks that wait, or are being done.
-static FORKS: AtomicUsize = AtomicUsize::new(0);
+/// The threads at such work, and above them ([`FORK`]) the forks that wait or are being done: one word, so that a child
+/// never sees a thread that only looked.
+static STATE: AtomicU64 = AtomicU64::new(0);
+const FORK: u64 = 1 << 32;
 /// Whether this process, or one that it comes from, was forked while another thread was at work.
 static TORN: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// How deep this thread is in such work.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread is between the handlers of a fork: others' handlers may lead back here.
+    static FORKS_HERE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Work that no fork falls into, until this is dropped, on the thread that began it. A thread may begin it again within.
@@ -39,12 +41,12 @@ impl Whole {
         let depth = DEPTH.get();
         if depth == 0 {
             loop {
-                AT_WORK.fetch_add(1, Ordering::SeqCst);
-                if FORKS.load(Ordering::SeqCst) == 0 {
+                let seen = STATE.load(Ordering::SeqCst);
+                if seen >= FORK && !FORKS_HERE.get() {
+                    std::thread::sleep(PAUSE);
+                } else if STATE.compare_exchange(seen, seen + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                     break;
                 }
-                AT_WORK.fetch_sub(1, Ordering::SeqCst);
-                std::thread::sleep(PAUSE);
             }
         }
         DEPTH.set(depth + 1);
@@ -57,7 +59,7 @@ impl Drop for Whole {
         let depth = DEPTH.get() - 1;
         DEPTH.set(depth);
         if depth == 0 {
-            AT_WORK.fetch_sub(1, Ordering::SeqCst);
+            STATE.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -67,32 +69,43 @@ pub fn was_torn() -> bool {
     TORN.load(Ordering::SeqCst)
 }
 
-/// This thread's part of those at work. A thread that is ending is at no work.
-fn own() -> usize {
-    DEPTH.try_with(Cell::get).map_or(0, |d| usize::from(d > 0))
+/// How many are at work.
+fn at_work() -> u64 {
+    STATE.load(Ordering::SeqCst) % FORK
+}
+
+/// This thread's part of those. A thread that is ending is at no work.
+fn own() -> u64 {
+    DEPTH.try_with(Cell::get).map_or(0, |d| u64::from(d > 0))
+}
+
+fn forks_here(yes: bool) {
+    _ = FORKS_HERE.try_with(|f| f.set(yes));
 }
 
 /// Before a fork, on the thread that forks.
 pub(crate) extern "C" fn before_fork() {
-    FORKS.fetch_add(1, Ordering::SeqCst);
+    STATE.fetch_add(FORK, Ordering::SeqCst);
+    forks_here(true);
     let begun = Instant::now();
-    while AT_WORK.load(Ordering::SeqCst) > own() && begun.elapsed() < PATIENCE {
+    while at_work() > own() && begun.elapsed() < PATIENCE {
         std::thread::sleep(PAUSE);
     }
 }
 
 /// After it, in the process that forked.
 pub(crate) extern "C" fn after_fork() {
-    FORKS.fetch_sub(1, Ordering::SeqCst);
+    forks_here(false);
+    STATE.fetch_sub(FORK, Ordering::SeqCst);
 }
 
 /// After it, in the child: of its parent's threads there is the one that forked. What that one is in the middle of is
 /// half done too, if it is the child's to go on.
 pub(crate) fn in_child() {
-    if AT_WORK.swap(own(), Ordering::SeqCst) > 0 {
+    forks_here(false);
+    if STATE.swap(own(), Ordering::SeqCst) % FORK > 0 {
         TORN.store(true, Ordering::SeqCst);
     }
-    FORKS.store(0, Ordering::SeqCst);
 }
 
 #[cfg(test)]
@@ -103,22 +116,22 @@ mod tests {
 
     #[test]
     fn a_fork_waits_for_others_and_new_work_for_the_fork() {
-        let (at_work, is_at_work) = mpsc::channel();
+        let (begun, has_begun) = mpsc::channel();
         let (end, ended) = mpsc::channel::<()>();
         let other = std::thread::spawn(move || {
             let _whole = Whole::begin();
             let _within = Whole::begin();
-            at_work.send(()).unwrap();
+            begun.send(()).unwrap();
             _ = ended.recv();
         });
-        is_at_work.recv().unwrap();
+        has_begun.recv().unwrap();
         let (forked, has_forked) = mpsc::channel();
         let fork = std::thread::spawn(move || {
             before_fork();
-            forked.send(AT_WORK.load(Ordering::SeqCst)).unwrap();
+            forked.send(at_work()).unwrap();
             after_fork();
         });
-        while FORKS.load(Ordering::SeqCst) == 0 {
+        while STATE.load(Ordering::SeqCst) < FORK {
             std::thread::yield_now();
         }
         assert!(has_forked.try_recv().is_err(), "the fork did not wait");

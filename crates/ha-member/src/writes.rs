@@ -9,16 +9,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-use ha_token::TokenInfo;
 
 use crate::fork::{Gate, Held};
 use crate::plain::open_plain;
 
-/// How long a turn is waited for: one who has it for longer hangs in its module, or was stopped.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a turn is waited for: one who has it for longer hangs in its module, or was stopped. It is waited for once.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// The pause between two looks at another process's lock.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -26,8 +25,14 @@ const PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Writes {
     path: PathBuf,
+    /// Of the file, where it is made.
+    mode: u32,
     /// The turns of this process's threads.
     here: Gate,
+    /// Whether the last turn was waited for in vain.
+    is_stuck: AtomicBool,
+    /// Whether the token is known to need no turns.
+    is_needless: AtomicBool,
 }
 
 /// What one connection's module knows: the count when it last looked or wrote.
@@ -46,24 +51,46 @@ pub(crate) struct Turn<'a> {
 }
 
 /// Whether a token's module needs this.
-pub(crate) fn are_missed_by(token: &TokenInfo) -> bool {
-    token.manufacturer.starts_with("SoftHSM")
+fn are_missed_by(manufacturer: &str) -> bool {
+    manufacturer.starts_with("SoftHSM")
 }
 
 impl Writes {
-    pub(crate) fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Writes { path, here: Gate::new() })
+    pub(crate) fn new(path: PathBuf, mode: u32) -> Arc<Self> {
+        let (is_stuck, is_needless) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Writes { path, mode, here: Gate::new(), is_stuck, is_needless })
+    }
+
+    /// For a connection to a token of this make: `None` where it needs no turns.
+    pub(crate) fn seen_by(self: &Arc<Self>, manufacturer: &str) -> Option<Seen> {
+        let is_missed = are_missed_by(manufacturer);
+        self.is_needless.store(!is_missed, Ordering::Relaxed);
+        is_missed.then(|| Seen { writes: Arc::clone(self), count: Mutex::new(None) })
+    }
+
+    fn open(&self) -> Option<File> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true).mode(self.mode);
+        // Opened each time: a forked child must not share what this process has locked.
+        open_plain(&mut options, &self.path).ok()
     }
 
     /// A turn for what is no object: SoftHSM writes to the token's own file with each login, and who reads it meanwhile sees
     /// a token without a PIN, or none. `None` when the turn is not to be had: what it was for is done without.
     pub(crate) fn take(&self) -> Option<Turn<'_>> {
-        let until = Instant::now() + PATIENCE;
-        let here = self.here.acquire(PATIENCE)?;
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true).mode(0o600);
-        // Opened each time: a forked child must not share what this process has locked.
-        let file = open_plain(&mut options, &self.path).ok()?;
+        if self.is_needless.load(Ordering::Relaxed) {
+            return None;
+        }
+        let patience = if self.is_stuck.load(Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
+        let turn = self.take_within(patience);
+        self.is_stuck.store(turn.is_none(), Ordering::Relaxed);
+        turn
+    }
+
+    fn take_within(&self, patience: Duration) -> Option<Turn<'_>> {
+        let until = Instant::now() + patience;
+        let here = self.here.acquire(patience)?;
+        let file = self.open()?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Some(Turn { file, _here: here }),
@@ -74,22 +101,20 @@ impl Writes {
     }
 }
 
-impl Turn<'_> {
-    /// How often the token was written to; `None` where that cannot be told.
-    fn count(&self) -> Option<u64> {
-        let mut count = [0; 8];
-        match self.file.read_exact_at(&mut count, 0) {
-            Ok(()) => Some(u64::from_le_bytes(count)),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Some(0),
-            Err(_) => None,
-        }
+/// How often the token was written to; `None` where that cannot be told.
+fn count(file: &File) -> Option<u64> {
+    let mut count = [0; 8];
+    match file.read_exact_at(&mut count, 0) {
+        Ok(()) => Some(u64::from_le_bytes(count)),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Some(0),
+        Err(_) => None,
     }
+}
 
-    /// Counts a write that is about to be done: one that ends with its process is counted too.
-    fn count_one(&self, before: Option<u64>) -> Option<u64> {
-        let count = before?.wrapping_add(1);
-        self.file.write_all_at(&count.to_le_bytes(), 0).ok().map(|()| count)
-    }
+/// Counts a write that is about to be done: one that ends with its process is counted too.
+fn count_one(file: &File, before: Option<u64>) -> Option<u64> {
+    let count = before?.wrapping_add(1);
+    file.write_all_at(&count.to_le_bytes(), 0).ok().map(|()| count)
 }
 
 impl Drop for Turn<'_> {
@@ -105,26 +130,31 @@ impl Seen {
         self.writes.take()
     }
 
-    /// For a connection that is new.
-    pub(crate) fn new(writes: Arc<Writes>) -> Self {
-        Seen { writes, count: Mutex::new(None) }
-    }
-
     /// The turn to write, for as long as the answer is kept. `look` has the module look at the token's objects, where
     /// another process may have written since this one did; it answers whether that was done.
     pub(crate) fn begin(&self, look: impl FnOnce() -> bool) -> Option<Turn<'_>> {
-        let turn = self.writes.take()?;
+        let turn = self.writes.take();
         let mut seen = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = turn.count();
-        let is_up_to_date = (count.is_some() && count == *seen) || look();
-        *seen = turn.count_one(count).filter(|_| is_up_to_date);
-        Some(turn)
+        if let Some(turn) = &turn {
+            let count = count(&turn.file);
+            let is_up_to_date = (count.is_some() && count == *seen) || look();
+            *seen = count_one(&turn.file, count).filter(|_| is_up_to_date);
+        } else {
+            // Done without: the others look all the same, and so does this one the next time.
+            look();
+            *seen = self.writes.open().and_then(|file| count_one(&file, count(&file))).and(None);
+        }
+        turn
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    const SOFTHSM: &str = "SoftHSM project";
 
     fn looks(seen: &Seen) -> bool {
         let mut looked = false;
@@ -135,7 +165,7 @@ mod tests {
     #[test]
     fn who_writes_after_another_one_looks_first() {
         let dir = tempfile::tempdir().unwrap();
-        let new = || Seen::new(Writes::new(dir.path().join("writes")));
+        let new = || Writes::new(dir.path().join("writes"), 0o600).seen_by(SOFTHSM).unwrap();
         let (one, other) = (new(), new());
         assert!(looks(&one), "nobody knows what was there before");
         assert!(!looks(&one) && !looks(&one), "nobody else has written");
@@ -151,12 +181,36 @@ mod tests {
     fn a_turn_is_one_writers_and_not_waited_for_for_ever() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("writes");
-        let (one, other) = (Seen::new(Writes::new(path.clone())), Seen::new(Writes::new(path)));
+        let new = |path: &Path| Writes::new(path.to_owned(), 0o600).seen_by(SOFTHSM).unwrap();
+        let (one, other) = (new(&path), new(&path));
         let turn = one.begin(|| true).unwrap();
         assert!(one.begin(|| true).is_none() && other.begin(|| true).is_none());
         drop(turn);
         assert!(other.begin(|| true).is_some() && one.begin(|| true).is_some());
-        let nowhere = Seen::new(Writes::new(dir.path().join("no folder").join("writes")));
+        let nowhere = new(&dir.path().join("no folder").join("writes"));
         assert!(nowhere.begin(|| true).is_none() && nowhere.begin(|| true).is_none());
+    }
+
+    #[test]
+    fn who_writes_without_a_turn_is_noticed_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = || Writes::new(dir.path().join("writes"), 0o600).seen_by(SOFTHSM).unwrap();
+        let (one, stuck, third) = (new(), new(), new());
+        assert!(looks(&one));
+        let turn = one.begin(|| true).unwrap();
+        let mut looked = false;
+        assert!(stuck.begin(|| std::mem::replace(&mut looked, true) | true).is_none());
+        assert!(looked, "it cannot know what the one with the turn writes");
+        drop(turn);
+        assert!(looks(&one) && looks(&stuck) && looks(&third));
+    }
+
+    #[test]
+    fn other_tokens_need_no_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let writes = Writes::new(dir.path().join("writes"), 0o600);
+        assert!(writes.take().is_some(), "it is not known yet");
+        assert!(writes.seen_by("another").is_none());
+        assert!(writes.take().is_none());
     }
 }

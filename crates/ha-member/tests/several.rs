@@ -18,7 +18,7 @@ fn data(token: &dyn Token, session: SessionHandle, label: &str) -> ObjectHandle 
 fn what_another_one_wrote_just_before_is_found() {
     let store = Store::with(&["several"]);
     let turns = store.dir().join("turns");
-    let connectors = [(); 2].map(|()| connector(&store, "several").taking_turns(turns.clone()));
+    let connectors = [(); 2].map(|()| connector(&store, "several").taking_turns(turns.clone(), 0o600));
     let tokens = connectors.each_ref().map(connect);
     let [(one, here), (other, there)] = tokens.each_ref().map(|token| (&**token, login(&**token)));
     data(one, here, "first");

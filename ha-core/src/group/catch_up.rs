@@ -342,13 +342,8 @@ impl Group {
                 continue;
             }
             let what = format!("{} is to be destroyed", describe(&row));
-            if !note(
-                self.discard_half_made(lease, &row_traits(&row)).map(|()| false),
-                destroyed,
-                what.clone(),
-            )? {
-                continue;
-            }
+            let discarded = self.discard_half_made(lease, &row_traits(&row)).map(|()| false);
+            _ = note(discarded, destroyed, what.clone())?;
             match self.find_copy(ledger, lease, &row)? {
                 Copy::At(handle) => {
                     // A token may give its number to the next object at once. Here it may be known as one from before the group.

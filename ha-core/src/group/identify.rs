@@ -95,6 +95,10 @@ impl Group {
             }
             // It may yet stay: every member may refuse that.
             Match::Dying => return Ok(ControlFlow::Break(None)),
+            // It is being made, or whoever made it died.
+            Match::Foreign if self.has_no_value(lease, backing, &traits) => {
+                return Ok(ControlFlow::Break(None));
+            }
             Match::Foreign => self.foreign(lease, backing, traits, private)?,
         };
         lease.link.bind(backing, object.handle.0);

@@ -108,8 +108,9 @@ impl Group {
         self.read_whole(on, handle)?.ok_or(Rv::OBJECT_HANDLE_INVALID)
     }
 
-    /// As [`read_traits`](Self::read_traits). `None` for what is half made, and is no object: it has no class, or is a key
-    /// without a value, and SoftHSM ends the process that uses one. Who was making it may have died.
+    /// As [`read_traits`](Self::read_traits). `None` for what is half made, and is no object: it has no class, or is a private
+    /// key without a value, and SoftHSM ends the process that uses one. Who was making it may have died. Of a secret key that
+    /// cannot be read ([`has_no_value`](Self::has_no_value)).
     ///
     /// # Errors
     /// The member's answer.
@@ -126,7 +127,7 @@ impl Group {
         let bytes = |i: usize| answers.get(i).and_then(|a| a.bytes()).unwrap_or(&[]);
         let ulong = |i: usize| answers.get(i).and_then(|a| a.value()).and_then(|v| v.as_ulong());
         let flag = |i: usize| bytes(i).first().is_some_and(|b| *b != 0);
-        let Some(class) = ulong(0) else { return Ok(None) };
+        let class = ulong(0).ok_or(Rv::DEVICE_ERROR)?;
         let key_type = ulong(3).or(ulong(6)).unwrap_or(NO_TYPE);
         let domain = answers.iter().zip(TRAITS).find(|(_, kind)| Some(*kind) == domain_of(class, key_type));
         if domain.is_some_and(|(answer, _)| answer.bytes().is_some_and(<[u8]>::is_empty)) {
@@ -148,22 +149,25 @@ impl Group {
         Ok(found)
     }
 
+    /// Whether what has these traits is a secret key without a value, which only its answers tell.
+    pub(super) fn has_no_value(&self, lease: &Lease, handle: ObjectHandle, traits: &Traits) -> bool {
+        traits.class == ck::CKO_SECRET_KEY
+            && self.challenge(lease, traits.class, |c| proof::has_no_value(c, handle)) == Ok(true)
+    }
+
     /// Destroys the keys of these names that are half made: who was making them died, and no proof tells whose they are,
     /// but nothing is lost with them.
     ///
     /// # Errors
     /// The member's answer.
     pub(super) fn discard_half_made(&self, lease: &Lease, traits: &Traits) -> Result<()> {
-        if !is_secret(traits.class) {
+        // What has no name might be anybody's.
+        if !is_secret(traits.class) || (traits.id.is_empty() && traits.label.is_empty()) {
             return Ok(());
         }
         let half_made = |handle: &ObjectHandle| match self.read_whole(lease.on(), *handle) {
             Ok(None) => true,
-            Ok(Some((there, ..))) => {
-                there == *traits
-                    && there.class == ck::CKO_SECRET_KEY
-                    && self.challenge(lease, there.class, |c| proof::has_no_value(c, *handle)) == Ok(true)
-            }
+            Ok(Some((there, ..))) => there == *traits && self.has_no_value(lease, *handle, &there),
             Err(_) => false,
         };
         let mut found = find_all(lease.on(), &called(traits), BATCH)?;

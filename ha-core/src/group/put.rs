@@ -23,21 +23,10 @@ pub(super) enum How {
     Unwrap(Blob),
     /// Created from this template (which may hold a secret value: it is wiped, and never stored).
     Create(Template),
-    /// Copied from another of the group's objects, with these changes.
-    Copy(Arc<Object>, Template, Anew),
+    /// Copied from another of the group's objects.
+    Copy(Arc<Object>, Template),
     /// Copied from the session object that was made, on its own member only.
     KeepOn(usize, ObjectHandle, Template),
-}
-
-/// How what is copied is made on a member once that has allowed the copy. SoftHSM begins a copy with the names of what is
-/// copied: one that its process did not live to finish could not be told from that.
-pub(super) enum Anew {
-    /// From the blob of the copy.
-    Unwrap(Blob),
-    /// From its template, which says all of it.
-    Create,
-    /// Not otherwise than by the member's own copy: its value is nowhere else.
-    Cannot,
 }
 
 /// One object to be put on the members.
@@ -323,25 +312,11 @@ impl Group {
         match &item.how {
             How::Create(template) => writer.token().create_object(writer.session, template),
             How::Unwrap(blob) => self.unwrap_blob(writer, blob, &item.kept),
-            How::Copy(source, template, anew) => {
-                let copy = |on_token: bool| {
-                    // First: once SoftHSM has been told that the copy may not be modified it takes nothing more.
-                    let mut copied = vec![Attribute::bool(ck::CKA_TOKEN, on_token)];
-                    copied.extend(template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned());
-                    writer.token().copy_object(writer.session, self.backing(writer, source)?, &copied)
-                };
-                match anew {
-                    Anew::Cannot => copy(true),
-                    Anew::Unwrap(_) if writer.link.group_keys().is_none() => copy(true),
-                    Anew::Unwrap(blob) => {
-                        writer.on().discard(copy(false)?);
-                        self.unwrap_blob(writer, blob, &life::of_copy(&item.kept))
-                    }
-                    Anew::Create => {
-                        writer.on().discard(copy(false)?);
-                        writer.token().create_object(writer.session, &life::of_copy(&item.kept))
-                    }
-                }
+            How::Copy(source, template) => {
+                // First: once SoftHSM has been told that the copy may not be modified it takes nothing more.
+                let mut copied = vec![Attribute::bool(ck::CKA_TOKEN, true)];
+                copied.extend(template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned());
+                writer.token().copy_object(writer.session, self.backing(writer, source)?, &copied)
             }
             How::KeepOn(_, key, kept) => {
                 writer.token().copy_object(writer.session, *key, &life::as_stays(kept))

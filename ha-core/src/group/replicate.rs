@@ -9,7 +9,7 @@ use super::catch_up::Extent;
 use super::change::changed;
 use super::copies::row_traits;
 use super::keeper::bits;
-use super::put::{Anew, How, Item};
+use super::put::{How, Item};
 use super::wrapped::{Make, NotWrapped};
 use super::{Group, Lease, Need, Object, Origin};
 use crate::policy::failure::{Class, classify};
@@ -297,12 +297,6 @@ impl Group {
             None => row.blob.clone(),
             sealed => sealed,
         };
-        let anew = match &staged_blob {
-            Some(blob) => Anew::Unwrap(blob.clone()),
-            None if is_secret(row.class) => Anew::Cannot,
-            None if row.class == ck::CKO_DATA && kept.get(ck::CKA_VALUE).is_none() => Anew::Cannot,
-            None => Anew::Create,
-        };
         let id = self.announce(row.class)?;
         let item = Item {
             id,
@@ -310,7 +304,7 @@ impl Group {
             kept,
             remembered: Template::new(),
             verifier,
-            how: How::Copy(Arc::clone(source), template.clone(), anew),
+            how: How::Copy(Arc::clone(source), template.clone()),
         };
         match self.put_with(function, &writers, vec![item], staged_blob) {
             Ok(mut objects) => objects.pop().ok_or(Rv::GENERAL_ERROR),

@@ -35,6 +35,10 @@ struct Cli {
     /// What is done, and when a program dies. Nearly so: the system has a say in it. Drawn unless told.
     #[arg(long)]
     seed: Option<u64>,
+    /// Objects are copied, too: SoftHSM begins a copy with the names of what is copied, and one that its process did not live
+    /// to finish is not told from that yet.
+    #[arg(long)]
+    copies: bool,
     /// This process is such a program, with this configuration.
     #[arg(long, hide = true)]
     program: Option<PathBuf>,
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         None => run::run(&run::Options {
             kills: cli.kills,
             programs: cli.programs as usize,
+            copies: cli.copies,
             seed: cli.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
         }),
     };

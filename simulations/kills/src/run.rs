@@ -18,6 +18,7 @@ use crate::pen::{Answer, Running};
 pub(crate) struct Options {
     pub(crate) kills: u64,
     pub(crate) programs: usize,
+    pub(crate) copies: bool,
     pub(crate) seed: u64,
 }
 
@@ -35,6 +36,7 @@ const FULL: usize = 150;
 struct Run<'a> {
     tokens: &'a Tokens,
     config: &'a Path,
+    copies: bool,
     noted: Mutex<Noted>,
     made: AtomicU64,
     calls: AtomicU64,
@@ -47,6 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let run = Run {
         tokens: &tokens,
         config: &config,
+        copies: options.copies,
         noted: Mutex::default(),
         made: AtomicU64::new(0),
         calls: AtomicU64::new(0),
@@ -80,7 +83,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             );
         }
         let things = run.noted().things.len();
-        bar.set_message(format!("{things} labels, {} calls", run.calls.load(Ordering::Relaxed)));
+        let calls = run.calls.load(Ordering::Relaxed);
+        bar.set_message(format!("{things} labels, {calls} calls"));
+        if bar.is_hidden() && done % (10 * round) == 0 {
+            println!("{done} of {} kills, {things} labels, {calls} calls", options.kills);
+        }
     }
     bar.finish();
     let noted = run.noted();
@@ -147,11 +154,11 @@ impl Run<'_> {
                 Some((label, thing)) => self.destroy(running, &label, thing, killed),
                 None => self.make(running, random, killed),
             },
-            8..=9 => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
+            8..=9 if self.copies => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
                 Some((label, thing)) => self.copy(running, &label, thing, killed),
                 None => self.make(running, random, killed),
             },
-            10..=11 => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
+            8..=11 => match self.take(random, there(&[Kind::Secret, Kind::Data])) {
                 Some((label, thing)) => self.name(running, &label, thing, killed),
                 None => self.make(running, random, killed),
             },

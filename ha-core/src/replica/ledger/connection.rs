@@ -82,10 +82,8 @@ pub(super) fn close_inherited() -> Result<bool, rusqlite::Error> {
     if was_torn() {
         return Ok(false);
     }
-    let inherited: Vec<_> = {
-        let mut all = ALL.lock();
-        all.extract_if(.., |(generation, _)| *generation != fork_generation()).collect()
-    };
+    let is_inherited = |(generation, _): &(u64, _)| *generation != fork_generation();
+    let inherited: Vec<_> = ALL.lock().iter().filter(|one| is_inherited(one)).cloned().collect();
     for connection in inherited.iter().filter_map(|(_, one)| one.upgrade()) {
         let mut connection = match connection.try_lock() {
             Ok(connection) => connection,
@@ -96,5 +94,7 @@ pub(super) fn close_inherited() -> Result<bool, rusqlite::Error> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         *connection = Connection::open_in_memory()?;
     }
+    // Only now: what could not be closed keeps the next one from opening anything, too.
+    ALL.lock().retain(|one| !is_inherited(one));
     Ok(true)
 }

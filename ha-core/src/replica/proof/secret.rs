@@ -27,6 +27,10 @@ pub(super) fn make(key: &Subject<'_>) -> Result<Option<Verifier>> {
             && let Some(method) = digest(key)
             && let Some(answer) = ask(key, key.handle, method, &nonce)?
         {
+            // SoftHSM ends the process that uses a key without a value otherwise.
+            if answer == of_nothing(&nonce) {
+                return Ok(None);
+            }
             add(&mut found, method, answer);
         }
         for method in methods(key).into_iter().filter(|m| m.is_exact() == exact) {
@@ -74,6 +78,9 @@ pub(super) fn prove(
         return Ok(Outcome::Different);
     }
     let nonce: &[u8; 32] = nonce.try_into().map_err(|_| Rv::GENERAL_ERROR)?;
+    if method.usage().is_some() && is_empty(key)? {
+        return Ok(Outcome::Different);
+    }
     let direct = match method.usage() {
         Some(usage) if !key.may(usage) => None,
         _ => ask(key, key.handle, method, nonce)?,
@@ -178,8 +185,12 @@ pub(super) fn ask(
 pub(super) fn is_empty(key: &Subject<'_>) -> Result<bool> {
     let Some(SecretMethod::Digest(kind)) = digest(key) else { return Ok(false) };
     let nonce = &key.challenge.nonce;
-    let of_nothing = Sha256::digest(challenge_message(nonce));
-    Ok(digested(key, key.handle, kind, nonce)?.is_some_and(|there| there == of_nothing.as_slice()))
+    Ok(digested(key, key.handle, kind, nonce)?.is_some_and(|there| there == of_nothing(nonce)))
+}
+
+/// The digest of the nonce with nothing behind it.
+fn of_nothing(nonce: &[u8; 32]) -> Vec<u8> {
+    Sha256::digest(challenge_message(nonce)).to_vec()
 }
 
 /// The digest of the nonce with the key's value behind it.
