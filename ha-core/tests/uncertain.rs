@@ -473,7 +473,8 @@ fn a_key_that_was_renamed_before_a_member_had_it_is_given_to_it() {
     // One of them makes it.
     open.members[..2].iter().for_each(|member| member.refuse(Function::DigestKey, 1, Rv::FUNCTION_FAILED));
     let key = open.secret(1);
-    assert_eq!(open.members.iter().map(|member| member.waiting()).sum::<usize>(), 1, "it has another proof");
+    // Who is asked for another answer is asked first whether the key has a value.
+    assert!(open.members[..2].iter().any(|member| member.waiting() == 0), "it has another proof");
     open.members.iter().for_each(|member| member.clear());
     open.slot.set_attributes(open.s, key, &vec![Attribute::bytes(ck::CKA_ID, [2])]).unwrap();
     open.members[2].dead.store(false, Ordering::Release);
