@@ -19,6 +19,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// never sees a thread that only looked.
 static STATE: AtomicU64 = AtomicU64::new(0);
 const FORK: u64 = 1 << 32;
+const THREADS: u64 = FORK - 1;
 /// Whether this process, or one that it comes from, was forked while another thread was at work.
 static TORN: AtomicBool = AtomicBool::new(false);
 
@@ -71,7 +72,7 @@ pub fn was_torn() -> bool {
 
 /// How many are at work.
 fn at_work() -> u64 {
-    STATE.load(Ordering::SeqCst) % FORK
+    STATE.load(Ordering::SeqCst) & THREADS
 }
 
 /// This thread's part of those. A thread that is ending is at no work.
@@ -103,7 +104,7 @@ pub(crate) extern "C" fn after_fork() {
 /// half done too, if it is the child's to go on.
 pub(crate) fn in_child() {
     forks_here(false);
-    if STATE.swap(own(), Ordering::SeqCst) % FORK > 0 {
+    if STATE.swap(own(), Ordering::SeqCst) & THREADS != 0 {
         TORN.store(true, Ordering::SeqCst);
     }
 }
