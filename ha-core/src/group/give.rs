@@ -57,8 +57,6 @@ impl Group {
             }
             None => {}
         }
-        // SoftHSM takes nothing more after it.
-        template.sort_by_key(|a| a.kind == ck::CKA_MODIFIABLE);
         let make = |template: &Template| match &row.blob {
             Some(blob) => self.unwrap_blob(lease, blob, template),
             None => lease.token().create_object(lease.session, template),

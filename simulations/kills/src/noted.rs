@@ -39,6 +39,8 @@ pub(crate) struct Thing {
     pub(crate) answer: Vec<u8>,
     /// Whether a program is at it.
     pub(crate) busy: bool,
+    /// Whether it was counted since it went: from then on the tokens are looked at, and programs count it now and then.
+    pub(crate) counted: bool,
 }
 
 /// Everything that was ever made, or may have been.

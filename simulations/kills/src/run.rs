@@ -224,7 +224,7 @@ impl Run<'_> {
             _ => (Kind::Data, "data"),
         };
         let label = self.label();
-        let new = |state, answer| Thing { kind, state, answer, busy: false };
+        let new = |state, answer| Thing { kind, state, answer, busy: false, counted: false };
         self.put(label.clone(), Thing { busy: true, ..new(State::Made, Vec::new()) });
         let thing = match running.tell(&format!("{verb} {label}"), killed)? {
             Answer::Ok(answer) => new(State::There, answer),
@@ -295,7 +295,16 @@ impl Run<'_> {
                 thing.state = State::Gone;
             }
         }
-        let labels: Vec<_> = self.noted().things.iter().map(|(l, t)| (l.clone(), t.clone())).collect();
+        let labels: Vec<_> = {
+            let mut noted = self.noted();
+            let things = noted.things.iter_mut().filter(|(_, t)| !t.counted);
+            things
+                .map(|(l, t)| {
+                    t.counted = t.state == State::Gone;
+                    (l.clone(), t.clone())
+                })
+                .collect()
+        };
         let mut all = 0;
         for (label, thing) in labels {
             let of_one = if thing.kind == Kind::Pair { 2 } else { 1 };
