@@ -26,8 +26,8 @@ extern "C" fn in_child() {
 /// without the C library. Costs one atomic load.
 pub fn fork_generation() -> u64 {
     REGISTERED.call_once(|| {
-        // SAFETY: what runs in the child only stores to atomics, which is allowed in the child of a threaded process; what
-        // runs before takes no lock.
+        // SAFETY: what runs in the child only stores to atomics and to flags of its thread, which is allowed in the child of a
+        // threaded process; what runs before takes no lock.
         let status = unsafe {
             libc::pthread_atfork(Some(whole::before_fork), Some(whole::after_fork), Some(in_child))
         };

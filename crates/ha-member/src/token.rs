@@ -17,7 +17,7 @@ use crate::instance::{Call, Life, ulong};
 use crate::makings::Makings;
 use crate::messages;
 use crate::operations::{self, made, make, with_mechanism, with_template};
-use crate::writes::{Seen, Turn};
+use crate::writes::{Knowledge, Turn};
 
 type Messages = BTreeMap<(SessionHandle, MessageKind), Ulong>;
 
@@ -32,7 +32,7 @@ pub(crate) struct RealToken {
     /// The objects that are being made.
     makings: Makings,
     /// What is known of other processes' writes.
-    seen: Option<Seen>,
+    knowledge: Option<Knowledge>,
 }
 
 impl fmt::Debug for RealToken {
@@ -42,32 +42,32 @@ impl fmt::Debug for RealToken {
 }
 
 impl RealToken {
-    /// `seen` where those who write take turns.
-    pub(crate) fn new(life: Arc<Life>, slot: Ulong, seen: Option<Seen>) -> Self {
+    /// `knowledge` where those who write take turns.
+    pub(crate) fn new(life: Arc<Life>, slot: Ulong, knowledge: Option<Knowledge>) -> Self {
         RealToken {
             life,
             slot,
             messages: Mutex::default(),
             message_count: AtomicUsize::new(0),
             makings: Makings::default(),
-            seen,
+            knowledge,
         }
     }
 
     /// The turn to write, if there are turns. Taken before the module is entered: some are entered by one thread at a time.
     fn turn(&self) -> Option<Turn<'_>> {
-        self.seen.as_ref()?.begin(|| self.looks())
+        self.knowledge.as_ref()?.begin(|| self.looks())
     }
 
     /// The turn to write to the token itself, if there are turns.
     fn turn_at_token(&self) -> Option<Turn<'_>> {
-        self.seen.as_ref()?.take()
+        self.knowledge.as_ref()?.take()
     }
 
     /// The turn to make an object of these templates. A session object is no write, and what does not say which it is may
     /// be a copy of a token object.
     fn turn_to_make(&self, templates: &[&Template]) -> Option<Turn<'_>> {
-        self.seen.as_ref()?;
+        self.knowledge.as_ref()?;
         let is_session_object = |template: &&Template| {
             template.iter().any(|a| a.kind == ck::CKA_TOKEN && a.value.as_bool() == Some(false))
         };
@@ -76,7 +76,7 @@ impl RealToken {
 
     /// The turn to destroy an object, unless it is a session object.
     fn turn_to_destroy(&self, session: SessionHandle, object: ObjectHandle) -> Option<Turn<'_>> {
-        self.seen.as_ref()?;
+        self.knowledge.as_ref()?;
         let fetched = self.get_attributes(session, object, &[ck::CKA_TOKEN]);
         let is_session_object = |f: &Fetched| matches!(f, Fetched::Value(v) if v.as_bool() == Some(false));
         if fetched.is_ok_and(|all| all.iter().any(is_session_object)) { None } else { self.turn() }

@@ -37,7 +37,7 @@ pub(crate) struct Writes {
 
 /// What one connection's module knows: the count when it last looked or wrote.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Knowledge {
     writes: Arc<Writes>,
     count: Mutex<Option<u64>>,
 }
@@ -62,10 +62,10 @@ impl Writes {
     }
 
     /// For a connection to a token of this make: `None` where it needs no turns.
-    pub(crate) fn seen_by(self: &Arc<Self>, manufacturer: &str) -> Option<Seen> {
+    pub(crate) fn seen_by(self: &Arc<Self>, manufacturer: &str) -> Option<Knowledge> {
         let is_missed = are_missed_by(manufacturer);
         self.is_needless.store(!is_missed, Ordering::Relaxed);
-        is_missed.then(|| Seen { writes: Arc::clone(self), count: Mutex::new(None) })
+        is_missed.then(|| Knowledge { writes: Arc::clone(self), count: Mutex::new(None) })
     }
 
     fn open(&self) -> Option<File> {
@@ -124,7 +124,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Seen {
+impl Knowledge {
     /// See [`Writes::take`].
     pub(crate) fn take(&self) -> Option<Turn<'_>> {
         self.writes.take()
@@ -142,7 +142,10 @@ impl Seen {
         } else {
             // Done without: the others look all the same, and so does this one the next time.
             look();
-            *seen = self.writes.open().and_then(|file| count_one(&file, count(&file))).and(None);
+            if let Some(file) = self.writes.open() {
+                count_one(&file, count(&file));
+            }
+            *seen = None;
         }
         turn
     }
@@ -156,7 +159,7 @@ mod tests {
 
     const SOFTHSM: &str = "SoftHSM project";
 
-    fn looks(seen: &Seen) -> bool {
+    fn looks(seen: &Knowledge) -> bool {
         let mut looked = false;
         assert!(seen.begin(|| std::mem::replace(&mut looked, true) | true).is_some());
         looked
