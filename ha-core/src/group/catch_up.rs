@@ -342,9 +342,10 @@ impl Group {
                 continue;
             }
             let what = format!("{} is to be destroyed", describe(&row));
+            let found = self.find_copy(ledger, lease, &row)?;
             let discarded = self.discard_half_made(lease, &row_traits(&row)).map(|()| false);
             _ = note(discarded, destroyed, what.clone())?;
-            match self.find_copy(ledger, lease, &row)? {
+            match found {
                 Copy::At(handle) => {
                     // A token may give its number to the next object at once. Here it may be known as one from before the group.
                     let shown = lease.link.virtual_of(handle);

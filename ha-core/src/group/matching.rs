@@ -2,7 +2,6 @@
 //! those leave a choice, the proof, and then the flags.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
@@ -10,31 +9,11 @@ use super::copies::{changes_names, row_traits};
 use super::{Group, Lease, Place, Traits, Trust};
 use crate::mutants::wrong;
 use crate::replica::ledger::{ObjectId, ObjectRow, State};
-use crate::replica::proof::{self, Known, Outcome};
+use crate::replica::proof::{Known, Outcome};
 use crate::replica::verifier::Verifier;
-use crate::replica::{On, find_all, is_secret};
-
-/// No object is half made for so long where somebody is making it.
-const HALF_MADE: Duration = Duration::from_millis(500);
-/// How many handles are fetched at once.
-const BATCH: usize = 64;
 
 /// `CKA_KEY_TYPE` of what has none.
 pub(super) const NO_TYPE: Ulong = Ulong::MAX;
-const TRAITS: [AttributeType; 11] = [
-    ck::CKA_CLASS,
-    ck::CKA_TOKEN,
-    ck::CKA_PRIVATE,
-    ck::CKA_KEY_TYPE,
-    ck::CKA_ID,
-    ck::CKA_LABEL,
-    ck::CKA_CERTIFICATE_TYPE,
-    ck::CKA_APPLICATION,
-    ck::CKA_EC_PARAMS,
-    ck::CKA_MODULUS,
-    ck::CKA_PRIME,
-];
-
 /// Which of the ledger's objects a member's object is.
 pub(super) enum Match {
     /// One of the ledger's, by its names or proven.
@@ -62,7 +41,7 @@ pub(super) fn of_kind(class: Ulong, key_type: Ulong) -> Template {
 }
 
 /// What a token's objects of these names are found by: an empty one cannot be searched for everywhere.
-fn called(traits: &Traits) -> Template {
+pub(super) fn called(traits: &Traits) -> Template {
     let mut template = of_kind(traits.class, traits.key_type);
     if traits.class == ck::CKO_DATA || !traits.id.is_empty() {
         template.push(Attribute::bytes(id_kind(traits.class), &*traits.id));
@@ -71,17 +50,6 @@ fn called(traits: &Traits) -> Template {
         template.push(Attribute::bytes(ck::CKA_LABEL, &*traits.label));
     }
     template
-}
-
-/// What every private key of a type has, and can be read: where it is empty the key has no value yet.
-fn domain_of(class: Ulong, key_type: Ulong) -> Option<AttributeType> {
-    match key_type {
-        _ if class != ck::CKO_PRIVATE_KEY => None,
-        ck::CKK_RSA => Some(ck::CKA_MODULUS),
-        ck::CKK_EC | ck::CKK_EC_EDWARDS | ck::CKK_EC_MONTGOMERY => Some(ck::CKA_EC_PARAMS),
-        ck::CKK_DSA | ck::CKK_DH | ck::CKK_X9_42_DH => Some(ck::CKA_PRIME),
-        _ => None,
-    }
 }
 
 /// Whether a member's object that is called so may be called as in `wanted` once these changes are made to it: what none of
@@ -100,43 +68,6 @@ fn may_be_called<'a>(
 }
 
 impl Group {
-    /// Reads what identifies an object: one call. With it whether it is a token object and a private one.
-    ///
-    /// # Errors
-    /// The member's answer; `CKR_OBJECT_HANDLE_INVALID` for what is half made.
-    pub(crate) fn read_traits(&self, on: On<'_>, handle: ObjectHandle) -> Result<(Traits, bool, bool)> {
-        self.read_whole(on, handle)?.ok_or(Rv::OBJECT_HANDLE_INVALID)
-    }
-
-    /// As [`read_traits`](Self::read_traits). `None` for what is half made, and is no object: it has no class, or is a private
-    /// key without a value, and SoftHSM ends the process that uses one. Who was making it may have died. Of a secret key that
-    /// cannot be read ([`has_no_value`](Self::has_no_value)).
-    ///
-    /// # Errors
-    /// The member's answer.
-    pub(super) fn read_whole(
-        &self,
-        on: On<'_>,
-        handle: ObjectHandle,
-    ) -> Result<Option<(Traits, bool, bool)>> {
-        let answers = match on.token.get_attributes(on.session, handle, &TRAITS) {
-            // What SoftHSM says of one without a class: of what is only read no value can be wrong.
-            Err(Rv::ATTRIBUTE_VALUE_INVALID) => return Ok(None),
-            answers => answers?,
-        };
-        let bytes = |i: usize| answers.get(i).and_then(|a| a.bytes()).unwrap_or(&[]);
-        let ulong = |i: usize| answers.get(i).and_then(|a| a.value()).and_then(|v| v.as_ulong());
-        let flag = |i: usize| bytes(i).first().is_some_and(|b| *b != 0);
-        let class = ulong(0).ok_or(Rv::DEVICE_ERROR)?;
-        let key_type = ulong(3).or(ulong(6)).unwrap_or(NO_TYPE);
-        let domain = answers.iter().zip(TRAITS).find(|(_, kind)| Some(*kind) == domain_of(class, key_type));
-        if domain.is_some_and(|(answer, _)| answer.bytes().is_some_and(<[u8]>::is_empty)) {
-            return Ok(None);
-        }
-        let id = if class == ck::CKO_DATA { bytes(7) } else { bytes(4) };
-        Ok(Some((Traits { class, key_type, id: id.into(), label: bytes(5).into() }, flag(1), flag(2))))
-    }
-
     /// A member's token objects with these traits.
     pub(crate) fn with_traits(&self, lease: &Lease, traits: &Traits) -> Result<Vec<ObjectHandle>> {
         let mut found = Vec::new();
@@ -147,43 +78,6 @@ impl Group {
             }
         }
         Ok(found)
-    }
-
-    /// Whether what has these traits is a secret key without a value, which only its answers tell.
-    pub(super) fn has_no_value(&self, lease: &Lease, handle: ObjectHandle, traits: &Traits) -> bool {
-        traits.class == ck::CKO_SECRET_KEY
-            && self.challenge(lease, traits.class, |c| proof::has_no_value(c, handle)) == Ok(true)
-    }
-
-    /// Destroys the keys of these names that are half made: who was making them died, and no proof tells whose they are,
-    /// but nothing is lost with them.
-    ///
-    /// # Errors
-    /// The member's answer.
-    pub(super) fn discard_half_made(&self, lease: &Lease, traits: &Traits) -> Result<()> {
-        // What has no name might be anybody's.
-        if !is_secret(traits.class) || (traits.id.is_empty() && traits.label.is_empty()) {
-            return Ok(());
-        }
-        let half_made = |handle: &ObjectHandle| match self.read_whole(lease.on(), *handle) {
-            Ok(None) => true,
-            Ok(Some((there, ..))) => there == *traits && self.has_no_value(lease, *handle, &there),
-            Err(_) => false,
-        };
-        let mut found = find_all(lease.on(), &called(traits), BATCH)?;
-        found.retain(half_made);
-        if found.is_empty() {
-            return Ok(());
-        }
-        // Another process may be in the middle of it.
-        self.world.event().wait(Some(HALF_MADE));
-        let still_there = find_all(lease.on(), &called(traits), BATCH)?;
-        for handle in found.into_iter().filter(|h| still_there.contains(h) && half_made(h)) {
-            tracing::warn!(group = %self.config.label, member = lease.member.name(), label = %String::from_utf8_lossy(&traits.label),
-                "a key was left half made by a process that died: it is destroyed");
-            lease.token().destroy_object(lease.session, handle)?;
-        }
-        Ok(())
     }
 
     /// Whether a member's object is one that was destroyed, and was called otherwise before: the member has yet to be told

@@ -15,6 +15,7 @@ mod copies;
 mod doubted;
 mod enrol;
 mod give;
+mod half_made;
 mod identify;
 mod initialise;
 mod keeper;

@@ -19,6 +19,9 @@ pub fn start(text: &str) -> (Provider, Vec<Arc<Watch>>) {
 
 /// As [`start`]; the members are prepared before anybody connects them.
 pub fn start_with(text: &str, prepare: impl Fn(&[Arc<Watch>])) -> (Provider, Vec<Arc<Watch>>) {
+    // What a test that fails saw is shown with it.
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer();
+    _ = log.try_init();
     let config = Config::parse(text).unwrap();
     let members = &config.groups[0].members;
     let watches: Vec<Arc<Watch>> = members.iter().map(|_| Arc::default()).collect();
