@@ -1,7 +1,7 @@
 //! What every verb needs: the configuration, the PIN, a running group.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use ha_core::config::{Config, PinSource};
@@ -65,6 +65,28 @@ impl Context {
             return Ok(Zeroizing::new(pin.into_bytes()));
         }
         bail!("a PIN is needed: give --pin-file FILE, set PKCS11_HA_PIN, or run this on a terminal")
+    }
+
+    /// The PIN of a member's security officer: from the file, `$PKCS11_HA_SO_PIN`, or a prompt on a terminal.
+    ///
+    /// # Errors
+    /// None of the three.
+    pub(crate) fn so_pin(&self, file: Option<&Path>, member: &str) -> Result<Zeroizing<Vec<u8>>> {
+        if let Some(path) = file {
+            return PinSource::File(path.to_owned()).resolve().context("--so-pin-file");
+        }
+        if std::env::var_os("PKCS11_HA_SO_PIN").is_some() {
+            return Ok(PinSource::Env("PKCS11_HA_SO_PIN".into()).resolve()?);
+        }
+        if std::io::stdin().is_terminal() {
+            let pin =
+                rpassword::prompt_password(format!("PIN of the security officer of member {member:?}: "))
+                    .context("the PIN could not be read")?;
+            return Ok(Zeroizing::new(pin.into_bytes()));
+        }
+        bail!(
+            "the PIN of the security officer of member {member:?} is needed, who has to trust the new one: give --so-pin-file FILE, set PKCS11_HA_SO_PIN, or run this on a terminal"
+        )
     }
 
     /// Starts the groups and logs in to each.

@@ -5,11 +5,15 @@
 mod adopt;
 mod check;
 mod config;
+mod config_file;
 mod context;
 mod doctor;
 mod drill;
+mod import_luna;
 mod init;
 mod member;
+mod membership;
+mod new_member;
 mod output;
 mod slots;
 mod status;
@@ -87,7 +91,7 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Takes a member out of use, takes it back, or has it tried: in every process that uses the group.
+    /// Takes members into the group and out of it; takes one out of use, and back, in every process that uses the group.
     Member {
         #[command(subcommand)]
         verb: MemberVerb,
@@ -111,6 +115,46 @@ enum SlotVerb {
 
 #[derive(Subcommand)]
 enum MemberVerb {
+    /// Takes an empty token into the group: enrolled, given every key, each proven; then the configuration names it.
+    Add {
+        /// The new member's name.
+        name: String,
+        #[command(flatten)]
+        new: Box<new_member::NewMember>,
+        #[command(flatten)]
+        trusting: membership::Trusting,
+        #[command(flatten)]
+        how: membership::How,
+    },
+    /// Gives a member, which may be dead, another token: the new one joins in its place.
+    Replace {
+        /// The member that leaves.
+        old: String,
+        /// The name of the new one; the same for the token that the configuration names, made anew.
+        name: String,
+        #[command(flatten)]
+        new: Box<new_member::NewMember>,
+        #[command(flatten)]
+        trusting: membership::Trusting,
+        #[command(flatten)]
+        how: membership::How,
+        /// Also where no other member holds something, or a process still uses the member.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Takes a member out of the group, once every object is proven on others.
+    Remove {
+        /// The member that leaves.
+        name: String,
+        /// Destroys what its token holds of the group.
+        #[arg(long)]
+        destroy: bool,
+        #[command(flatten)]
+        how: membership::How,
+        /// Also where no other member holds something, or a process still uses the member.
+        #[arg(long)]
+        force: bool,
+    },
     /// Takes a member out of use, for maintenance, until `resume`: calls under way end, and new ones go to the others.
     Drain {
         #[command(flatten)]
@@ -135,6 +179,15 @@ enum MemberVerb {
 enum ConfigVerb {
     /// Is the file right?
     Check,
+    /// Prints the ha.toml for the HA groups of a Luna client; what it leaves out is told on standard error.
+    ImportLuna {
+        /// The client's Chrystoki.conf.
+        #[arg(value_name = "Chrystoki.conf")]
+        file: PathBuf,
+        /// The client's PKCS#11 library, where it is not the one that the file names.
+        #[arg(long, value_name = "PATH")]
+        module: Option<PathBuf>,
+    },
 }
 
 /// What a verb answers: whether all is well.
@@ -160,6 +213,15 @@ fn main() -> ExitCode {
         Verb::Check { prove } => check::run(&context, prove),
         Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
+        Verb::Member { verb: MemberVerb::Add { name, new, trusting, how } } => {
+            membership::add(&context, &name, &new, &trusting, &how)
+        }
+        Verb::Member { verb: MemberVerb::Replace { old, name, new, trusting, how, force } } => {
+            membership::replace(&context, &old, &name, &new, &trusting, &how, force)
+        }
+        Verb::Member { verb: MemberVerb::Remove { name, destroy, how, force } } => {
+            membership::remove(&context, &name, &how, destroy, force)
+        }
         Verb::Member { verb: MemberVerb::Drain { arguments, force } } => {
             member::run(&context, What::Drain, &arguments, force)
         }
@@ -170,6 +232,9 @@ fn main() -> ExitCode {
             member::run(&context, What::Recover, &arguments, false)
         }
         Verb::Config { verb: ConfigVerb::Check } => config::check(&context),
+        Verb::Config { verb: ConfigVerb::ImportLuna { file, module } } => {
+            import_luna::run(&context, &file, module.as_deref())
+        }
         Verb::Drill(arguments) => drill::run(&context, &arguments),
         Verb::Doctor => doctor::run(&context),
     };

@@ -59,14 +59,11 @@ struct ProcessDocument {
 /// No such member, no state folder that can be written; the last member that serves, unless `force`.
 pub(crate) fn run(context: &Context, what: What, arguments: &Arguments, force: bool) -> Result<Answer> {
     let config = context.load()?;
-    let label = the_group(&config.groups, arguments)?;
     let member = &arguments.member;
+    let label = the_group(&config.groups, arguments.group.as_deref(), member)?;
     let dir = config.state_dir.display().to_string();
-    let board = Board::open(&config.state_dir, &label, Part::Operator, Duration::ZERO)
-        .with_context(|| format!("nothing was changed: {dir} is no state folder, or others can write it"))?;
     // Two that take a member out at once would each leave the other's to serve.
-    let turn =
-        turn(&board).with_context(|| format!("nothing was changed: {dir} cannot be had for the wish"))?;
+    let (board, turn) = operate(&config, &label)?;
     if what == What::Recover && board.wish(member).is_some_and(|w| w.drained) {
         bail!("the member {member:?} is drained: `hactl member resume {member}` takes it back");
     }
@@ -77,8 +74,7 @@ pub(crate) fn run(context: &Context, what: What, arguments: &Arguments, force: b
             .context("nothing was changed: the PINs that the member refused cannot be forgotten")?;
     }
     let consequence = if what == What::Drain && !force { without(config, &label, member)? } else { None };
-    let number = board
-        .ask_for(&turn, member, what, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    let number = ask(&board, &turn, member, what)
         .with_context(|| format!("nothing was changed: the wish cannot be written to {dir}"))?;
     drop(turn);
     let processes = wait(&board, member, what, number, Duration::from_secs(arguments.timeout));
@@ -98,7 +94,40 @@ pub(crate) fn run(context: &Context, what: What, arguments: &Arguments, force: b
     Ok(if done { Answer::Well } else { Answer::BadNews })
 }
 
-/// This operator's turn, once others have had theirs.
+/// The board of a group, and this operator's turn on it, once others have had theirs.
+///
+/// # Errors
+/// No state folder that can be written; another operator does not end.
+pub(crate) fn operate(config: &Config, label: &str) -> Result<(Board, Turn)> {
+    let dir = config.state_dir.display();
+    let board = Board::open(&config.state_dir, label, Part::Operator, Duration::ZERO)
+        .with_context(|| format!("nothing was changed: {dir} is no state folder, or others can write it"))?;
+    let turn =
+        turn(&board).with_context(|| format!("nothing was changed: {dir} cannot be had for the wish"))?;
+    Ok((board, turn))
+}
+
+/// Writes down what is wanted of a member; answers the wish's number.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn ask(board: &Board, turn: &Turn, member: &str, what: What) -> std::io::Result<u64> {
+    board.ask_for(turn, member, what, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// The processes that have not done what was wanted, after those that need time have had it.
+pub(crate) fn who_has_not(
+    board: &Board,
+    member: &str,
+    what: What,
+    number: u64,
+    patience: Duration,
+) -> Vec<Process> {
+    let mut processes = wait(board, member, what, number, patience);
+    processes.retain(|p| !document(p, member, what, number).done);
+    processes
+}
+
 fn turn(board: &Board) -> std::io::Result<Turn> {
     let until = Instant::now() + OTHERS_TURN;
     loop {
@@ -112,18 +141,21 @@ fn turn(board: &Board) -> std::io::Result<Turn> {
 }
 
 /// The label of the group that has the member.
-fn the_group(groups: &[GroupConfig], arguments: &Arguments) -> Result<String> {
-    let named = |g: &&GroupConfig| arguments.group.as_ref().is_none_or(|l| *l == g.label);
+///
+/// # Errors
+/// None has it, or several.
+pub(crate) fn the_group(groups: &[GroupConfig], label: Option<&str>, member: &str) -> Result<String> {
+    let named = |g: &&GroupConfig| label.is_none_or(|l| *l == g.label);
     let groups: Vec<_> = groups.iter().filter(named).collect();
-    let has = |g: &&&GroupConfig| g.members.iter().any(|m| m.name == arguments.member);
+    let has = |g: &&&GroupConfig| g.members.iter().any(|m| m.name == member);
     let found: Vec<_> = groups.iter().filter(has).collect();
     match found.as_slice() {
         [one] => Ok(one.label.clone()),
         [] => {
             let there: Vec<_> = groups.iter().flat_map(|g| &g.members).map(|m| m.name.as_str()).collect();
-            bail!("there is no member {:?}; there are: {}", arguments.member, there.join(", "))
+            bail!("there is no member {member:?}; there are: {}", there.join(", "))
         }
-        _ => bail!("several groups have a member {:?}: say which with --group", arguments.member),
+        _ => bail!("several groups have a member {member:?}: say which with --group"),
     }
 }
 

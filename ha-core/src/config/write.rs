@@ -84,6 +84,16 @@ impl GroupConfig {
 }
 
 impl MemberConfig {
+    /// Its table, `[[group.member]]`, as a file has it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unsayable`] for a path that is not UTF-8.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        let mut out = String::new();
+        self.write(&mut out).ok_or(ConfigError::Unsayable)?;
+        Ok(out)
+    }
+
     fn write(&self, out: &mut String) -> Option<()> {
         let mut table = Table::open(out, "[[group.member]]");
         table.text("name", &self.name);

@@ -249,23 +249,62 @@ impl Group {
     /// The members' answers; what was made stays, and the ceremony can be run again. `CKR_ACTION_PROHIBITED` for a group
     /// that has enrolled itself: its keys are not trusted ones.
     pub fn enrol_with_ceremony(&self, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
+        self.ceremony(user_pin, so_pin, &|_| true)
+    }
+
+    /// As [`enrol_with_ceremony`](Self::enrol_with_ceremony), for one member that joins: the security officer is that of the
+    /// first other member that is up and has the group keys ([`enroller_of`](Self::enroller_of)). Who else lacks them
+    /// stays without.
+    ///
+    /// # Errors
+    /// As [`enrol_with_ceremony`](Self::enrol_with_ceremony); `CKR_DEVICE_ERROR` where no such member is up.
+    pub fn enrol_member(&self, member: &str, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
+        self.ceremony(user_pin, so_pin, &|m| m.name() == member)
+    }
+
+    /// The member whose security officer has to trust one that joins: `None` where no ceremony is due, because the member
+    /// has the group keys, the group has none yet, or enrolled itself. The user is logged in.
+    pub fn enroller_of(&self, member: &str) -> Option<&Arc<Member>> {
+        let keys = |m: &Arc<Member>| m.link().and_then(|link| link.group_keys());
+        let lacks_them = self.up().any(|m| m.name() == member && keys(m).is_none());
+        let enrolled = |m: &&Arc<Member>| m.name() != member && keys(m).is_some_and(|k| k.enrolled);
+        lacks_them.then(|| self.members.iter().filter(|m| m.is_up()).find(enrolled)).flatten()
+    }
+
+    /// Gives a member that joins the keys of a group that enrolled itself; where a ceremony is due, or there are no keys yet,
+    /// nothing. What fails is logged. The user is logged in.
+    pub fn give_keys_to(&self, member: &str) {
+        if let Some((member, link)) =
+            self.up().find(|m| m.name() == member).and_then(|m| Some((m, m.link()?)))
+            && link.group_keys().is_none()
+        {
+            self.receive_group_keys(member, &link);
+        }
+    }
+
+    fn ceremony(&self, user_pin: &[u8], so_pin: &[u8], wanted: &dyn Fn(&Member) -> bool) -> Result<()> {
         if self.login.who() != Who::Nobody {
             return Err(Rv::USER_ALREADY_LOGGED_IN);
         }
         let _bootstrap = self.bootstrap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
         self.log_in(UserType::User, user_pin)?;
-        let done = self.enrol_all(so_pin);
+        let done = self.enrol_all(so_pin, wanted);
         let out = self.log_out();
         done.and(out)
     }
 
-    fn enrol_all(&self, so_pin: &[u8]) -> Result<()> {
+    fn enrol_all(&self, so_pin: &[u8], wanted: &dyn Fn(&Member) -> bool) -> Result<()> {
         let group = self.ledger()?.identity().group;
         let mut source = None;
-        for member in &self.members {
+        // Who is to be given them is not asked first: what it has may have been planted.
+        let (joining, others): (Vec<_>, Vec<_>) =
+            self.members.iter().filter(|m| m.is_up()).partition(|m| wanted(m));
+        for member in others.into_iter().chain(joining) {
             let lease = self.lease(member)?;
-            if let Some(keys) = group_key::find(lease.on(), &group)? {
+            if let Some(keys) = group_key::find(lease.on(), &group)?
+                && self.recognise_group_keys(&lease, &keys)?
+            {
                 source = Some((member, keys));
                 break;
             }
@@ -285,7 +324,7 @@ impl Group {
             tracing::error!(group = %self.config.label, "the group has enrolled itself before: its group keys are not trusted ones");
             return Err(Rv::ACTION_PROHIBITED);
         }
-        for member in self.members.iter().filter(|m| m.index != first.index) {
+        for member in self.members.iter().filter(|m| m.index != first.index && wanted(m)) {
             self.enrol_one(first, member, &group, so_pin)?;
         }
         Ok(())

@@ -104,11 +104,7 @@ pub fn find(on: On<'_>, group: &[u8; 16]) -> Result<Option<GroupKeys>> {
     let mut handles = Vec::new();
     let mut enrolled = true;
     for purpose in Purpose::ALL {
-        let template = vec![
-            Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
-            Attribute::bytes(ck::CKA_ID, key_id(group, purpose)),
-        ];
-        let found = find_whole(on, &template, 8, &|_| false)?;
+        let found = find_whole(on, &called(group, purpose), 8, &|_| false)?;
         let Some(handle) = found.first().copied() else { return Ok(None) };
         enrolled &=
             on.read(handle, &[ck::CKA_WRAP_WITH_TRUSTED])?.get_bool(ck::CKA_WRAP_WITH_TRUSTED) == Some(true);
@@ -167,15 +163,28 @@ fn strongest(
 /// The member's answer: some may be left.
 pub fn clear(on: On<'_>, group: &[u8; 16]) -> Result<()> {
     for purpose in Purpose::ALL {
-        let template = vec![
-            Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
-            Attribute::bytes(ck::CKA_ID, key_id(group, purpose)),
-        ];
-        for handle in find_all(on, &template, 8)? {
+        for handle in find_all(on, &called(group, purpose), 8)? {
             on.token.destroy_object(on.session, handle)?;
         }
     }
     Ok(())
+}
+
+/// How many objects a member has that are called as the group's keys are.
+///
+/// # Errors
+/// The member's answer.
+pub fn count(on: On<'_>, group: &[u8; 16]) -> Result<usize> {
+    let of = |purpose| Ok(find_all(on, &called(group, purpose), 8)?.len());
+    Purpose::ALL.into_iter().map(of).sum()
+}
+
+/// What a group key is found by.
+fn called(group: &[u8; 16], purpose: Purpose) -> Template {
+    vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+        Attribute::bytes(ck::CKA_ID, key_id(group, purpose)),
+    ]
 }
 
 /// The RSA pair that a joining member makes to be given the group keys.

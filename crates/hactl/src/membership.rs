@@ -1,0 +1,444 @@
+//! `hactl member add/replace/remove`: which tokens a group is made of.
+//!
+//! One that joins is empty, gets the group keys (in an enrolled group by its ceremony), then every key, and each is proven;
+//! only then does the configuration name it. One that leaves is out of use everywhere, and every object proven elsewhere,
+//! before anything of it is forgotten. What is interrupted leaves the configuration as it was, and is run again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use ha_core::board::{Board, Turn, What};
+use ha_core::config::{Config, GroupConfig};
+use ha_core::group::{Checked, Group, Word};
+use ha_core::policy::health::State;
+use ha_core::provider::{Provider, connector};
+use ha_core::seam::System;
+use ha_token::{Connector, Rv};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::config_file::{Candidate, Edit, edited};
+use crate::context::{BadNews, Context, log_in};
+use crate::new_member::NewMember;
+use crate::{Answer, member, output};
+
+/// How long members are waited for when this command ends.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How often a token is counted again that seems to hold what nobody knows: another process may be giving it something.
+const COUNTS: u32 = 5;
+
+/// How a change of the group is made.
+#[derive(Args)]
+pub(crate) struct How {
+    /// The group's label, where there are several.
+    #[arg(long, value_name = "LABEL")]
+    group: Option<String>,
+    /// How many seconds the running processes are waited for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    timeout: u64,
+}
+
+/// Who trusts a member that joins.
+#[derive(Args)]
+pub(crate) struct Trusting {
+    /// A file with the PIN of the security officer who trusts it; else $PKCS11_HA_SO_PIN, else a prompt.
+    #[arg(long, value_name = "FILE")]
+    so_pin_file: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: u8,
+    group: String,
+    /// Who has joined, and with how many objects proven there.
+    joined: Option<Joined>,
+    left: Option<Left>,
+    /// Processes that use the group as it was until they start anew.
+    restart: Vec<Restart>,
+}
+
+#[derive(Serialize)]
+struct Joined {
+    member: String,
+    proven: usize,
+    /// What is not on it, and why.
+    without: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Left {
+    member: String,
+    /// How many objects were destroyed on its token.
+    destroyed: usize,
+    /// What is still on it.
+    left: Vec<String>,
+    /// What no other member holds.
+    lost: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Restart {
+    pid: u32,
+    program: String,
+}
+
+/// One change of a group, in its turn among operators.
+struct Work<'a> {
+    context: &'a Context,
+    config: Config,
+    path: PathBuf,
+    label: String,
+    board: Board,
+    turn: Turn,
+    patience: Duration,
+    pin: Zeroizing<Vec<u8>>,
+}
+
+/// Takes an empty token into the group.
+///
+/// # Errors
+/// In words that say what to do; the configuration is as it was.
+pub(crate) fn add(
+    context: &Context,
+    name: &str,
+    new: &NewMember,
+    trusting: &Trusting,
+    how: &How,
+) -> Result<Answer> {
+    let work = Work::begin(context, how, None)?;
+    let group = work.group()?;
+    if group.members.iter().any(|m| m.name == name) {
+        bail!(
+            "the group {:?} has a member {name:?}; `hactl member replace` gives it another token",
+            work.label
+        );
+    }
+    work.is_a_free_name(name)?;
+    let joining = new.config(name, group)?;
+    let (candidate, config) = work.candidate(&Edit::Add(&joining))?;
+    let joined = work.join(config, name, trusting)?;
+    candidate.put_in_place()?;
+    work.tell(Some(joined), None)
+}
+
+/// Gives a member another token; the one that it had may be dead.
+///
+/// # Errors
+/// As [`add`].
+pub(crate) fn replace(
+    context: &Context,
+    old: &str,
+    name: &str,
+    new: &NewMember,
+    trusting: &Trusting,
+    how: &How,
+    force: bool,
+) -> Result<Answer> {
+    let work = Work::begin(context, how, Some(old))?;
+    let group = work.group()?;
+    let before = group.members.iter().find(|m| m.name == old).context("it was there")?;
+    let joining = if old == name {
+        // Running processes go on with the token that their configuration names.
+        if new.is_given() {
+            bail!(
+                "a member keeps its name only with the token that the configuration says, made anew; for another one give it another name"
+            );
+        }
+        before.clone()
+    } else {
+        if group.members.iter().any(|m| m.name == name) {
+            bail!("the group {:?} has a member {name:?} already", work.label);
+        }
+        work.is_a_free_name(name)?;
+        new.config(name, group)?
+    };
+    let (candidate, config) = work.candidate(&Edit::Replace(old, &joining))?;
+    let left = work.leave(old, false, force)?;
+    let joined = work.join(config, name, trusting)?;
+    if old != name {
+        candidate.put_in_place()?;
+    }
+    work.tell(Some(joined), Some(left))
+}
+
+/// Takes a member out of the group; with `destroy` also what its token holds of it.
+///
+/// # Errors
+/// As [`add`].
+pub(crate) fn remove(context: &Context, name: &str, how: &How, destroy: bool, force: bool) -> Result<Answer> {
+    let work = Work::begin(context, how, Some(name))?;
+    let (candidate, _) = work.candidate(&Edit::Remove(name))?;
+    let left = work.leave(name, destroy, force)?;
+    candidate.put_in_place()?;
+    work.tell(None, Some(left))
+}
+
+impl<'a> Work<'a> {
+    /// `member`: one that the group must have.
+    fn begin(context: &'a Context, how: &How, member: Option<&str>) -> Result<Work<'a>> {
+        let config = context.load()?;
+        let label = match member {
+            Some(member) => member::the_group(&config.groups, how.group.as_deref(), member)?,
+            None => the_only(&config.groups, how.group.as_deref())?,
+        };
+        let path = config.path.clone().context("the configuration has no file")?;
+        let pin = context.pin()?;
+        let (board, turn) = member::operate(&config, &label)?;
+        let patience = Duration::from_secs(how.timeout);
+        Ok(Work { context, config, path, label, board, turn, patience, pin })
+    }
+
+    fn group(&self) -> Result<&GroupConfig> {
+        self.config.groups.iter().find(|g| g.label == self.label).context("the group was there")
+    }
+
+    /// No process may still have another member of this name: it would take that one for this.
+    fn is_a_free_name(&self, name: &str) -> Result<()> {
+        let has = |p: &ha_core::board::Process| p.members.iter().any(|m| m.name == name);
+        if let Some(process) = self.board.processes().into_iter().find(has) {
+            bail!(
+                "the process {} ({}) still uses a member {name:?} from before: start it anew, or take another name",
+                process.pid,
+                process.program
+            );
+        }
+        Ok(())
+    }
+
+    fn candidate(&self, edit: &Edit<'_>) -> Result<(Candidate, Config)> {
+        let words = || self.path.display().to_string();
+        let text = std::fs::read_to_string(&self.path).with_context(words)?;
+        let text = edited(&text, &self.label, edit).with_context(words)?;
+        Candidate::write(&self.path, &text)
+    }
+
+    /// The group of a configuration, alone, and logged in to.
+    fn start(&self, mut config: Config) -> Result<(Provider, Arc<Group>)> {
+        config.groups.retain(|g| g.label == self.label);
+        self.logged_in(Provider::for_operator(config)?)
+    }
+
+    fn logged_in(&self, provider: Provider) -> Result<(Provider, Arc<Group>)> {
+        let group = provider.groups().first().context("the group did not start")?;
+        if !group.may_change() {
+            bail!(
+                "nothing was changed: the ledger in {} cannot be written by this user",
+                self.config.state_dir.display()
+            );
+        }
+        group.sync_by_hand();
+        log_in(group, &self.pin)?;
+        let group = Arc::clone(group);
+        Ok((provider, group))
+    }
+
+    fn wish(&self, member: &str, what: What) -> Result<u64> {
+        member::ask(&self.board, &self.turn, member, what)
+            .with_context(|| format!("a wish cannot be written to {}", self.config.state_dir.display()))
+    }
+
+    /// The member is used nowhere, everything is proven on others, and the ledger forgets it.
+    fn leave(&self, name: &str, destroy: bool, force: bool) -> Result<Left> {
+        let was_drained = self.board.wish(name).is_some_and(|w| w.drained);
+        let number = self.wish(name, What::Drain)?;
+        let left = self.left_unused(name, number, destroy, force);
+        if left.is_err() && !was_drained {
+            self.wish(name, What::Resume)?;
+        }
+        left
+    }
+
+    fn left_unused(&self, name: &str, number: u64, destroy: bool, force: bool) -> Result<Left> {
+        output::progress(self.context, &format!("taking member {name:?} out of use"));
+        let use_it = member::who_has_not(&self.board, name, What::Drain, number, self.patience);
+        if !use_it.is_empty() && !force {
+            let who: Vec<_> = use_it.iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
+            return Err(bad(format!("nothing was changed: the member is still used by {}", who.join(", "))));
+        }
+        let mut rest = self.config.clone();
+        for group in rest.groups.iter_mut().filter(|g| g.label == self.label) {
+            group.members.retain(|m| m.name != name);
+            group.min_copies = group.min_copies.min(group.members.len());
+            if group.members.is_empty() {
+                bail!("nothing was changed: {name:?} is the only member; add another one first");
+            }
+        }
+        let (provider, group) = self.start(rest)?;
+        let words = "bringing the other members up to date";
+        let done = output::busy(words.into(), || group.sync(false)).map_err(answer)?;
+        let checked = output::busy("proving what they hold".into(), || group.check(true)).map_err(answer)?;
+        let is_there = |c: &&Checked| c.members.iter().any(|(_, word)| *word == Word::Same);
+        let lost: Vec<_> = checked.iter().filter(|c| !is_there(c)).map(words_of).collect();
+        if !lost.is_empty() && !force {
+            let why: Vec<_> = done.iter().flat_map(|(_, d)| &d.left).map(|l| format!("\n  {l}")).collect();
+            return Err(bad(format!(
+                "nothing was changed: no other member is proven to hold\n  {}\nand without {name:?} that would be lost; --force goes on all the same{}",
+                lost.join("\n  "),
+                why.concat()
+            )));
+        }
+        if group.up().next().is_none() {
+            return Err(bad("nothing was changed: no other member is up".into()));
+        }
+        // While the others can say what was destroyed here and what not.
+        let taken = match destroy {
+            true => self.take_off(name)?,
+            false => Default::default(),
+        };
+        group.forget_member(name).map_err(answer)?;
+        provider.shutdown(GOODBYE);
+        Ok(Left { member: name.to_owned(), destroyed: taken.destroyed, left: taken.left, lost })
+    }
+
+    /// Through a group that heeds no wish: by that the member is out of use.
+    fn take_off(&self, name: &str) -> Result<ha_core::group::TakenOff> {
+        let mut config = self.config.clone();
+        config.groups.retain(|g| g.label == self.label);
+        let of = |g: &GroupConfig| {
+            g.members.iter().map(|m| Box::new(connector(m)) as Box<dyn Connector>).collect()
+        };
+        let connectors = config.groups.iter().map(of).collect();
+        let (provider, group) = self.logged_in(Provider::with_members(config, System::new(), connectors)?)?;
+        is_up(&group, name)?;
+        let words = format!("destroying what member {name:?} holds of the group");
+        let taken = output::busy(words, || group.take_off(name)).map_err(answer);
+        provider.shutdown(GOODBYE);
+        taken
+    }
+
+    /// The member has every key, and each is proven.
+    fn join(&self, config: Config, name: &str, trusting: &Trusting) -> Result<Joined> {
+        if self.board.wish(name).is_some_and(|w| w.drained) {
+            self.wish(name, What::Resume)?;
+        }
+        let (provider, group) = self.start(config)?;
+        is_up(&group, name)?;
+        self.is_empty(&group, name)?;
+        if let Some(enroller) = group.enroller_of(name).map(|m| m.name().to_owned()) {
+            let so_pin = self.context.so_pin(trusting.so_pin_file.as_deref(), &enroller)?;
+            output::progress(
+                self.context,
+                &format!("enrolling member {name:?}, trusted by the security officer of {enroller:?}"),
+            );
+            group.log_out().map_err(answer)?;
+            group.enrol_member(name, &self.pin, &so_pin).map_err(|rv| {
+                anyhow!(rv).context(format!(
+                    "the member could not be enrolled; was that the PIN of the security officer of {enroller:?}?"
+                ))
+            })?;
+            log_in(&group, &self.pin)?;
+            is_up(&group, name)?;
+        } else {
+            group.give_keys_to(name);
+        }
+        let words = format!("giving member {name:?} what the group has");
+        let done = output::counted(&words, || group.owed_to(name), || group.sync(false)).map_err(answer)?;
+        let left = done.into_iter().filter(|(n, _)| n == name).flat_map(|(_, d)| d.left);
+        let without: Vec<String> = left.collect();
+        let checked = output::busy("proving every copy".into(), || group.check(true)).map_err(answer)?;
+        let on_it = |word: Word| {
+            let there = move |c: &&Checked| c.members.iter().any(|(n, w)| n == name && *w == word);
+            checked.iter().filter(there).collect::<Vec<_>>()
+        };
+        let wrong: Vec<_> =
+            [on_it(Word::Different), on_it(Word::Unproven)].into_iter().flatten().map(words_of).collect();
+        let lacking: Vec<_> = on_it(Word::Missing).into_iter().filter(|c| c.copyable).map(words_of).collect();
+        if !wrong.is_empty() || !lacking.is_empty() {
+            let lines: Vec<_> = wrong
+                .iter()
+                .map(|w| format!("\n  not proven: {w}"))
+                .chain(lacking.iter().map(|w| format!("\n  missing: {w}")))
+                .chain(without.iter().map(|l| format!("\n  left: {l}")))
+                .collect();
+            return Err(bad(format!(
+                "the configuration is as it was: the member {name:?} does not hold all of the group{}",
+                lines.concat()
+            )));
+        }
+        let proven = on_it(Word::Same).len();
+        provider.shutdown(GOODBYE);
+        Ok(Joined { member: name.to_owned(), proven, without })
+    }
+
+    /// A token with keys of its own would have them shown in the group, and might bring back what was destroyed.
+    fn is_empty(&self, group: &Group, name: &str) -> Result<()> {
+        let mut strangers = 0;
+        for _ in 0..COUNTS {
+            strangers = group.strangers_on(name).map_err(answer)?;
+            if strangers == 0 {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        bail!(
+            "nothing was changed: the token of member {name:?} holds {strangers} objects that are none of the group's; only an empty token joins a group that has keys"
+        )
+    }
+
+    fn tell(&self, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
+        let restart: Vec<_> =
+            self.board.processes().into_iter().map(|p| Restart { pid: p.pid, program: p.program }).collect();
+        let well = left.as_ref().is_none_or(|l| l.left.is_empty() && l.lost.is_empty());
+        if self.context.json {
+            output::json(&Document { schema: 1, group: self.label.clone(), joined, left, restart })?;
+            return Ok(if well { Answer::Well } else { Answer::BadNews });
+        }
+        if let Some(Left { member, destroyed, left, lost }) = left {
+            println!("member {member:?} has left the group; {destroyed} objects were destroyed on its token");
+            left.iter().for_each(|line| println!("  still on it: {line}"));
+            lost.iter().for_each(|line| println!("  on no member now: {line}"));
+        }
+        if let Some(Joined { member, proven, without }) = joined {
+            println!("member {member:?} is in the group: {proven} objects are on it, each proven");
+            without.iter().for_each(|line| println!("  without: {line}"));
+        }
+        for process in restart {
+            println!("  {} ({}) uses the group as it was until it starts anew", process.program, process.pid);
+        }
+        Ok(if well { Answer::Well } else { Answer::BadNews })
+    }
+}
+
+fn bad(words: String) -> anyhow::Error {
+    BadNews(words).into()
+}
+
+fn answer(rv: Rv) -> anyhow::Error {
+    match rv {
+        Rv::TOKEN_WRITE_PROTECTED => anyhow!("the ledger cannot be written by this user: nothing is changed"),
+        rv => anyhow!(rv),
+    }
+}
+
+fn is_up(group: &Group, name: &str) -> Result<()> {
+    let status = group.status();
+    let member = status.members.iter().find(|m| m.name == name).context("the member is not in the group")?;
+    if member.state == State::Up {
+        return Ok(());
+    }
+    let why = member.connect_error.as_deref().unwrap_or("no reason known");
+    Err(bad(format!("the configuration is as it was: member {name:?} is {}: {why}", member.state)))
+}
+
+fn the_only(groups: &[GroupConfig], label: Option<&str>) -> Result<String> {
+    let labels: BTreeMap<_, _> = groups.iter().map(|g| (g.label.as_str(), g)).collect();
+    match (label, groups) {
+        (Some(label), _) if labels.contains_key(label) => Ok(label.to_owned()),
+        (Some(label), _) => bail!("there is no group {label:?}"),
+        (None, [one]) => Ok(one.label.clone()),
+        (None, _) => bail!("there are several groups: say which one with --group"),
+    }
+}
+
+fn words_of(checked: &Checked) -> String {
+    format!(
+        "{} {:?} {}",
+        ha_core::names::class(checked.class),
+        String::from_utf8_lossy(&checked.label),
+        output::hex(&checked.id)
+    )
+}

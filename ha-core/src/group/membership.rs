@@ -1,0 +1,96 @@
+//! Members that join and leave: what of the group's own would be nowhere without one, what is taken off its token, and that
+//! the ledger forgets it.
+
+use ha_token::{Attribute, Result, Rv, ck};
+
+use super::catch_up::describe;
+use super::copies::{Copy, Trouble};
+use super::{Group, Who};
+use crate::replica::group_key;
+
+/// What was taken off a member's token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenOff {
+    /// How many of the group's objects were destroyed there.
+    pub destroyed: usize,
+    /// What is still there, and why, in words.
+    pub left: Vec<String>,
+}
+
+impl Group {
+    /// What of the group's own objects no member of this configuration holds by the ledger, in words.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_WRITE_PROTECTED` without a ledger that can be written, `CKR_FUNCTION_FAILED` where it cannot be read.
+    pub fn held_by_nobody(&self) -> Result<Vec<String>> {
+        let members: Vec<&str> = self.members.iter().map(|m| m.name()).collect();
+        let rows = self.ledger()?.on_none_of(&members).map_err(|e| self.ledger_failed(e))?;
+        Ok(rows.iter().map(describe).collect())
+    }
+
+    /// How many token objects a member holds that are none of the group's: those from before, of another group, or that
+    /// nobody knows.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_NOT_PRESENT` for a member that is not up; the ledger's; the member's answers.
+    pub fn strangers_on(&self, member: &str) -> Result<usize> {
+        let ledger = self.ledger()?;
+        let member = self.up().find(|m| m.name() == member).ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        let lease = self.sound_lease(member)?;
+        let there = lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])?.len();
+        let keys = group_key::count(lease.on(), &ledger.identity().group)?;
+        // Read after the token was: another process may be giving it something.
+        let known = ledger.count_on(member.name()).map_err(|e| self.ledger_failed(e))?;
+        Ok(there.saturating_sub(known + keys))
+    }
+
+    /// How much a member is yet to destroy, to change and to be given by the ledger; `None` where that cannot be said.
+    pub fn owed_to(&self, member: &str) -> Option<usize> {
+        self.ledger.as_ref()?.owed_to(member).ok()
+    }
+
+    /// Destroys what a member's token holds of the group: the copies of its objects, then the group keys. What else is on
+    /// the token is left alone. Whoever calls this has made sure that other members hold the objects, and that no process
+    /// uses the member.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`; `CKR_TOKEN_NOT_PRESENT` for a member that is not up; the ledger's; the member's answers that
+    /// say that it cannot be used. What was destroyed by then is.
+    pub fn take_off(&self, member: &str) -> Result<TakenOff> {
+        if self.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let ledger = self.ledger()?;
+        let member = self.up().find(|m| m.name() == member).ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        let lease = self.sound_lease(member)?;
+        let mut taken = TakenOff::default();
+        let rows = ledger.objects().map_err(|e| self.ledger_failed(e))?;
+        for row in rows.iter().filter(|r| r.copies.iter().any(|c| c == member.name())) {
+            let found = self.find_copy(ledger, &lease, row).map_err(|trouble| match trouble {
+                Trouble::Member(rv) => rv,
+                Trouble::Ledger(error) => self.ledger_failed(error),
+            })?;
+            match found {
+                Copy::At(handle) => match lease.token().destroy_object(lease.session, handle) {
+                    Ok(()) => taken.destroyed += 1,
+                    Err(rv) => taken.left.push(format!("{}: {rv}", describe(row))),
+                },
+                Copy::Absent => {}
+                Copy::Unclear => taken
+                    .left
+                    .push(format!("{}: what is there cannot be proven to be it or another", describe(row))),
+            }
+        }
+        group_key::clear(lease.on(), &ledger.identity().group)?;
+        Ok(taken)
+    }
+
+    /// The ledger forgets which token is behind a member, and what it holds: it has left, or is to be another token. What
+    /// only it held is held by nobody then.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_WRITE_PROTECTED` without a ledger that can be written; `CKR_FUNCTION_FAILED` where it does not take that.
+    pub fn forget_member(&self, member: &str) -> Result<()> {
+        self.ledger()?.member_renewed(member).map_err(|e| self.ledger_failed(e))
+    }
+}
