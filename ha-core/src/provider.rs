@@ -482,6 +482,20 @@ pub fn forget_refused_pins(
     ledger.forget_refused(member, &[UserType::So, UserType::User, UserType::ContextSpecific])
 }
 
+/// The ledger of a group that was dissolved is put aside: who starts with the configuration begins anew. Answers where it is.
+///
+/// # Errors
+/// It cannot be written, or another process has it open.
+pub fn retire_ledger(
+    config: &Config,
+    group: &GroupConfig,
+) -> std::result::Result<std::path::PathBuf, LedgerError> {
+    match open_ledger(&config.state_dir, group, &*System::new()) {
+        Some(ledger) => ledger.retire(),
+        None => Err(LedgerError::ReadOnly),
+    }
+}
+
 /// Opens a group's ledger. Without one keys can be used and nothing is changed.
 fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) -> Option<Ledger> {
     let mut failed = false;

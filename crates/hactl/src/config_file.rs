@@ -9,8 +9,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use ha_core::config::{Config, MemberConfig};
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
+use ha_core::config::{Config, MemberConfig, Role};
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
 
 /// What becomes of a group's members in the file.
 pub(crate) enum Edit<'a> {
@@ -20,6 +20,8 @@ pub(crate) enum Edit<'a> {
     Remove(&'a str),
     /// Another one in the place of the one that is named.
     Replace(&'a str, &'a MemberConfig),
+    /// Another role for the one that is named.
+    Role(&'a str, Role),
 }
 
 /// The file's text with the group's members changed.
@@ -43,6 +45,19 @@ pub(crate) fn edited(text: &str, label: &str, edit: &Edit<'_>) -> Result<String>
         Edit::Remove(name) => {
             let at = place(members, name)?;
             members.remove(at);
+        }
+        Edit::Role(name, role) => {
+            let at = place(members, name)?;
+            if let Some(table) = members.get_mut(at) {
+                match table.get_mut("role").and_then(Item::as_value_mut) {
+                    Some(there) => {
+                        let decor = there.decor().clone();
+                        *there = role.to_string().into();
+                        *there.decor_mut() = decor;
+                    }
+                    None => _ = table.insert("role", value(role.to_string())),
+                }
+            }
         }
         Edit::Replace(name, member) => {
             let at = place(members, name)?;
@@ -208,6 +223,16 @@ token = "x"
         assert_eq!(names(&text), [vec!["n", "b"], vec!["x"]]);
         assert!(text.contains("# the old appliance\n[[group.member]]\nname = \"n\""), "{text}");
         assert!(!text.contains("# theirs"));
+    }
+
+    #[test]
+    fn a_role_is_said_where_it_was_said_before() {
+        let standby = edited(FILE, "one", &Edit::Role("b", Role::Standby)).unwrap();
+        assert_eq!(standby.replacen("role = \"standby\"\n", "", 1), FILE);
+        assert_eq!(Config::parse(&standby).unwrap().groups[0].members[1].role, Role::Standby);
+        let noted = standby.replace("\"standby\"", "\"standby\" # for now");
+        let active = edited(&noted, "one", &Edit::Role("b", Role::Active)).unwrap();
+        assert_eq!(active, noted.replace("\"standby\"", "\"active\""));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod config_file;
 mod context;
+mod dissolve;
 mod doctor;
 mod drill;
 mod import_luna;
@@ -91,6 +92,12 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Ends a group: takes its own objects off the tokens and leaves plain tokens, with the applications' keys.
+    Dissolve {
+        /// The group's label, where there are several.
+        #[arg(long, value_name = "LABEL")]
+        group: Option<String>,
+    },
     /// Takes members into the group and out of it; takes one out of use, and back, in every process that uses the group.
     Member {
         #[command(subcommand)]
@@ -155,6 +162,17 @@ enum MemberVerb {
         #[arg(long)]
         force: bool,
     },
+    /// Changes what a member is for.
+    Set {
+        /// The member's name.
+        name: String,
+        /// active, or standby: used only when no active member is up.
+        #[arg(long)]
+        role: Role,
+        /// The group's label, where several have a member of that name.
+        #[arg(long, value_name = "LABEL")]
+        group: Option<String>,
+    },
     /// Takes a member out of use, for maintenance, until `resume`: calls under way end, and new ones go to the others.
     Drain {
         #[command(flatten)]
@@ -173,6 +191,22 @@ enum MemberVerb {
         #[command(flatten)]
         arguments: member::Arguments,
     },
+}
+
+/// What a member is for.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Role {
+    Active,
+    Standby,
+}
+
+impl From<Role> for ha_core::config::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Active => ha_core::config::Role::Active,
+            Role::Standby => ha_core::config::Role::Standby,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -213,6 +247,10 @@ fn main() -> ExitCode {
         Verb::Check { prove } => check::run(&context, prove),
         Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
+        Verb::Member { verb: MemberVerb::Set { name, role, group } } => {
+            membership::set(&context, &name, group.as_deref(), role.into())
+        }
+        Verb::Dissolve { group } => dissolve::run(&context, group.as_deref()),
         Verb::Member { verb: MemberVerb::Add { name, new, trusting, how } } => {
             membership::add(&context, &name, &new, &trusting, &how)
         }

@@ -1,18 +1,18 @@
-//! `hactl member add/replace/remove`: which tokens a group is made of.
+//! `hactl member add/replace/remove/set`: which tokens a group is made of, and what they are for.
 //!
 //! One that joins is empty, gets the group keys (in an enrolled group by its ceremony), then every key, and each is proven;
 //! only then does the configuration name it. One that leaves is out of use everywhere, and every object proven elsewhere,
 //! before anything of it is forgotten. What is interrupted leaves the configuration as it was, and is run again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use ha_core::board::{Board, Turn, What};
-use ha_core::config::{Config, GroupConfig};
+use ha_core::config::{Config, GroupConfig, Role};
 use ha_core::group::{Checked, Group, Word};
 use ha_core::policy::health::State;
 use ha_core::provider::{Provider, connector};
@@ -177,6 +177,55 @@ pub(crate) fn remove(context: &Context, name: &str, how: &How, destroy: bool, fo
     work.tell(None, Some(left))
 }
 
+#[derive(Serialize)]
+struct SetDocument {
+    schema: u8,
+    group: String,
+    member: String,
+    role: String,
+    restart: Vec<Restart>,
+}
+
+/// Gives a member another role in the configuration.
+///
+/// # Errors
+/// No such member; a configuration that would not be right, as without an active member.
+pub(crate) fn set(context: &Context, name: &str, label: Option<&str>, role: Role) -> Result<Answer> {
+    let config = context.load()?;
+    let label = member::the_group(&config.groups, label, name)?;
+    let path = config.path.clone().context("the configuration has no file")?;
+    let (board, _turn) = member::operate(&config, &label)?;
+    candidate(&path, &label, &Edit::Role(name, role))?.0.put_in_place()?;
+    let restart = restart(&board);
+    let role = role.to_string();
+    if context.json {
+        let member = name.to_owned();
+        output::json(&SetDocument { schema: 1, group: label, member, role, restart })?;
+        return Ok(Answer::Well);
+    }
+    println!("member {name:?} is {role}");
+    tell_restart(&restart);
+    Ok(Answer::Well)
+}
+
+fn candidate(path: &Path, label: &str, edit: &Edit<'_>) -> Result<(Candidate, Config)> {
+    let words = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(words)?;
+    let text = edited(&text, label, edit).with_context(words)?;
+    Candidate::write(path, &text)
+}
+
+/// The processes that use the group, as it was.
+fn restart(board: &Board) -> Vec<Restart> {
+    board.processes().into_iter().map(|p| Restart { pid: p.pid, program: p.program }).collect()
+}
+
+fn tell_restart(processes: &[Restart]) {
+    for process in processes {
+        println!("  {} ({}) uses the group as it was until it starts anew", process.program, process.pid);
+    }
+}
+
 impl<'a> Work<'a> {
     /// `member`: one that the group must have.
     fn begin(context: &'a Context, how: &How, member: Option<&str>) -> Result<Work<'a>> {
@@ -210,10 +259,7 @@ impl<'a> Work<'a> {
     }
 
     fn candidate(&self, edit: &Edit<'_>) -> Result<(Candidate, Config)> {
-        let words = || self.path.display().to_string();
-        let text = std::fs::read_to_string(&self.path).with_context(words)?;
-        let text = edited(&text, &self.label, edit).with_context(words)?;
-        Candidate::write(&self.path, &text)
+        candidate(&self.path, &self.label, edit)
     }
 
     /// The group of a configuration, alone, and logged in to.
@@ -380,8 +426,7 @@ impl<'a> Work<'a> {
     }
 
     fn tell(&self, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
-        let restart: Vec<_> =
-            self.board.processes().into_iter().map(|p| Restart { pid: p.pid, program: p.program }).collect();
+        let restart = restart(&self.board);
         let well = left.as_ref().is_none_or(|l| l.left.is_empty() && l.lost.is_empty());
         if self.context.json {
             output::json(&Document { schema: 1, group: self.label.clone(), joined, left, restart })?;
@@ -396,9 +441,7 @@ impl<'a> Work<'a> {
             println!("member {member:?} is in the group: {proven} objects are on it, each proven");
             without.iter().for_each(|line| println!("  without: {line}"));
         }
-        for process in restart {
-            println!("  {} ({}) uses the group as it was until it starts anew", process.program, process.pid);
-        }
+        tell_restart(&restart);
         Ok(if well { Answer::Well } else { Answer::BadNews })
     }
 }
@@ -424,7 +467,11 @@ fn is_up(group: &Group, name: &str) -> Result<()> {
     Err(bad(format!("the configuration is as it was: member {name:?} is {}: {why}", member.state)))
 }
 
-fn the_only(groups: &[GroupConfig], label: Option<&str>) -> Result<String> {
+/// The label of the only group, or of the one that is named.
+///
+/// # Errors
+/// There is no such one.
+pub(crate) fn the_only(groups: &[GroupConfig], label: Option<&str>) -> Result<String> {
     let labels: BTreeMap<_, _> = groups.iter().map(|g| (g.label.as_str(), g)).collect();
     match (label, groups) {
         (Some(label), _) if labels.contains_key(label) => Ok(label.to_owned()),
@@ -434,7 +481,8 @@ fn the_only(groups: &[GroupConfig], label: Option<&str>) -> Result<String> {
     }
 }
 
-fn words_of(checked: &Checked) -> String {
+/// An object in words.
+pub(crate) fn words_of(checked: &Checked) -> String {
     format!(
         "{} {:?} {}",
         ha_core::names::class(checked.class),

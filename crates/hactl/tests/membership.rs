@@ -9,7 +9,7 @@ use ha_core::config::Config;
 use ha_core::provider;
 use ha_token::{Attribute, Mechanism, OpKind, Output, UserType, ck};
 use serde_json::{Value, json};
-use support::{Made, Ran, find, pair};
+use support::{Made, Ran, find, pair, signs};
 
 /// A token of its own beside the group's: blank but for its PINs.
 fn token(made: &Made, name: &str) -> PathBuf {
@@ -72,20 +72,6 @@ fn checked(made: &Made) -> Value {
 
 fn makes(made: &Made, keys: &[(&str, u8)]) {
     made.as_application(|slot, s| keys.iter().for_each(|(label, id)| _ = pair(slot, s, label, *id, false)));
-}
-
-/// Signs with a member's own token, as if the group had never been; answers nothing where the key is not there.
-fn signs(made: &Made, member: usize, label: &str) -> bool {
-    made.on_member(member, |token, s| {
-        let Some(key) = find(token, s, label).into_iter().find(|o| {
-            let class = token.get_attributes(s, *o, &[ck::CKA_CLASS]).unwrap();
-            class[0].value().and_then(|v| v.as_ulong()) == Some(ck::CKO_PRIVATE_KEY)
-        }) else {
-            return false;
-        };
-        token.op_init(s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key).unwrap();
-        token.op_one_shot(s, OpKind::Sign, &[1; 32], &mut Output::buffer(&mut [0; 64])).is_ok()
-    })
 }
 
 #[test]
@@ -329,4 +315,30 @@ fn a_group_that_enrolled_itself_asks_for_no_security_officer() {
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
     assert_eq!(ran.json()["joined"], json!({"member": "c", "proven": 2, "without": []}));
     assert!(signs(&made, 2, "one"));
+}
+
+#[test]
+fn a_member_is_given_another_role() {
+    let made = Made::with(2);
+    let role = |n: usize| {
+        made.run_without_pin(&["status", "--json"]).json()["groups"][0]["members"][n]["role"].clone()
+    };
+    let ran = made.run_without_pin(&["member", "set", "a", "--role", "standby", "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(
+        ran.json(),
+        json!({"schema": 1, "group": "ha1", "member": "a", "role": "standby", "restart": []})
+    );
+    assert_eq!((role(0), role(1)), (json!("standby"), json!("active")));
+    let before = std::fs::read_to_string(made.config()).unwrap();
+    let ran = made.run_without_pin(&["member", "set", "b", "--role", "standby"]);
+    assert_eq!(
+        (ran.code, std::fs::read_to_string(made.config()).unwrap()),
+        (2, before),
+        "{} {}",
+        ran.out,
+        ran.err
+    );
+    let ran = made.run_without_pin(&["member", "set", "a", "--role", "active"]);
+    assert_eq!((ran.code, role(0)), (0, json!("active")), "{} {}", ran.out, ran.err);
 }

@@ -1,5 +1,5 @@
-//! Members that join and leave: what of the group's own would be nowhere without one, what is taken off its token, and that
-//! the ledger forgets it.
+//! Members that join and leave, and the end of the group: what of the group's own would be nowhere, what is taken off tokens,
+//! and that the ledger forgets a member.
 
 use ha_token::{Attribute, Result, Rv, ck};
 
@@ -83,6 +83,20 @@ impl Group {
         }
         group_key::clear(lease.on(), &ledger.identity().group)?;
         Ok(taken)
+    }
+
+    /// Destroys the group keys on a member's token: the group is being dissolved, and its objects stay where they are.
+    ///
+    /// # Errors
+    /// `CKR_TOKEN_NOT_PRESENT` for a member that is not up; the member's answers: some may be left.
+    pub fn take_keys_off(&self, member: &str) -> Result<()> {
+        let group = self.ledger()?.identity().group;
+        let member = self.up().find(|m| m.name() == member).ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        let lease = self.sound_lease(member)?;
+        if let Some(link) = member.link() {
+            link.set_group_keys(None);
+        }
+        group_key::clear(lease.on(), &group)
     }
 
     /// The ledger forgets which token is behind a member, and what it holds: it has left, or is to be another token. What

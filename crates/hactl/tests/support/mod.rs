@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use ha_core::config::Config;
 use ha_core::provider::{self, Provider};
-use ha_token::{Attribute, Connector, Mechanism, ObjectHandle, SessionHandle, Template, Token, UserType, ck};
+use ha_token::{
+    Attribute, Connector, Mechanism, ObjectHandle, OpKind, Output, SessionHandle, Template, Token, UserType,
+    ck,
+};
 use serde_json::Value;
 
 /// What the command answered.
@@ -179,4 +182,18 @@ pub(crate) fn keys(value: &Value) -> Vec<&str> {
 pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path).expect("there").permissions().mode() & 0o7777
+}
+
+/// Signs with a member's own token, as if the group had never been; answers nothing where the key is not there.
+pub(crate) fn signs(made: &Made, member: usize, label: &str) -> bool {
+    made.on_member(member, |token, s| {
+        let Some(key) = find(token, s, label).into_iter().find(|o| {
+            let class = token.get_attributes(s, *o, &[ck::CKA_CLASS]).unwrap();
+            class[0].value().and_then(|v| v.as_ulong()) == Some(ck::CKO_PRIVATE_KEY)
+        }) else {
+            return false;
+        };
+        token.op_init(s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key).unwrap();
+        token.op_one_shot(s, OpKind::Sign, &[1; 32], &mut Output::buffer(&mut [0; 64])).is_ok()
+    })
 }

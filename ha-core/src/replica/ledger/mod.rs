@@ -16,6 +16,7 @@ mod members;
 mod objects;
 mod open;
 mod refused;
+mod retired;
 mod sole;
 mod statements;
 #[cfg(test)]
