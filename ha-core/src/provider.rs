@@ -1,5 +1,6 @@
 //! The provider: every slot that an application sees, for one configuration.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -486,14 +487,68 @@ pub fn forget_refused_pins(
 ///
 /// # Errors
 /// It cannot be written, or another process has it open.
-pub fn retire_ledger(
-    config: &Config,
-    group: &GroupConfig,
-) -> std::result::Result<std::path::PathBuf, LedgerError> {
+pub fn retire_ledger(config: &Config, group: &GroupConfig) -> std::result::Result<PathBuf, LedgerError> {
     match open_ledger(&config.state_dir, group, &*System::new()) {
-        Some(ledger) => ledger.retire(),
+        Some(ledger) => ledger.retire("dissolved"),
         None => Err(LedgerError::ReadOnly),
     }
+}
+
+/// Where a group's ledger is, if it has one.
+pub fn ledger_of(config: &Config, group: &GroupConfig) -> Option<PathBuf> {
+    ledger::place(&config.state_dir, &group.label).map(|place| place.path).filter(|path| path.exists())
+}
+
+/// Writes the ledger of a group as it is now into a new file. Processes may go on using it.
+///
+/// # Errors
+/// There is none, or the file is there already or cannot be made.
+pub fn backup_ledger(
+    config: &Config,
+    group: &GroupConfig,
+    to: &std::path::Path,
+) -> std::result::Result<(), LedgerError> {
+    let none = || LedgerError::Place {
+        path: config.state_dir.clone(),
+        reason: "the group has no ledger there that can be read".into(),
+    };
+    ledger_of(config, group).ok_or_else(none)?;
+    open_ledger(&config.state_dir, group, &*System::new()).ok_or_else(none)?.backup(to)
+}
+
+/// Makes of a backup the ledger that a group has in a folder of its own, where it counts for nobody yet.
+///
+/// # Errors
+/// The file is no ledger, or cannot be read; the folder cannot be written.
+pub fn unpack_ledger(
+    from: &std::path::Path,
+    dir: &std::path::Path,
+    group: &GroupConfig,
+) -> std::result::Result<(), LedgerError> {
+    Ledger::from_backup(from, dir, &group.label)
+}
+
+/// The ledger that a group has in a folder of its own becomes the group's; the one that it has is put aside. Answers where
+/// that is.
+///
+/// # Errors
+/// It cannot be written, or another process has one of them open: the group has the one that it had.
+pub fn replace_ledger(
+    config: &Config,
+    group: &GroupConfig,
+    dir: &std::path::Path,
+) -> std::result::Result<Option<PathBuf>, LedgerError> {
+    let world = System::new();
+    let aside = match ledger_of(config, group) {
+        Some(_) => {
+            let ledger = open_ledger(&config.state_dir, group, &*world).ok_or(LedgerError::ReadOnly)?;
+            Some(ledger.retire("replaced")?)
+        }
+        None => None,
+    };
+    let new = open_ledger(dir, group, &*world).ok_or(LedgerError::ReadOnly)?;
+    new.move_to(&config.state_dir)?;
+    Ok(aside)
 }
 
 /// Opens a group's ledger. Without one keys can be used and nothing is changed.

@@ -12,6 +12,7 @@ mod doctor;
 mod drill;
 mod import_luna;
 mod init;
+mod ledger;
 mod member;
 mod membership;
 mod new_member;
@@ -97,6 +98,11 @@ enum Verb {
         /// The group's label, where there are several.
         #[arg(long, value_name = "LABEL")]
         group: Option<String>,
+    },
+    /// The ledger: what the group remembers on this host.
+    Ledger {
+        #[command(subcommand)]
+        verb: LedgerVerb,
     },
     /// Takes members into the group and out of it; takes one out of use, and back, in every process that uses the group.
     Member {
@@ -193,6 +199,29 @@ enum MemberVerb {
     },
 }
 
+#[derive(Subcommand)]
+enum LedgerVerb {
+    /// Writes the ledger into a new file, also while processes use the group.
+    Backup {
+        /// The file; none may be there.
+        file: PathBuf,
+        /// The group's label, where there are several.
+        #[arg(long, value_name = "LABEL")]
+        group: Option<String>,
+    },
+    /// Makes of a backup the group's ledger, once it was compared with every token.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// The group's label, where there are several.
+        #[arg(long, value_name = "LABEL")]
+        group: Option<String>,
+        /// What is gone from some tokens, and not from all.
+        #[arg(long)]
+        gone: Option<ledger::Gone>,
+    },
+}
+
 /// What a member is for.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Role {
@@ -249,6 +278,12 @@ fn main() -> ExitCode {
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
         Verb::Member { verb: MemberVerb::Set { name, role, group } } => {
             membership::set(&context, &name, group.as_deref(), role.into())
+        }
+        Verb::Ledger { verb: LedgerVerb::Backup { file, group } } => {
+            ledger::backup(&context, &file, group.as_deref())
+        }
+        Verb::Ledger { verb: LedgerVerb::Restore { file, group, gone } } => {
+            ledger::restore(&context, &file, group.as_deref(), gone)
         }
         Verb::Dissolve { group } => dissolve::run(&context, group.as_deref()),
         Verb::Member { verb: MemberVerb::Add { name, new, trusting, how } } => {

@@ -6,6 +6,7 @@
 //!
 //! Several processes of one host share the file. Each method is one transaction; waiting for another process is bounded.
 
+mod backup;
 mod beside;
 mod codec;
 mod connection;

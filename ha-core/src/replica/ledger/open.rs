@@ -23,7 +23,7 @@ use crate::seam::World;
 const BESIDE: &str = "another copy of this library in this process has it open";
 
 /// The format that this version writes.
-const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -389,7 +389,8 @@ fn copy_in_memory(path: &Path) -> Result<Connection, LedgerError> {
     Ok(connection)
 }
 
-fn format(connection: &Connection) -> Result<i64, rusqlite::Error> {
+/// The format that a file says it has.
+pub(super) fn format(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.pragma_query_value(None, "user_version", |r| r.get(0))
 }
 
@@ -401,7 +402,7 @@ fn is_unwritable(error: &rusqlite::Error) -> bool {
 }
 
 /// The label made fit for a file's name, with a digest so that two labels never share a file.
-fn file_name(group: &str) -> String {
+pub(super) fn file_name(group: &str) -> String {
     let plain: String = group
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })

@@ -1,36 +1,53 @@
-//! The end of a ledger: its group was dissolved.
+//! The end of a ledger: its group was dissolved, or another one takes its place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Ledger, LedgerError};
 
-/// What a ledger is called that was put aside.
-const EXTENSION: &str = "dissolved";
-
 impl Ledger {
-    /// Closes it for good, and puts its file aside. Answers where that is.
+    /// Closes it for good, and puts its file aside, with this extension. Answers where that is.
     ///
     /// # Errors
     /// [`LedgerError::Place`] while another process has it open; else [`LedgerError`].
-    pub fn retire(self) -> Result<PathBuf, LedgerError> {
+    pub fn retire(self, extension: &str) -> Result<PathBuf, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
-        {
-            let connection = self.writable()?;
-            // Also takes its journal in, and can be done by the only one that has it open.
-            let mode: String =
-                connection.pragma_update_and_check(None, "journal_mode", "DELETE", |r| r.get(0))?;
-            if mode != "delete" {
-                return Err(place("another process has it open".into()));
-            }
-        }
+        self.make_one_file()?;
         let free = (0u32..).map(|n| match n {
-            0 => self.path.with_extension(EXTENSION),
-            n => self.path.with_extension(format!("{EXTENSION}-{n}")),
+            0 => self.path.with_extension(extension),
+            n => self.path.with_extension(format!("{extension}-{n}")),
         });
         let aside =
-            free.into_iter().find(|p| !p.exists()).unwrap_or_else(|| self.path.with_extension(EXTENSION));
+            free.into_iter().find(|p| !p.exists()).unwrap_or_else(|| self.path.with_extension(extension));
         std::fs::rename(&self.path, &aside).map_err(|e| place(e.to_string()))?;
         Ok(aside)
+    }
+
+    /// Closes it, and puts its file into another folder of the same file system, where no other one may be.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] while another process has it open, and where one is there; else [`LedgerError`].
+    pub fn move_to(self, dir: &Path) -> Result<(), LedgerError> {
+        self.make_one_file()?;
+        let to = dir.join(self.path.file_name().unwrap_or_default());
+        let place = |e: std::io::Error| LedgerError::Place { path: to.clone(), reason: e.to_string() };
+        // Unlike a new name a second one takes nobody's place.
+        std::fs::hard_link(&self.path, &to).map_err(place)?;
+        std::fs::remove_file(&self.path).map_err(place)
+    }
+
+    /// Its journal is taken in: the file is all of it.
+    fn make_one_file(&self) -> Result<(), LedgerError> {
+        // Can be done by the only one that has it open.
+        let connection = self.writable()?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "DELETE", |r| r.get(0))?;
+        match mode.as_str() {
+            "delete" => Ok(()),
+            _ => Err(LedgerError::Place {
+                path: self.path.clone(),
+                reason: "another process has it open".into(),
+            }),
+        }
     }
 }
 
@@ -49,10 +66,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = open(dir.path());
         first.remember_member("a", "1").unwrap();
-        let aside = first.retire().unwrap();
+        let aside = first.retire("dissolved").unwrap();
         let second = open(dir.path());
         assert_eq!(second.remember_member("a", "2").unwrap(), None);
-        let other = second.retire().unwrap();
+        let other = second.retire("dissolved").unwrap();
         assert!(aside.exists() && other.exists() && aside != other);
         let ledgers = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
         assert_eq!(ledgers.filter(|p| p.to_string_lossy().contains(".ledger")).count(), 0);
@@ -63,7 +80,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (open(dir.path()), open(dir.path()));
         let path = one.path.clone();
-        assert!(one.retire().is_err());
+        assert!(one.retire("dissolved").is_err());
         assert!(path.exists());
         assert_eq!(other.remember_member("a", "1").unwrap(), None);
     }

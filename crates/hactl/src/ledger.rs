@@ -1,0 +1,210 @@
+//! `hactl ledger backup/restore`: the ledger's life beyond this host's disk.
+//!
+//! A backup is older than the tokens, which know what happened since. A restored ledger is compared with all of them in a
+//! folder of its own, and takes its place only then: what no token holds is forgotten, and what only some hold an operator
+//! decides.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use ha_core::config::{Config, GroupConfig};
+use ha_core::group::{Partly, Whereabouts};
+use ha_core::policy::health::State;
+use ha_core::provider::{Provider, backup_ledger, ledger_of, replace_ledger, unpack_ledger};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::context::{BadNews, Context, log_in};
+use crate::{Answer, member, membership, output};
+
+/// How long members are waited for when this command ends.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What became of an object that some tokens hold and others, which held it when the backup was made, do not.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Gone {
+    /// It was destroyed since: it is destroyed on the others too.
+    Destroyed,
+    /// Those that do not hold it lost it: they are given it again.
+    Lost,
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: u8,
+    group: String,
+    /// Where the ledger is that was there before.
+    before: Option<String>,
+    /// How many objects it knows that are on tokens.
+    objects: usize,
+    /// What no token holds any more.
+    forgotten: Vec<String>,
+    /// What some tokens still hold, and are to destroy.
+    to_destroy: Vec<String>,
+    /// What some tokens lost, and are to be given.
+    to_give: Vec<String>,
+    /// What cannot be told of some token.
+    unclear: Vec<String>,
+}
+
+/// Writes the ledger into a new file.
+///
+/// # Errors
+/// No such group, no ledger; a file that is there already, or cannot be made.
+pub(crate) fn backup(context: &Context, file: &Path, label: Option<&str>) -> Result<Answer> {
+    let config = context.load()?;
+    let group = the_group(&config, label)?;
+    backup_ledger(&config, group, file)?;
+    let bytes = std::fs::metadata(file)?.len();
+    if context.json {
+        output::json(&json!({"schema": 1, "group": group.label, "file": file, "bytes": bytes}))?;
+    } else {
+        println!("the ledger of group {:?} is in {} ({bytes} bytes)", group.label, file.display());
+    }
+    Ok(Answer::Well)
+}
+
+/// Makes of a backup the group's ledger.
+///
+/// # Errors
+/// In words that say what to do; the group has the ledger then that it had.
+pub(crate) fn restore(
+    context: &Context,
+    file: &Path,
+    label: Option<&str>,
+    gone: Option<Gone>,
+) -> Result<Answer> {
+    let config = context.load()?;
+    let group = the_group(&config, label)?.clone();
+    let pin = context.pin()?;
+    let dir = config.state_dir.display();
+    if !config.state_dir.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.state_dir)
+            .with_context(|| dir.to_string())?;
+    }
+    let (board, _turn) = member::operate(&config, &group.label)?;
+    let users: Vec<_> = board.processes().into_iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
+    if !users.is_empty() {
+        return Err(BadNews(format!("nothing was changed: the group is used by {}", users.join(", "))).into());
+    }
+    let apart = tempfile::Builder::new()
+        .prefix("restoring-")
+        .tempdir_in(&config.state_dir)
+        .with_context(|| format!("nothing was changed: {dir} cannot be written"))?;
+    unpack_ledger(file, apart.path(), &group).context("nothing was changed")?;
+    let objects = compare(&config, &group, apart.path(), &pin, gone)?;
+    let before = replace_ledger(&config, &group, apart.path())
+        .with_context(|| format!("the restored ledger could not be put into {dir}"))?;
+
+    let words = |wanted: &dyn Fn(&&Whereabouts) -> bool| -> Vec<String> {
+        objects.iter().filter(wanted).map(|s| s.object.clone()).collect()
+    };
+    let partly = |how: Gone| words(&|s| s.is_partly_gone() && gone == Some(how));
+    let is_nowhere = |s: &Whereabouts| s.on.is_empty() && s.unclear.is_empty();
+    let document = Document {
+        schema: 1,
+        group: group.label.clone(),
+        before: before.map(|p| p.display().to_string()),
+        objects: objects.iter().filter(|s| !is_nowhere(s)).count(),
+        forgotten: words(&|s| is_nowhere(s)),
+        to_destroy: partly(Gone::Destroyed),
+        to_give: partly(Gone::Lost),
+        unclear: words(&|s| !s.unclear.is_empty()),
+    };
+    if context.json {
+        output::json(&document)?;
+    } else {
+        print(&document);
+    }
+    Ok(if document.unclear.is_empty() { Answer::Well } else { Answer::BadNews })
+}
+
+fn the_group<'a>(config: &'a Config, label: Option<&str>) -> Result<&'a GroupConfig> {
+    let label = membership::the_only(&config.groups, label)?;
+    config.groups.iter().find(|g| g.label == label).context("the group was there")
+}
+
+/// Compares the ledger in a folder of its own with the tokens, and has it say what they hold.
+fn compare(
+    config: &Config,
+    group: &GroupConfig,
+    apart: &Path,
+    pin: &[u8],
+    gone: Option<Gone>,
+) -> Result<Vec<Whereabouts>> {
+    let mut config = config.clone();
+    config.groups = vec![group.clone()];
+    config.state_dir = apart.to_owned();
+    if ledger_of(&config, group).is_none() {
+        bail!("nothing was changed: the folder {} cannot hold a ledger", apart.display());
+    }
+    let provider = Provider::for_operator(config)?;
+    let running = provider.groups().first().context("the group did not start")?;
+    if !running.may_change() {
+        bail!("nothing was changed: the backup cannot be opened as a ledger");
+    }
+    running.sync_by_hand();
+    log_in(running, pin)?;
+    let away: Vec<_> = running
+        .status()
+        .members
+        .into_iter()
+        .filter(|m| m.state != State::Up)
+        .map(|m| format!("\n  {} is {}: {}", m.name, m.state, m.connect_error.unwrap_or_default()))
+        .collect();
+    if !away.is_empty() {
+        return Err(BadNews(format!(
+            "nothing was changed: every token has to be asked what it holds; take out of the configuration what is dead{}",
+            away.concat()
+        ))
+        .into());
+    }
+    let objects = output::busy("comparing the backup with the tokens".into(), || running.compare_restored())?;
+    let partly: Vec<_> = objects
+        .iter()
+        .filter(|s| s.is_partly_gone())
+        .map(|s| format!("\n  {}: on {}, and not on {}", s.object, s.on.join(", "), s.gone_from.join(", ")))
+        .collect();
+    let how = match gone {
+        None if !partly.is_empty() => {
+            return Err(BadNews(format!(
+                "nothing was changed: only some tokens still hold what all of these held when the backup was made{}\nif it was destroyed since, --gone destroyed; if tokens lost it, --gone lost",
+                partly.concat()
+            ))
+            .into());
+        }
+        Some(Gone::Destroyed) => Partly::Destroyed,
+        Some(Gone::Lost) | None => Partly::Lost,
+    };
+    running.accept_restored(&objects, how)?;
+    provider.shutdown(GOODBYE);
+    Ok(objects)
+}
+
+fn print(document: &Document) {
+    println!(
+        "group {:?} has the restored ledger, of {} objects that are on its tokens",
+        document.group, document.objects
+    );
+    if let Some(before) = &document.before {
+        println!("  the one that it had is put aside as {before}");
+    }
+    for (what, objects) in [
+        ("on no token any more, forgotten", &document.forgotten),
+        ("to be destroyed where it still is", &document.to_destroy),
+        ("to be given again to who lost it", &document.to_give),
+        ("not proven on some token", &document.unclear),
+    ] {
+        objects.iter().for_each(|object| println!("  {what}: {object}"));
+    }
+    println!(
+        "now `hactl sync`, then `hactl check --prove`; what was made since the backup is shown as from before the group: `hactl adopt`"
+    );
+}

@@ -1,0 +1,145 @@
+//! The ledger lost, and restored from a backup that is older than the tokens, on real SoftHSM: no key is lost by it, nothing that
+//! was destroyed comes back, and what cannot be told is asked.
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use support::{Made, find, hactl, mode, pair, signs};
+
+fn makes(made: &Made, keys: &[(&str, u8)]) {
+    made.as_application(|slot, s| keys.iter().for_each(|(label, id)| _ = pair(slot, s, label, *id, false)));
+}
+
+fn destroys(made: &Made, label: &str) {
+    made.as_application(|slot, s| {
+        find(slot, s, label).into_iter().for_each(|o| slot.destroy_object(s, o).unwrap());
+    });
+}
+
+fn backup(made: &Made) -> PathBuf {
+    let file = made.dir().join("backup");
+    let ran = made.run_without_pin(&["ledger", "backup", file.to_str().unwrap(), "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(mode(&file), 0o600);
+    file
+}
+
+/// Where each of a member's keys of a label is: how many objects of it a member holds.
+fn holds(made: &Made, member: usize, label: &str) -> usize {
+    made.on_member(member, |token, s| find(token, s, label).len())
+}
+
+fn state(made: &Made) -> PathBuf {
+    made.dir().join("state")
+}
+
+#[test]
+fn a_lost_ledger_is_restored_and_a_new_member_is_given_what_cannot_be_extracted() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    let file = backup(&made);
+    let ran = made.run_without_pin(&["ledger", "backup", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 2, "a backup was written over: {}", ran.out);
+    makes(&made, &[("three", 3)]);
+    destroys(&made, "two");
+    std::fs::remove_dir_all(state(&made)).unwrap();
+
+    let ran = made.run(&["ledger", "restore", file.to_str().unwrap(), "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    let restored = ran.json();
+    assert_eq!((restored["objects"].clone(), restored["before"].clone()), (json!(2), json!(null)));
+    assert_eq!(restored["forgotten"].as_array().unwrap().len(), 2, "{restored}");
+    assert_eq!(made.run(&["sync"]).code, 0);
+    for member in 0..2 {
+        assert_eq!(["one", "two", "three"].map(|label| holds(&made, member, label)), [2, 0, 2]);
+    }
+    let checked = made.run(&["check", "--prove", "--json"]).json();
+    assert_eq!(checked["groups"][0]["summary"]["same"], 4, "{checked}");
+    // What the ledger is for: the key is given to a token that lost it, although it cannot be extracted.
+    made.on_member(1, |token, s| {
+        find(token, s, "one").into_iter().for_each(|o| token.destroy_object(s, o).unwrap());
+    });
+    assert_eq!(made.run(&["sync"]).code, 0);
+    assert!(signs(&made, 1, "one"));
+}
+
+#[test]
+fn what_only_some_tokens_hold_is_asked_and_does_not_come_back() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    let file = backup(&made);
+    // One member is away when the key is destroyed, and the ledger that knows of it is lost.
+    made.hide("b", true);
+    destroys(&made, "two");
+    made.hide("b", false);
+    let path = file.to_str().unwrap();
+    let ran = made.run(&["ledger", "restore", path]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("\"two\"") && ran.err.contains("on b, and not on a"), "{}", ran.err);
+    assert!(!ran.err.contains("\"one\""), "{}", ran.err);
+    assert_eq!(holds(&made, 0, "two"), 0);
+
+    let ran = made.run(&["ledger", "restore", path, "--gone", "destroyed", "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["to_destroy"].as_array().unwrap().len(), 2, "{}", ran.out);
+    assert!(std::path::Path::new(ran.json()["before"].as_str().unwrap()).exists());
+    assert_eq!(made.run(&["sync"]).code, 0);
+    assert_eq!([holds(&made, 0, "two"), holds(&made, 1, "two")], [0, 0]);
+    assert_eq!([holds(&made, 0, "one"), holds(&made, 1, "one")], [2, 2]);
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+    let left = std::fs::read_dir(state(&made)).unwrap();
+    assert!(!left.into_iter().any(|e| e.unwrap().file_name().to_string_lossy().starts_with("restoring-")));
+}
+
+#[test]
+fn what_a_token_lost_is_given_to_it_again() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    let file = backup(&made);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    made.on_member(0, |token, s| {
+        find(token, s, "one").into_iter().for_each(|o| token.destroy_object(s, o).unwrap());
+    });
+    let ran = made.run(&["ledger", "restore", file.to_str().unwrap(), "--gone", "lost", "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["to_give"].as_array().unwrap().len(), 2, "{}", ran.out);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    assert!(signs(&made, 0, "one") && signs(&made, 1, "one"));
+}
+
+#[test]
+fn what_is_no_backup_and_what_cannot_be_compared_changes_nothing() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    let file = backup(&made);
+    let files = || {
+        let mut files: Vec<_> = std::fs::read_dir(state(&made)).unwrap().map(|e| e.unwrap().path()).collect();
+        files.retain(|p| p.extension().is_some_and(|e| e == "ledger" || e == "replaced") || p.is_dir());
+        files
+    };
+    let before = files();
+    let whole = std::fs::read(&file).unwrap();
+    let refused = |code: i32, words: &str| {
+        let ran = made.run(&["ledger", "restore", file.to_str().unwrap()]);
+        assert_eq!(ran.code, code, "{} {}", ran.out, ran.err);
+        assert!(ran.err.contains("nothing was changed") && ran.err.contains(words), "{}", ran.err);
+        assert_eq!(files(), before);
+    };
+    std::fs::write(&file, "not a ledger").unwrap();
+    refused(2, "it is no ledger, or is damaged");
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    refused(2, "it is no ledger, or is damaged");
+    std::fs::write(&file, "").unwrap();
+    refused(2, "it is no ledger, or is damaged");
+    std::fs::write(&file, &whole).unwrap();
+    made.hide("b", true);
+    refused(1, "b is down");
+    made.hide("b", false);
+    made.as_application(|_, _| refused(1, "the group is used by"));
+    let config = made.config();
+    let ran = hactl(&["ledger", "backup", "/nonexistent/x", "--config", config.to_str().unwrap()]);
+    assert_eq!(ran.code, 2, "{} {}", ran.out, ran.err);
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+}

@@ -1,0 +1,119 @@
+//! A copy of the ledger in a file of its own, and a ledger made of such a file.
+//!
+//! A backup is older than the tokens. What was only begun when it was made may have been acknowledged since, or undone: it
+//! is forgotten, and found as an object that the ledger does not know. What it knows is compared with the tokens before it
+//! counts ([`Group::compare_restored`](crate::group::Group::compare_restored)).
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::open::{FORMAT, file_name, format};
+use super::statements::Statements as _;
+use super::{Ledger, LedgerError, ObjectId};
+
+type Result<T> = std::result::Result<T, LedgerError>;
+
+/// What was not settled when the backup was made, and what others said of PINs since.
+const BEGUN: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM object WHERE state IN (0, 1));
+DELETE FROM copy WHERE object IN (SELECT id FROM object WHERE state IN (0, 1));
+DELETE FROM object WHERE state IN (0, 1);
+UPDATE object SET state = 2, version = version + 1 WHERE state = 3;
+DELETE FROM pending;
+DELETE FROM undecided;
+DELETE FROM orphaned;
+DELETE FROM refused;";
+
+impl Ledger {
+    /// Writes the ledger as it is at this moment into a new file, which only this user can read. Others may go on writing
+    /// to the ledger.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] for a file that is there already, or cannot be made; else [`LedgerError`]: no file is left.
+    pub fn backup(&self, to: &Path) -> Result<()> {
+        let place = |e: std::io::Error| LedgerError::Place { path: to.to_owned(), reason: e.to_string() };
+        // Made here with its mode: SQLite writes into an empty file as into none.
+        let file = new_file(to).map_err(place)?;
+        let write = || {
+            let name = to.to_str().ok_or_else(|| LedgerError::Place {
+                path: to.to_owned(),
+                reason: "its name is not UTF-8".into(),
+            })?;
+            self.connection()?.execute("VACUUM INTO ?1", [name])?;
+            file.sync_all().map_err(place)
+        };
+        write().inspect_err(|_| _ = std::fs::remove_file(to))
+    }
+
+    /// Makes of a backup the ledger that a group of this label has in `dir`, where there is none. It is yet to be compared
+    /// with the tokens.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] for a file that is no ledger, is damaged or cannot be read, and where a ledger is there;
+    /// [`LedgerError::Newer`] for one that a newer version made; else [`LedgerError`].
+    pub fn from_backup(from: &Path, dir: &Path, group: &str) -> Result<()> {
+        let path = dir.join(file_name(group));
+        let place = |reason: String| LedgerError::Place { path: from.to_owned(), reason };
+        let mut source = File::open(from).map_err(|e| place(e.to_string()))?;
+        let mut file =
+            new_file(&path).map_err(|e| LedgerError::Place { path: path.clone(), reason: e.to_string() })?;
+        let make = || {
+            std::io::copy(&mut source, &mut file).map_err(|e| place(e.to_string()))?;
+            drop(file);
+            let mut connection = Connection::open_with_flags(
+                &path,
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?;
+            let damaged = |e: rusqlite::Error| place(format!("it is no ledger, or is damaged: {e}"));
+            let found = format(&connection).map_err(damaged)?;
+            if found > FORMAT {
+                return Err(LedgerError::Newer { path: from.to_owned(), found, known: FORMAT });
+            }
+            let sound: String =
+                connection.pragma_query_value(None, "integrity_check", |r| r.get(0)).map_err(damaged)?;
+            if found != FORMAT || sound != "ok" {
+                return Err(place(format!("it is no ledger, or is damaged: {sound}")));
+            }
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(super::members::ADDED)?;
+            transaction.execute_batch(super::refused::ADDED)?;
+            transaction.execute_batch(BEGUN).map_err(damaged)?;
+            Ok(transaction.commit()?)
+        };
+        make().inspect_err(|_| _ = std::fs::remove_file(&path))
+    }
+
+    /// Who holds an object by the tokens' own word.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn held_by(&self, id: ObjectId, members: &[&str]) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        transaction.run("DELETE FROM copy WHERE object = ?1", [id.0])?;
+        for member in members {
+            transaction.run("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// An object that no token holds is none: without a trace of it.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn forget(&self, id: ObjectId) -> Result<()> {
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        for table in ["blob", "copy", "pending"] {
+            transaction.run(&format!("DELETE FROM {table} WHERE object = ?1"), [id.0])?;
+        }
+        transaction.run("DELETE FROM object WHERE id = ?1", [id.0])?;
+        Ok(transaction.commit()?)
+    }
+}
+
+fn new_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
