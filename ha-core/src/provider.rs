@@ -483,6 +483,22 @@ pub fn forget_refused_pins(
     ledger.forget_refused(member, &[UserType::So, UserType::User, UserType::ContextSpecific])
 }
 
+/// The ledger of a group forgets which token is behind a member, and what it holds: it has left, or is to be another token.
+/// What it was yet to destroy is not remembered any more.
+///
+/// # Errors
+/// The ledger cannot be written.
+pub fn forget_member(
+    config: &Config,
+    group: &GroupConfig,
+    member: &str,
+) -> std::result::Result<(), LedgerError> {
+    match open_ledger(&config.state_dir, group, &*System::new()) {
+        Some(ledger) => ledger.member_renewed(member),
+        None => Err(LedgerError::ReadOnly),
+    }
+}
+
 /// The ledger of a group that was dissolved is put aside: who starts with the configuration begins anew. Answers where it is.
 ///
 /// # Errors

@@ -103,29 +103,58 @@ fn table(member: &MemberConfig) -> Result<Table> {
     Ok(table)
 }
 
-/// A changed file that does not count yet; removed unless it is made to.
-pub(crate) struct Candidate {
+/// A configuration file that is to be changed, by this process alone.
+pub(crate) struct Editing {
+    /// Where it is: a link's target, which is what is read and what is to change.
     path: PathBuf,
+    /// Locked, and what is there.
+    file: File,
+    text: String,
+}
+
+/// A changed file that does not count yet; removed unless it is made to.
+pub(crate) struct Candidate<'a> {
+    editing: &'a Editing,
     new: PathBuf,
     in_place: bool,
 }
 
-impl Candidate {
-    /// Writes the text beside the file, for the same users, and reads it as a configuration.
+impl Editing {
+    /// Opens a file to change it.
+    ///
+    /// # Errors
+    /// It cannot be read, or somebody else is changing it.
+    pub(crate) fn begin(path: &Path) -> Result<Editing> {
+        let words = || path.display().to_string();
+        let path = path.canonicalize().with_context(words)?;
+        let file = File::open(&path).with_context(words)?;
+        if file.try_lock().is_err() {
+            bail!("{}: another command is changing it; try again when it has ended", path.display());
+        }
+        let text = std::io::read_to_string(&file).with_context(words)?;
+        let editing = Editing { path, file, text };
+        editing.is_as_it_was()?;
+        Ok(editing)
+    }
+
+    /// Writes the file with an edit beside it, for the same users, and reads it as a configuration.
     ///
     /// # Errors
     /// It cannot be written, or is no configuration that is right.
-    pub(crate) fn write(path: &Path, text: &str) -> Result<(Candidate, Config)> {
-        // A link's target is what is read, and what is to change.
-        let path = path.canonicalize().with_context(|| path.display().to_string())?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let new = path.with_file_name(format!(".{name}.new"));
-        let words = || format!("{} cannot be changed: {}", path.display(), new.display());
-        let old = fs::metadata(&path).with_context(words)?;
+    pub(crate) fn candidate(&self, label: &str, edit: &Edit<'_>) -> Result<(Candidate<'_>, Config)> {
+        let text = edited(&self.text, label, edit).with_context(|| self.path.display().to_string())?;
+        self.write(&text)
+    }
+
+    fn write(&self, text: &str) -> Result<(Candidate<'_>, Config)> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let new = self.path.with_file_name(format!(".{name}.{}.new", std::process::id()));
+        let words = || format!("{} cannot be changed: {}", self.path.display(), new.display());
+        let old = self.file.metadata().with_context(words)?;
         _ = fs::remove_file(&new);
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&new).with_context(words)?;
-        let candidate = Candidate { path: path.clone(), new: new.clone(), in_place: false };
+        let candidate = Candidate { editing: self, new: new.clone(), in_place: false };
         file.write_all(text.as_bytes()).with_context(words)?;
         let made = file.metadata().with_context(words)?;
         if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
@@ -137,15 +166,29 @@ impl Candidate {
         Ok((candidate, config))
     }
 
+    fn is_as_it_was(&self) -> Result<()> {
+        let there = fs::metadata(&self.path).ok().map(|m| (m.dev(), m.ino()));
+        let ours = self.file.metadata().ok().map(|m| (m.dev(), m.ino()));
+        let text = fs::read_to_string(&self.path).ok();
+        if there != ours || text.as_deref() != Some(self.text.as_str()) {
+            bail!("{}: somebody has changed it meanwhile: run this again", self.path.display());
+        }
+        Ok(())
+    }
+}
+
+impl Candidate<'_> {
     /// The changed file takes the place of the one in use.
     ///
     /// # Errors
-    /// It cannot: the one in use stays.
+    /// It cannot, or that one was changed meanwhile: the one in use stays.
     pub(crate) fn put_in_place(mut self) -> Result<()> {
-        fs::rename(&self.new, &self.path)
-            .with_context(|| format!("{} could not be put in place", self.path.display()))?;
+        let path = &self.editing.path;
+        self.editing.is_as_it_was()?;
+        fs::rename(&self.new, path)
+            .with_context(|| format!("{} could not be put in place", path.display()))?;
         self.in_place = true;
-        if let Some(folder) = self.path.parent() {
+        if let Some(folder) = path.parent() {
             // A file system without it keeps one of the two files all the same.
             _ = File::open(folder).and_then(|f| f.sync_all());
         }
@@ -153,7 +196,7 @@ impl Candidate {
     }
 }
 
-impl Drop for Candidate {
+impl Drop for Candidate<'_> {
     fn drop(&mut self) {
         if !self.in_place {
             _ = fs::remove_file(&self.new);
@@ -250,18 +293,26 @@ token = "x"
         let path = folder.path().join("ha.toml");
         fs::write(&path, FILE).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let text = edited(FILE, "one", &Edit::Remove("b")).unwrap();
-        let (candidate, config) = Candidate::write(&path, &text).unwrap();
+        let remove = Edit::Remove("b");
+        let text = edited(FILE, "one", &remove).unwrap();
+        let count = || fs::read_dir(folder.path()).unwrap().count();
+        let editing = Editing::begin(&path).unwrap();
+        assert!(Editing::begin(&path).is_err(), "two at once");
+        let (candidate, config) = editing.candidate("one", &remove).unwrap();
         assert_eq!(config.groups[0].members.len(), 1);
         drop(candidate);
-        assert_eq!(fs::read_to_string(&path).unwrap(), FILE);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        Candidate::write(&path, &text).unwrap().0.put_in_place().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), count()), (FILE, 1));
+        // Somebody edits it meanwhile: that stays.
+        let (candidate, _) = editing.candidate("one", &remove).unwrap();
+        fs::write(&path, format!("# mine\n{FILE}")).unwrap();
+        assert!(candidate.put_in_place().is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("# mine\n{FILE}"));
+        fs::write(&path, FILE).unwrap();
+        editing.candidate("one", &remove).unwrap().0.put_in_place().unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap(), count()), (text.clone(), 1));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(Candidate::write(&path, "[[group]]\n").is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let editing = Editing::begin(&path).unwrap();
+        assert!(editing.write("[[group]]\n").is_err());
+        assert_eq!((fs::read_to_string(&path).unwrap(), count()), (text, 1));
     }
 }

@@ -151,9 +151,8 @@ enum MemberVerb {
         trusting: membership::Trusting,
         #[command(flatten)]
         how: membership::How,
-        /// Also where no other member holds something, or a process still uses the member.
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        given_up: membership::GivenUp,
     },
     /// Takes a member out of the group, once every object is proven on others.
     Remove {
@@ -164,9 +163,8 @@ enum MemberVerb {
         destroy: bool,
         #[command(flatten)]
         how: membership::How,
-        /// Also where no other member holds something, or a process still uses the member.
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        given_up: membership::GivenUp,
     },
     /// Changes what a member is for.
     Set {
@@ -289,11 +287,11 @@ fn main() -> ExitCode {
         Verb::Member { verb: MemberVerb::Add { name, new, trusting, how } } => {
             membership::add(&context, &name, &new, &trusting, &how)
         }
-        Verb::Member { verb: MemberVerb::Replace { old, name, new, trusting, how, force } } => {
-            membership::replace(&context, &old, &name, &new, &trusting, &how, force)
+        Verb::Member { verb: MemberVerb::Replace { old, name, new, trusting, how, given_up } } => {
+            membership::replace(&context, &old, &name, &new, &trusting, &how, given_up)
         }
-        Verb::Member { verb: MemberVerb::Remove { name, destroy, how, force } } => {
-            membership::remove(&context, &name, &how, destroy, force)
+        Verb::Member { verb: MemberVerb::Remove { name, destroy, how, given_up } } => {
+            membership::remove(&context, &name, &how, destroy, given_up)
         }
         Verb::Member { verb: MemberVerb::Drain { arguments, force } } => {
             member::run(&context, What::Drain, &arguments, force)

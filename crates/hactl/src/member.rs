@@ -201,7 +201,10 @@ fn wait(board: &Board, member: &str, what: What, number: u64, patience: Duration
     loop {
         let processes = board.processes();
         let is_over = |p: &Process| {
-            let Some(seen) = p.members.iter().find(|m| m.name == member) else { return false };
+            // It may have begun before there was such a member; of one that says nothing nothing is known.
+            let Some(seen) = p.members.iter().find(|m| m.name == member) else {
+                return !p.members.is_empty();
+            };
             let is_moving = seen.sight.trying.is_some() || seen.sight.state == State::Syncing;
             seen.heeded >= number && (is_done(seen.sight.state, what) || !is_moving)
         };
@@ -229,11 +232,16 @@ fn word(what: What) -> &'static str {
 
 fn document(process: &Process, member: &str, what: What, number: u64) -> ProcessDocument {
     let seen = process.members.iter().find(|m| m.name == member);
-    let done = seen.is_some_and(|s| s.heeded >= number && is_done(s.sight.state, what));
+    let is_not_its = seen.is_none() && !process.members.is_empty();
+    let done = seen.is_some_and(|s| s.heeded >= number && is_done(s.sight.state, what))
+        || (is_not_its && what == What::Drain);
     ProcessDocument {
         pid: process.pid,
         program: process.program.clone(),
-        state: seen.map_or_else(|| "unknown".into(), |s| s.sight.state.to_string()),
+        state: seen.map_or_else(
+            || if is_not_its { "not used" } else { "unknown" }.into(),
+            |s| s.sight.state.to_string(),
+        ),
         done,
         fault: seen.filter(|_| !done).and_then(|s| s.fault.clone()),
     }

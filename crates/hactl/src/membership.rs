@@ -1,33 +1,39 @@
 //! `hactl member add/replace/remove/set`: which tokens a group is made of, and what they are for.
 //!
 //! One that joins is empty, gets the group keys (in an enrolled group by its ceremony), then every key, and each is proven;
-//! only then does the configuration name it. One that leaves is out of use everywhere, and every object proven elsewhere,
-//! before anything of it is forgotten. What is interrupted leaves the configuration as it was, and is run again.
+//! only then does the configuration name it. Of one that leaves every object is proven elsewhere; then it is taken out of use
+//! everywhere; what it is yet to destroy is forgotten when the configuration names it no more. What is interrupted leaves the
+//! configuration as it was, and is run again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use ha_core::board::{Board, Turn, What};
-use ha_core::config::{Config, GroupConfig, Role};
+use ha_core::config::{Config, GroupConfig, MemberConfig, PinSource, Role};
 use ha_core::group::{Checked, Group, Word};
 use ha_core::policy::health::State;
-use ha_core::provider::{Provider, connector};
+use ha_core::provider::{Provider, connector, forget_member};
+use ha_core::replica::{On, find_all};
 use ha_core::seam::System;
-use ha_token::{Connector, Rv};
+use ha_token::{Attribute, Connector, Rv, UserType, ck};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::config_file::{Candidate, Edit, edited};
+use crate::config_file::{Candidate, Edit, Editing};
 use crate::context::{BadNews, Context, log_in};
 use crate::new_member::NewMember;
 use crate::{Answer, member, output};
 
 /// How long members are waited for when this command ends.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How often a member is given what programs make meanwhile.
+const ROUNDS: u32 = 5;
+/// How many handles are fetched at once.
+const BATCH: usize = 512;
 /// How often a token is counted again that seems to hold what nobody knows: another process may be giving it something.
 const COUNTS: u32 = 5;
 
@@ -78,6 +84,8 @@ struct Left {
     left: Vec<String>,
     /// What no other member holds.
     lost: Vec<String>,
+    /// What was on its token from before the group, and nowhere else: it is not shown any more.
+    foreign: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -90,12 +98,22 @@ struct Restart {
 struct Work<'a> {
     context: &'a Context,
     config: Config,
-    path: PathBuf,
     label: String,
     board: Board,
     turn: Turn,
     patience: Duration,
     pin: Zeroizing<Vec<u8>>,
+}
+
+/// What may be given up for a member to leave.
+#[derive(Clone, Copy, Args)]
+pub(crate) struct GivenUp {
+    /// Also where a process goes on using the member.
+    #[arg(long)]
+    force: bool,
+    /// Also what no other member holds.
+    #[arg(long)]
+    lose: bool,
 }
 
 /// Takes an empty token into the group.
@@ -109,7 +127,7 @@ pub(crate) fn add(
     trusting: &Trusting,
     how: &How,
 ) -> Result<Answer> {
-    let work = Work::begin(context, how, None)?;
+    let (work, editing) = Work::begin(context, how, None)?;
     let group = work.group()?;
     if group.members.iter().any(|m| m.name == name) {
         bail!(
@@ -119,7 +137,9 @@ pub(crate) fn add(
     }
     work.is_a_free_name(name)?;
     let joining = new.config(name, group)?;
-    let (candidate, config) = work.candidate(&Edit::Add(&joining))?;
+    let (candidate, config) = work.candidate(&editing, &Edit::Add(&joining))?;
+    let known = work.known_serial(name)?;
+    work.is_fit(&joining, known.as_deref())?;
     let joined = work.join(config, name, trusting)?;
     candidate.put_in_place()?;
     work.tell(Some(joined), None)
@@ -136,32 +156,34 @@ pub(crate) fn replace(
     new: &NewMember,
     trusting: &Trusting,
     how: &How,
-    force: bool,
+    given_up: GivenUp,
 ) -> Result<Answer> {
-    let work = Work::begin(context, how, Some(old))?;
+    let (work, editing) = Work::begin(context, how, Some(old))?;
     let group = work.group()?;
     let before = group.members.iter().find(|m| m.name == old).context("it was there")?;
-    let joining = if old == name {
+    if old == name {
         // Running processes go on with the token that their configuration names.
         if new.is_given() {
             bail!(
                 "a member keeps its name only with the token that the configuration says, made anew; for another one give it another name"
             );
         }
-        before.clone()
-    } else {
-        if group.members.iter().any(|m| m.name == name) {
-            bail!("the group {:?} has a member {name:?} already", work.label);
-        }
-        work.is_a_free_name(name)?;
-        new.config(name, group)?
-    };
-    let (candidate, config) = work.candidate(&Edit::Replace(old, &joining))?;
-    let left = work.leave(old, false, force)?;
-    let joined = work.join(config, name, trusting)?;
-    if old != name {
-        candidate.put_in_place()?;
+        return work.made_anew(before, trusting, given_up);
     }
+    if group.members.iter().any(|m| m.name == name) {
+        bail!("the group {:?} has a member {name:?} already", work.label);
+    }
+    work.is_a_free_name(name)?;
+    let joining = new.config(name, group)?;
+    let (candidate, config) = work.candidate(&editing, &Edit::Replace(old, &joining))?;
+    let (mut left, known) = work.is_spared(old, name, given_up)?;
+    work.is_fit(&joining, known.as_deref())?;
+    let joined = work.without(old, given_up, &mut left, |_| {
+        let joined = work.join(config, name, trusting)?;
+        candidate.put_in_place()?;
+        Ok(joined)
+    })?;
+    work.forget(old)?;
     work.tell(Some(joined), Some(left))
 }
 
@@ -169,11 +191,24 @@ pub(crate) fn replace(
 ///
 /// # Errors
 /// As [`add`].
-pub(crate) fn remove(context: &Context, name: &str, how: &How, destroy: bool, force: bool) -> Result<Answer> {
-    let work = Work::begin(context, how, Some(name))?;
-    let (candidate, _) = work.candidate(&Edit::Remove(name))?;
-    let left = work.leave(name, destroy, force)?;
-    candidate.put_in_place()?;
+pub(crate) fn remove(
+    context: &Context,
+    name: &str,
+    how: &How,
+    destroy: bool,
+    given_up: GivenUp,
+) -> Result<Answer> {
+    let (work, editing) = Work::begin(context, how, Some(name))?;
+    let (candidate, _) = work.candidate(&editing, &Edit::Remove(name))?;
+    let (mut left, _) = work.is_spared(name, name, given_up)?;
+    work.without(name, given_up, &mut left, |left| {
+        if destroy {
+            let taken = work.take_off(name)?;
+            (left.destroyed, left.left) = (taken.destroyed, taken.left);
+        }
+        candidate.put_in_place()
+    })?;
+    work.forget(name)?;
     work.tell(None, Some(left))
 }
 
@@ -193,9 +228,9 @@ struct SetDocument {
 pub(crate) fn set(context: &Context, name: &str, label: Option<&str>, role: Role) -> Result<Answer> {
     let config = context.load()?;
     let label = member::the_group(&config.groups, label, name)?;
-    let path = config.path.clone().context("the configuration has no file")?;
+    let editing = Editing::begin(config.path.as_ref().context("the configuration has no file")?)?;
     let (board, _turn) = member::operate(&config, &label)?;
-    candidate(&path, &label, &Edit::Role(name, role))?.0.put_in_place()?;
+    editing.candidate(&label, &Edit::Role(name, role))?.0.put_in_place()?;
     let restart = restart(&board);
     let role = role.to_string();
     if context.json {
@@ -206,13 +241,6 @@ pub(crate) fn set(context: &Context, name: &str, label: Option<&str>, role: Role
     println!("member {name:?} is {role}");
     tell_restart(&restart);
     Ok(Answer::Well)
-}
-
-fn candidate(path: &Path, label: &str, edit: &Edit<'_>) -> Result<(Candidate, Config)> {
-    let words = || path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(words)?;
-    let text = edited(&text, label, edit).with_context(words)?;
-    Candidate::write(path, &text)
 }
 
 /// The processes that use the group, as it was.
@@ -228,17 +256,19 @@ fn tell_restart(processes: &[Restart]) {
 
 impl<'a> Work<'a> {
     /// `member`: one that the group must have.
-    fn begin(context: &'a Context, how: &How, member: Option<&str>) -> Result<Work<'a>> {
+    fn begin(context: &'a Context, how: &How, member: Option<&str>) -> Result<(Work<'a>, Editing)> {
+        let path = context.load()?.path.context("the configuration has no file")?;
+        let editing = Editing::begin(&path)?;
+        // As it is now that nobody else changes it.
         let config = context.load()?;
         let label = match member {
             Some(member) => member::the_group(&config.groups, how.group.as_deref(), member)?,
             None => the_only(&config.groups, how.group.as_deref())?,
         };
-        let path = config.path.clone().context("the configuration has no file")?;
         let pin = context.pin()?;
         let (board, turn) = member::operate(&config, &label)?;
         let patience = Duration::from_secs(how.timeout);
-        Ok(Work { context, config, path, label, board, turn, patience, pin })
+        Ok((Work { context, config, label, board, turn, patience, pin }, editing))
     }
 
     fn group(&self) -> Result<&GroupConfig> {
@@ -258,8 +288,11 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn candidate(&self, edit: &Edit<'_>) -> Result<(Candidate, Config)> {
-        candidate(&self.path, &self.label, edit)
+    fn candidate<'e>(&self, editing: &'e Editing, edit: &Edit<'_>) -> Result<(Candidate<'e>, Config)> {
+        let (candidate, mut config) = editing.candidate(&self.label, edit)?;
+        // The file may be reached by a link from where its defaults are others.
+        config.state_dir = self.config.state_dir.clone();
+        Ok((candidate, config))
     }
 
     /// The group of a configuration, alone, and logged in to.
@@ -287,57 +320,162 @@ impl<'a> Work<'a> {
             .with_context(|| format!("a wish cannot be written to {}", self.config.state_dir.display()))
     }
 
-    /// The member is used nowhere, everything is proven on others, and the ledger forgets it.
-    fn leave(&self, name: &str, destroy: bool, force: bool) -> Result<Left> {
+    /// Runs `then` with the member out of use in every process; what fails puts it into use again.
+    fn without<T>(
+        &self,
+        name: &str,
+        given_up: GivenUp,
+        left: &mut Left,
+        then: impl FnOnce(&mut Left) -> Result<T>,
+    ) -> Result<T> {
         let was_drained = self.board.wish(name).is_some_and(|w| w.drained);
         let number = self.wish(name, What::Drain)?;
-        let left = self.left_unused(name, number, destroy, force);
-        if left.is_err() && !was_drained {
+        output::progress(self.context, &format!("taking member {name:?} out of use"));
+        let done = self.is_unused(name, number, given_up, left).and_then(|()| then(left));
+        if done.is_err() && !was_drained {
             self.wish(name, What::Resume)?;
         }
-        left
+        done
     }
 
-    fn left_unused(&self, name: &str, number: u64, destroy: bool, force: bool) -> Result<Left> {
-        output::progress(self.context, &format!("taking member {name:?} out of use"));
+    fn is_unused(&self, name: &str, number: u64, given_up: GivenUp, left: &Left) -> Result<()> {
         let use_it = member::who_has_not(&self.board, name, What::Drain, number, self.patience);
-        if !use_it.is_empty() && !force {
+        if !use_it.is_empty() && !given_up.force {
             let who: Vec<_> = use_it.iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
-            return Err(bad(format!("nothing was changed: the member is still used by {}", who.join(", "))));
+            return Err(bad(format!(
+                "nothing was changed: the member is still used by {}; --force goes on all the same",
+                who.join(", ")
+            )));
         }
+        // What was made since the others were asked.
         let mut rest = self.config.clone();
         for group in rest.groups.iter_mut().filter(|g| g.label == self.label) {
             group.members.retain(|m| m.name != name);
             group.min_copies = group.min_copies.min(group.members.len());
-            if group.members.is_empty() {
-                bail!("nothing was changed: {name:?} is the only member; add another one first");
-            }
         }
         let (provider, group) = self.start(rest)?;
-        let words = "bringing the other members up to date";
+        let alone = group.held_by_nobody().map_err(answer)?;
+        provider.shutdown(GOODBYE);
+        if alone.len() > left.lost.len() && !given_up.lose {
+            return Err(lost(name, &alone, &[]));
+        }
+        Ok(())
+    }
+
+    /// Whether the group can do without a member: others are up, hold its objects, proven, and the group keys. Answers what
+    /// it would lose, and the serial number that is remembered for the `joining` one.
+    fn is_spared(&self, name: &str, joining: &str, given_up: GivenUp) -> Result<(Left, Option<String>)> {
+        if self.group()?.members.len() == 1 {
+            bail!("nothing was changed: {name:?} is the only member; add another one first");
+        }
+        let (provider, group) = self.start(self.config.clone())?;
+        if !group.up().any(|m| m.name() != name) {
+            return Err(bad(format!("nothing was changed: no other member than {name:?} is up")));
+        }
+        let words = "bringing the members up to date";
         let done = output::busy(words.into(), || group.sync(false)).map_err(answer)?;
         let checked = output::busy("proving what they hold".into(), || group.check(true)).map_err(answer)?;
-        let is_there = |c: &&Checked| c.members.iter().any(|(_, word)| *word == Word::Same);
-        let lost: Vec<_> = checked.iter().filter(|c| !is_there(c)).map(words_of).collect();
-        if !lost.is_empty() && !force {
-            let why: Vec<_> = done.iter().flat_map(|(_, d)| &d.left).map(|l| format!("\n  {l}")).collect();
+        let elsewhere = |c: &&Checked| c.members.iter().any(|(n, word)| n != name && *word == Word::Same);
+        let (foreign, own): (Vec<_>, Vec<_>) =
+            checked.iter().filter(|c| !elsewhere(c)).partition(|c| c.foreign);
+        let alone: Vec<_> = own.into_iter().map(words_of).collect();
+        if !alone.is_empty() && !given_up.lose {
+            let why: Vec<_> = done.iter().flat_map(|(_, d)| d.left.clone()).collect();
+            return Err(lost(name, &alone, &why));
+        }
+        if !group.keeps_its_keys_without(name).map_err(answer)? && !given_up.lose {
             return Err(bad(format!(
-                "nothing was changed: no other member is proven to hold\n  {}\nand without {name:?} that would be lost; --force goes on all the same{}",
-                lost.join("\n  "),
-                why.concat()
+                "nothing was changed: no other member that is up has the group keys, and without {name:?} no key could be made or copied; --lose goes on all the same"
             )));
         }
-        if group.up().next().is_none() {
-            return Err(bad("nothing was changed: no other member is up".into()));
-        }
-        // While the others can say what was destroyed here and what not.
-        let taken = match destroy {
-            true => self.take_off(name)?,
-            false => Default::default(),
-        };
-        group.forget_member(name).map_err(answer)?;
+        let serial = group.serial_of(joining).map_err(answer)?;
         provider.shutdown(GOODBYE);
-        Ok(Left { member: name.to_owned(), destroyed: taken.destroyed, left: taken.left, lost })
+        let foreign = foreign.into_iter().filter(|c| c.members.iter().any(|(n, _)| n == name)).map(words_of);
+        let left = Left {
+            member: name.to_owned(),
+            destroyed: 0,
+            left: Vec::new(),
+            lost: alone,
+            foreign: foreign.collect(),
+        };
+        Ok((left, serial))
+    }
+
+    /// The serial number of the token that the ledger remembers under a name. By the login that this takes the PIN is one that
+    /// the group's members accept before a new token sees it.
+    fn known_serial(&self, name: &str) -> Result<Option<String>> {
+        let (provider, group) = self.start(self.config.clone())?;
+        let serial = group.serial_of(name).map_err(answer);
+        provider.shutdown(GOODBYE);
+        serial
+    }
+
+    /// Whether a token may join: it is empty, or the one that an interrupted command has begun to fill. What the ledger says
+    /// of another one of that name is forgotten.
+    fn is_fit(&self, joining: &MemberConfig, known: Option<&str>) -> Result<()> {
+        let (serial, objects) = self.look_at(joining)?;
+        if known == Some(serial.as_str()) {
+            return Ok(());
+        }
+        if objects > 0 {
+            return Err(not_empty(&joining.name, objects));
+        }
+        match known {
+            Some(_) => self.forget(&joining.name),
+            None => Ok(()),
+        }
+    }
+
+    /// The member's token was made anew.
+    fn made_anew(&self, before: &MemberConfig, trusting: &Trusting, given_up: GivenUp) -> Result<Answer> {
+        let name = before.name.as_str();
+        let (left, known) = self.is_spared(name, name, given_up)?;
+        let (serial, objects) = self.look_at(before)?;
+        if known.as_deref() != Some(serial.as_str()) {
+            if objects > 0 {
+                return Err(not_empty(name, objects));
+            }
+            self.forget(name)?;
+        } else if !self.is_begun(name)? {
+            bail!("nothing was changed: the token of member {name:?} is the one that it was");
+        }
+        let joined = self.join(self.config.clone(), name, trusting)?;
+        self.tell(Some(joined), Some(left))
+    }
+
+    /// Whether the member is yet to be given what the group has, as after a command that was interrupted.
+    fn is_begun(&self, name: &str) -> Result<bool> {
+        let (provider, group) = self.start(self.config.clone())?;
+        let begun = group.owed_to(name).is_some_and(|owed| owed > 0) || group.enroller_of(name).is_some();
+        provider.shutdown(GOODBYE);
+        Ok(begun)
+    }
+
+    /// A token's serial number, and how many objects it has, by itself.
+    fn look_at(&self, member: &MemberConfig) -> Result<(String, usize)> {
+        let words = || format!("the configuration is as it was: member {:?}", member.name);
+        let own = member.pin.as_ref().map(PinSource::resolve).transpose().with_context(words)?;
+        let connector = connector(member);
+        let token = connector.connect().map_err(|e| bad(format!("{}: {e}", words())))?;
+        let look = || -> ha_token::Result<(String, usize)> {
+            let serial = token.token_info()?.serial;
+            let session = token.open_session(false)?;
+            token.login(session, UserType::User, Some(own.as_deref().unwrap_or(&self.pin)))?;
+            let on = On { token: &*token, session, mechanisms: &[] };
+            let objects = find_all(on, &vec![Attribute::bool(ck::CKA_TOKEN, true)], BATCH)?.len();
+            token.logout(session)?;
+            token.close_session(session)?;
+            Ok((serial, objects))
+        };
+        let looked = look().map_err(|rv| anyhow!(rv).context(words()));
+        drop(token);
+        connector.disconnect();
+        looked
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        forget_member(&self.config, self.group()?, name)
+            .with_context(|| format!("the ledger could not forget what member {name:?} was"))
     }
 
     /// Through a group that heeds no wish: by that the member is out of use.
@@ -371,7 +509,7 @@ impl<'a> Work<'a> {
                 &format!("enrolling member {name:?}, trusted by the security officer of {enroller:?}"),
             );
             group.log_out().map_err(answer)?;
-            group.enrol_member(name, &self.pin, &so_pin).map_err(|rv| {
+            group.enrol_member(name, &enroller, &self.pin, &so_pin).map_err(|rv| {
                 anyhow!(rv).context(format!(
                     "the member could not be enrolled; was that the PIN of the security officer of {enroller:?}?"
                 ))
@@ -382,17 +520,24 @@ impl<'a> Work<'a> {
             group.give_keys_to(name);
         }
         let words = format!("giving member {name:?} what the group has");
-        let done = output::counted(&words, || group.owed_to(name), || group.sync(false)).map_err(answer)?;
-        let left = done.into_iter().filter(|(n, _)| n == name).flat_map(|(_, d)| d.left);
-        let without: Vec<String> = left.collect();
-        let checked = output::busy("proving every copy".into(), || group.check(true)).map_err(answer)?;
-        let on_it = |word: Word| {
-            let there = move |c: &&Checked| c.members.iter().any(|(n, w)| n == name && *w == word);
-            checked.iter().filter(there).collect::<Vec<_>>()
-        };
-        let wrong: Vec<_> =
-            [on_it(Word::Different), on_it(Word::Unproven)].into_iter().flatten().map(words_of).collect();
-        let lacking: Vec<_> = on_it(Word::Missing).into_iter().filter(|c| c.copyable).map(words_of).collect();
+        let (mut without, mut checked) = (Vec::new(), Vec::new());
+        for round in 1..=ROUNDS {
+            let done =
+                output::counted(&words, || group.owed_to(name), || group.sync(false)).map_err(answer)?;
+            without = done.into_iter().filter(|(n, _)| n == name).flat_map(|(_, d)| d.left).collect();
+            checked = output::busy("proving every copy".into(), || group.check(true)).map_err(answer)?;
+            checked.retain(|c| !c.foreign);
+            // Programs that do not know the member yet go on making keys.
+            if on_it(&checked, name, Word::Missing).all(|c| !c.copyable) || round == ROUNDS {
+                break;
+            }
+        }
+        let wrong: Vec<_> = on_it(&checked, name, Word::Different)
+            .chain(on_it(&checked, name, Word::Unproven))
+            .map(words_of)
+            .collect();
+        let lacking: Vec<_> =
+            on_it(&checked, name, Word::Missing).filter(|c| c.copyable).map(words_of).collect();
         if !wrong.is_empty() || !lacking.is_empty() {
             let lines: Vec<_> = wrong
                 .iter()
@@ -405,7 +550,7 @@ impl<'a> Work<'a> {
                 lines.concat()
             )));
         }
-        let proven = on_it(Word::Same).len();
+        let proven = on_it(&checked, name, Word::Same).count();
         provider.shutdown(GOODBYE);
         Ok(Joined { member: name.to_owned(), proven, without })
     }
@@ -420,9 +565,7 @@ impl<'a> Work<'a> {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        bail!(
-            "nothing was changed: the token of member {name:?} holds {strangers} objects that are none of the group's; only an empty token joins a group that has keys"
-        )
+        Err(not_empty(name, strangers))
     }
 
     fn tell(&self, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
@@ -432,10 +575,11 @@ impl<'a> Work<'a> {
             output::json(&Document { schema: 1, group: self.label.clone(), joined, left, restart })?;
             return Ok(if well { Answer::Well } else { Answer::BadNews });
         }
-        if let Some(Left { member, destroyed, left, lost }) = left {
+        if let Some(Left { member, destroyed, left, lost, foreign }) = left {
             println!("member {member:?} has left the group; {destroyed} objects were destroyed on its token");
             left.iter().for_each(|line| println!("  still on it: {line}"));
             lost.iter().for_each(|line| println!("  on no member now: {line}"));
+            foreign.iter().for_each(|line| println!("  from before the group, not shown any more: {line}"));
         }
         if let Some(Joined { member, proven, without }) = joined {
             println!("member {member:?} is in the group: {proven} objects are on it, each proven");
@@ -444,6 +588,26 @@ impl<'a> Work<'a> {
         tell_restart(&restart);
         Ok(if well { Answer::Well } else { Answer::BadNews })
     }
+}
+
+fn not_empty(name: &str, objects: usize) -> anyhow::Error {
+    anyhow!(
+        "nothing was changed: the token of member {name:?} holds {objects} objects that are none of the group's; only an empty token joins a group that has keys"
+    )
+}
+
+fn lost(name: &str, objects: &[String], why: &[String]) -> anyhow::Error {
+    let why: Vec<_> = why.iter().map(|line| format!("\n  {line}")).collect();
+    bad(format!(
+        "nothing was changed: no other member is proven to hold\n  {}\nand without {name:?} that would be lost; --lose goes on all the same{}",
+        objects.join("\n  "),
+        why.concat()
+    ))
+}
+
+/// What a member's word is in a check.
+fn on_it<'c>(checked: &'c [Checked], name: &str, word: Word) -> impl Iterator<Item = &'c Checked> {
+    checked.iter().filter(move |c| c.members.iter().any(|(n, w)| n == name && *w == word))
 }
 
 fn bad(words: String) -> anyhow::Error {

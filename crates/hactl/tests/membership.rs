@@ -59,6 +59,20 @@ fn joins(made: &Made, name: &str, verb: &[&str]) -> Ran {
     run(made, &arguments)
 }
 
+/// A data object; two of these nothing tells apart.
+fn data() -> ha_token::Template {
+    vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::bytes(ck::CKA_LABEL, "twins"),
+        Attribute::bytes(ck::CKA_VALUE, "the same"),
+    ]
+}
+
+fn state(made: &Made, member: usize) -> Value {
+    made.run_without_pin(&["status", "--json"]).json()["groups"][0]["members"][member]["state"].clone()
+}
+
 fn names(made: &Made) -> Vec<String> {
     let config = Config::from_file(&made.config()).unwrap();
     config.groups[0].members.iter().map(|m| m.name.clone()).collect()
@@ -104,9 +118,10 @@ fn who_cannot_join_leaves_the_configuration_as_it_was() {
         assert_eq!(ran.code, code, "{} {}", ran.out, ran.err);
         assert!(ran.err.contains(words), "{}", ran.err);
         assert_eq!(std::fs::read_to_string(made.config()).unwrap(), before);
-        assert!(!made.dir().join(".ha.toml.new").exists());
+        let files = std::fs::read_dir(made.dir()).unwrap().map(|e| e.unwrap().file_name());
+        assert!(!files.map(|f| f.into_string().unwrap()).any(|f| f.ends_with(".new")));
     };
-    refused(joins(&made, "c", &["member", "add"]), 1, "member \"c\" is");
+    refused(joins(&made, "c", &["member", "add"]), 1, "member \"c\": ");
     refused(run(&made, &["member", "add", "a", "--token", "x"]), 2, "has a member \"a\"");
     refused(run(&made, &["member", "add", "c"]), 2, "token");
     refused(run(&made, &["member", "add", "c", "--token", "x", "--role", "boss"]), 2, "active");
@@ -127,6 +142,19 @@ fn who_cannot_join_leaves_the_configuration_as_it_was() {
         connector.disconnect();
     }
     refused(joins(&made, "d", &["member", "add"]), 2, "holds 2 objects that are none of the group's");
+    // Emptied, as it was told, it joins, and leaves.
+    std::fs::remove_dir_all(made.dir().join("member-d")).unwrap();
+    std::fs::create_dir(made.dir().join("member-d")).unwrap();
+    initialise(&made, "d", &conf);
+    assert_eq!(joins(&made, "d", &["member", "add"]).code, 0);
+    assert_eq!(made.run(&["member", "remove", "d"]).code, 0);
+    assert_eq!(names(&made), ["a", "b"]);
+    let before = std::fs::read_to_string(made.config()).unwrap();
+    let refused = |ran: Ran, code: i32, words: &str| {
+        assert_eq!(ran.code, code, "{} {}", ran.out, ran.err);
+        assert!(ran.err.contains(words), "{}", ran.err);
+        assert_eq!(std::fs::read_to_string(made.config()).unwrap(), before);
+    };
 
     // A wrong PIN of the security officer is tried once.
     token(&made, "e");
@@ -156,7 +184,10 @@ fn a_dead_member_is_replaced_and_nothing_is_lost() {
     let ran = joins(&made, "n", &["member", "replace", "a"]);
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
     assert_eq!(ran.json()["joined"], json!({"member": "n", "proven": 4, "without": []}));
-    assert_eq!(ran.json()["left"], json!({"member": "a", "destroyed": 0, "left": [], "lost": []}));
+    assert_eq!(
+        ran.json()["left"],
+        json!({"member": "a", "destroyed": 0, "left": [], "lost": [], "foreign": []})
+    );
     assert_eq!(names(&made), ["n", "b"]);
     assert!(signs(&made, 0, "one") && signs(&made, 0, "two"));
     // What is destroyed now does not come back with the old token: it cannot join as it is.
@@ -193,13 +224,19 @@ fn a_token_that_was_made_anew_is_given_everything_under_the_same_name() {
 fn a_member_leaves_with_what_it_holds_of_the_group_destroyed() {
     let made = Made::with(3);
     makes(&made, &[("one", 1)]);
+    made.as_application(|slot, s| (0..2).for_each(|_| _ = slot.create_object(s, &data()).unwrap()));
     made.on_member(2, |token, s| _ = pair(token, s, "foreign", 7, true));
     let config = std::fs::read_to_string(made.config()).unwrap();
     let ran = made.run(&["member", "remove", "c", "--destroy", "--json"]);
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
-    assert_eq!(ran.json()["left"], json!({"member": "c", "destroyed": 2, "left": [], "lost": []}));
+    let left = ran.json()["left"].clone();
+    assert_eq!(
+        (left["destroyed"].clone(), left["left"].clone(), left["lost"].clone()),
+        (json!(4), json!([]), json!([]))
+    );
+    assert_eq!(left["foreign"].as_array().unwrap().len(), 2, "{left}");
     assert_eq!(names(&made), ["a", "b"]);
-    assert_eq!(checked(&made)["same"], 2);
+    assert_eq!(checked(&made)["same"], 4);
     // On the token itself only what was not the group's is left.
     std::fs::write(made.config(), config.replace("ha1", "other")).unwrap();
     made.on_member(2, |token, s| {
@@ -221,8 +258,7 @@ fn what_only_the_leaving_member_holds_is_not_lost_by_mistake() {
     assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
     made.hide("b", false);
     assert_eq!(std::fs::read_to_string(made.config()).unwrap(), before);
-    let status = made.run(&["status", "--json"]).json();
-    assert_eq!(status["groups"][0]["members"][0]["state"], "up", "it is in use again: {status}");
+    assert_eq!(state(&made, 0), "up", "it was taken out of use");
     let ran = made.run(&["member", "remove", "a"]);
     assert_eq!((ran.code, names(&made)), (0, vec!["b".to_owned()]), "{} {}", ran.out, ran.err);
     let ran = made.run(&["member", "remove", "b"]);
@@ -251,7 +287,7 @@ fn a_key_that_stays_on_one_member_holds_it_back() {
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
     let joined = ran.json()["joined"].clone();
     assert_eq!((joined["proven"].as_u64(), joined["without"].as_array().map(Vec::len)), (Some(1), Some(1)));
-    let ran = made.run(&["member", "remove", leaving, "--force", "--json"]);
+    let ran = made.run(&["member", "remove", leaving, "--lose", "--json"]);
     assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
     assert_eq!(ran.json()["left"]["lost"], json!(["private-key \"stays\" 05"]));
     assert_eq!(names(&made), [other, "n"]);
@@ -341,4 +377,117 @@ fn a_member_is_given_another_role() {
     );
     let ran = made.run_without_pin(&["member", "set", "a", "--role", "active"]);
     assert_eq!((ran.code, role(0)), (0, json!("active")), "{} {}", ran.out, ran.err);
+}
+
+#[test]
+fn what_fails_brings_nothing_back_and_leaves_the_member_in_use() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    let destroyed = |label: &str| {
+        made.hide("a", true);
+        made.as_application(|slot, s| {
+            find(slot, s, label).into_iter().for_each(|o| slot.destroy_object(s, o).unwrap());
+        });
+        made.hide("a", false);
+    };
+    let is_gone = |label: &str| {
+        assert_eq!(state(&made, 0), "up");
+        made.as_application(|slot, s| assert_eq!(find(slot, s, label).len(), 0));
+        assert_eq!(made.run(&["sync"]).code, 0);
+        made.on_member(0, |token, s| assert_eq!(find(token, s, label).len(), 0));
+    };
+    destroyed("one");
+    let ran = run(&made, &["member", "replace", "a", "a"]);
+    assert_eq!(ran.code, 2, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("is the one that it was"), "{}", ran.err);
+    is_gone("one");
+    destroyed("two");
+    let ran = run(&made, &["member", "replace", "a", "n", "--token", "typo"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    is_gone("two");
+    // Neither with a wrong PIN of the security officer, which is asked for when the member is out of use.
+    makes(&made, &[("three", 3)]);
+    destroyed("three");
+    token(&made, "n");
+    std::fs::write(made.dir().join("so-pin"), "00000000").unwrap();
+    let ran = joins(&made, "n", &["member", "replace", "a"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert_eq!(names(&made), ["a", "b"]);
+    is_gone("three");
+    makes(&made, &[("four", 4)]);
+}
+
+#[test]
+fn keys_from_before_the_group_hold_up_nobody_and_are_told() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    made.on_member(1, |token, s| _ = pair(token, s, "foreign", 7, true));
+    token(&made, "c");
+    let ran = joins(&made, "c", &["member", "add"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["joined"], json!({"member": "c", "proven": 2, "without": []}));
+    let ran = made.run(&["member", "remove", "b", "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["left"]["foreign"].as_array().unwrap().len(), 2, "{}", ran.out);
+}
+
+#[test]
+fn a_member_joins_and_leaves_while_a_program_makes_keys() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    token(&made, "c");
+    let (works, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let keys = std::thread::scope(|scope| {
+        let program = scope.spawn(|| {
+            made.as_application(|slot, s| {
+                let mut keys = 0;
+                while !over.load(Ordering::Acquire) {
+                    pair(slot, s, "many", 9, false);
+                    keys += 1;
+                    works.store(true, Ordering::Release);
+                    // More than a member that joins is given in that time.
+                    std::thread::sleep(std::time::Duration::from_millis(300));
+                }
+                keys
+            })
+        });
+        while !works.load(Ordering::Acquire) && !program.is_finished() {
+            std::thread::yield_now();
+        }
+        let joined = joins(&made, "c", &["member", "add"]);
+        // The program does not know it, and so it does not use it.
+        let left = made.run(&["member", "remove", "c", "--timeout", "600"]);
+        over.store(true, Ordering::Release);
+        assert_eq!(joined.code, 0, "{} {}", joined.out, joined.err);
+        assert_eq!(left.code, 0, "{} {}", left.out, left.err);
+        program.join().unwrap()
+    });
+    assert_eq!(names(&made), ["a", "b"]);
+    assert_eq!(checked(&made)["same"], 2 + 2 * keys);
+}
+
+#[test]
+fn the_last_member_with_the_group_keys_does_not_leave() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    let tokens = made.dir().join("member-b");
+    std::fs::remove_dir_all(&tokens).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    initialise(&made, "b", &made.dir().join("member-b.conf"));
+    let so_pin = std::fs::read(made.dir().join("so-pin")).unwrap();
+    std::fs::write(made.dir().join("so-pin"), "00000000").unwrap();
+    assert_eq!(run(&made, &["member", "replace", "b", "b"]).code, 1);
+    // All it holds could be gone: nothing but the keys tells.
+    made.as_application(|slot, s| {
+        find(slot, s, "one").into_iter().for_each(|o| slot.destroy_object(s, o).unwrap());
+    });
+    let ran = made.run(&["member", "remove", "a"]);
+    assert_eq!((ran.code, names(&made).len()), (1, 2), "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("has the group keys"), "{}", ran.err);
+    std::fs::write(made.dir().join("so-pin"), so_pin).unwrap();
+    let ran = run(&made, &["member", "replace", "b", "b"]);
+    assert_eq!(ran.code, 0, "begun before, it goes on: {} {}", ran.out, ran.err);
+    makes(&made, &[("two", 2)]);
+    assert!(signs(&made, 1, "two"));
 }

@@ -39,6 +39,8 @@ pub struct Checked {
     pub fingerprint: Option<[u8; 32]>,
     /// Whether the object can be brought to a member that lacks it.
     pub copyable: bool,
+    /// Whether the ledger does not know it: it was there before the group, or was made behind its back.
+    pub foreign: bool,
     /// By member, in the order of the file. A member that is not up is left out.
     pub members: Vec<(String, Word)>,
     /// Why a word is not `Same`, where there is more to say.
@@ -162,6 +164,7 @@ impl Group {
             label: traits.label.to_vec(),
             fingerprint: verifier.as_ref().map(Verifier::fingerprint),
             copyable,
+            foreign: object.origin == Origin::Foreign,
             members,
             reasons,
         })

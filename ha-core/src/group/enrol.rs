@@ -249,17 +249,16 @@ impl Group {
     /// The members' answers; what was made stays, and the ceremony can be run again. `CKR_ACTION_PROHIBITED` for a group
     /// that has enrolled itself: its keys are not trusted ones.
     pub fn enrol_with_ceremony(&self, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
-        self.ceremony(user_pin, so_pin, &|_| true)
+        self.ceremony(user_pin, so_pin, &|_| true, &|_| true)
     }
 
-    /// As [`enrol_with_ceremony`](Self::enrol_with_ceremony), for one member that joins: the security officer is that of the
-    /// first other member that is up and has the group keys ([`enroller_of`](Self::enroller_of)). Who else lacks them
-    /// stays without.
+    /// As [`enrol_with_ceremony`](Self::enrol_with_ceremony), for one member that joins, trusted by the security officer of
+    /// `by` ([`enroller_of`](Self::enroller_of)): `so_pin` goes to no other member. Who else lacks the keys stays without.
     ///
     /// # Errors
-    /// As [`enrol_with_ceremony`](Self::enrol_with_ceremony); `CKR_DEVICE_ERROR` where no such member is up.
-    pub fn enrol_member(&self, member: &str, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
-        self.ceremony(user_pin, so_pin, &|m| m.name() == member)
+    /// As [`enrol_with_ceremony`](Self::enrol_with_ceremony); `CKR_DEVICE_ERROR` where `by` is not up or has no keys.
+    pub fn enrol_member(&self, member: &str, by: &str, user_pin: &[u8], so_pin: &[u8]) -> Result<()> {
+        self.ceremony(user_pin, so_pin, &|m| m.name() == member, &|m| m.name() == by)
     }
 
     /// The member whose security officer has to trust one that joins: `None` where no ceremony is due, because the member
@@ -282,25 +281,33 @@ impl Group {
         }
     }
 
-    fn ceremony(&self, user_pin: &[u8], so_pin: &[u8], wanted: &dyn Fn(&Member) -> bool) -> Result<()> {
+    fn ceremony(
+        &self,
+        user_pin: &[u8],
+        so_pin: &[u8],
+        wanted: &dyn Fn(&Member) -> bool,
+        may_trust: &dyn Fn(&Member) -> bool,
+    ) -> Result<()> {
         if self.login.who() != Who::Nobody {
             return Err(Rv::USER_ALREADY_LOGGED_IN);
         }
         let _bootstrap = self.bootstrap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let _host = self.ledger()?.bootstrap_lock(&*self.world).map_err(|e| self.ledger_failed(e))?;
         self.log_in(UserType::User, user_pin)?;
-        let done = self.enrol_all(so_pin, wanted);
+        let done = self.enrol_all(so_pin, wanted, may_trust);
         let out = self.log_out();
         done.and(out)
     }
 
-    fn enrol_all(&self, so_pin: &[u8], wanted: &dyn Fn(&Member) -> bool) -> Result<()> {
+    fn enrol_all(
+        &self,
+        so_pin: &[u8],
+        wanted: &dyn Fn(&Member) -> bool,
+        may_trust: &dyn Fn(&Member) -> bool,
+    ) -> Result<()> {
         let group = self.ledger()?.identity().group;
         let mut source = None;
-        // Who is to be given them is not asked first: what it has may have been planted.
-        let (joining, others): (Vec<_>, Vec<_>) =
-            self.members.iter().filter(|m| m.is_up()).partition(|m| wanted(m));
-        for member in others.into_iter().chain(joining) {
+        for member in self.members.iter().filter(|m| m.is_up() && may_trust(m)) {
             let lease = self.lease(member)?;
             if let Some(keys) = group_key::find(lease.on(), &group)?
                 && self.recognise_group_keys(&lease, &keys)?

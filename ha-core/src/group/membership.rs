@@ -28,6 +28,24 @@ impl Group {
         Ok(rows.iter().map(describe).collect())
     }
 
+    /// The serial number of the token that the ledger remembers as a member's, of this configuration or not.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub fn serial_of(&self, member: &str) -> Result<Option<String>> {
+        self.ledger()?.serial_of(member).map_err(|e| self.ledger_failed(e))
+    }
+
+    /// Whether a member that is up has the group keys when this one is gone, or the group has none.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub fn keeps_its_keys_without(&self, member: &str) -> Result<bool> {
+        let has = self.ledger()?.has_group_keys().map_err(|e| self.ledger_failed(e))?;
+        let others = self.up().filter(|m| m.name() != member);
+        Ok(!has || others.filter_map(|m| m.link()).any(|link| link.group_keys().is_some()))
+    }
+
     /// How many token objects a member holds that are none of the group's: those from before, of another group, or that
     /// nobody knows.
     ///
@@ -72,7 +90,11 @@ impl Group {
             })?;
             match found {
                 Copy::At(handle) => match lease.token().destroy_object(lease.session, handle) {
-                    Ok(()) => taken.destroyed += 1,
+                    Ok(()) => {
+                        taken.destroyed += 1;
+                        // Of two that nothing tells apart the other one is looked for as what is left.
+                        ledger.acknowledge(row.id, member.name()).map_err(|e| self.ledger_failed(e))?;
+                    }
                     Err(rv) => taken.left.push(format!("{}: {rv}", describe(row))),
                 },
                 Copy::Absent => {}
@@ -97,14 +119,5 @@ impl Group {
             link.set_group_keys(None);
         }
         group_key::clear(lease.on(), &group)
-    }
-
-    /// The ledger forgets which token is behind a member, and what it holds: it has left, or is to be another token. What
-    /// only it held is held by nobody then.
-    ///
-    /// # Errors
-    /// `CKR_TOKEN_WRITE_PROTECTED` without a ledger that can be written; `CKR_FUNCTION_FAILED` where it does not take that.
-    pub fn forget_member(&self, member: &str) -> Result<()> {
-        self.ledger()?.member_renewed(member).map_err(|e| self.ledger_failed(e))
     }
 }

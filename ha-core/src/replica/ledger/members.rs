@@ -23,6 +23,15 @@ CREATE TABLE IF NOT EXISTS undecided (number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS orphaned (number INTEGER PRIMARY KEY);";
 
 impl Ledger {
+    /// The serial number of the token that is remembered as a member's.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn serial_of(&self, name: &str) -> Result<Option<String>> {
+        let sql = "SELECT serial FROM member WHERE name = ?1";
+        Ok(self.connection()?.first(sql, [name], |r| r.get(0)).optional()?)
+    }
+
     /// Remembers which token is behind a member, the first time. Answers the serial number remembered before.
     ///
     /// # Errors
