@@ -2,6 +2,7 @@
 //! group, and what each of them then sees.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -102,6 +103,11 @@ pub(crate) fn operate(config: &Config, label: &str) -> Result<(Board, Turn)> {
     let dir = config.state_dir.display();
     let board = Board::open(&config.state_dir, label, Part::Operator, Duration::ZERO)
         .with_context(|| format!("nothing was changed: {dir} is no state folder, or others can write it"))?;
+    let owner = std::fs::metadata(&config.state_dir).map_or(0, |m| m.uid());
+    let me = rustix::process::geteuid().as_raw();
+    if !board.is_writable() && owner != me {
+        bail!("nothing is changed: {dir} belongs to uid {owner}, and this runs as uid {me}");
+    }
     let turn =
         turn(&board).with_context(|| format!("nothing was changed: {dir} cannot be had for the wish"))?;
     Ok((board, turn))

@@ -34,7 +34,16 @@ fn everything(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, u32)> {
 
 const READING: [&[&str]; 5] =
     [&["status"], &["check"], &["check", "--prove"], &["slot", "list"], &["adopt", "a", "--dry-run"]];
-const WRITING: [&[&str]; 2] = [&["sync"], &["adopt", "a"]];
+const WRITING: [&[&str]; 8] = [
+    &["sync"],
+    &["adopt", "a"],
+    &["member", "add", "c", "--token", "x"],
+    &["member", "replace", "a", "c", "--token", "x"],
+    &["member", "remove", "a", "--force", "--lose"],
+    &["member", "set", "a", "--role", "standby"],
+    &["ledger", "restore", "/nonexistent"],
+    &["dissolve"],
+];
 
 fn says_so_and_writes_nothing(made: &Made, owner: &str) {
     let before = everything(&made.dir());
