@@ -532,20 +532,14 @@ pub fn backup_ledger(
     open_ledger(&config.state_dir, group, &*System::new()).ok_or_else(none)?.backup(to)
 }
 
-/// Makes of a backup the ledger that a group has in a folder of its own, where it counts for nobody yet.
-///
-/// # Errors
-/// The file is no ledger, or cannot be read; the folder cannot be written.
-pub fn unpack_ledger(
-    from: &std::path::Path,
-    dir: &std::path::Path,
-    group: &GroupConfig,
-) -> std::result::Result<(), LedgerError> {
-    Ledger::from_backup(from, dir, &group.label)
+/// The ledger of a group, opened; `None` where there is none, or it cannot be opened, which is logged.
+pub fn open_present_ledger(config: &Config, group: &GroupConfig) -> Option<Ledger> {
+    ledger_of(config, group)?;
+    open_ledger(&config.state_dir, group, &*System::new())
 }
 
-/// The ledger that a group has in a folder of its own becomes the group's; the one that it has is put aside. Answers where
-/// that is.
+/// The ledger that a group has in a folder of its own becomes the group's; the one that it has is put aside: the `present`
+/// one, or a file that is none any more. Answers where that is.
 ///
 /// # Errors
 /// It cannot be written, or another process has one of them open: the group has the one that it had.
@@ -553,16 +547,16 @@ pub fn replace_ledger(
     config: &Config,
     group: &GroupConfig,
     dir: &std::path::Path,
+    present: Option<Ledger>,
 ) -> std::result::Result<Option<PathBuf>, LedgerError> {
-    let world = System::new();
-    let aside = match ledger_of(config, group) {
-        Some(_) => {
-            let ledger = open_ledger(&config.state_dir, group, &*world).ok_or(LedgerError::ReadOnly)?;
-            Some(ledger.retire("replaced")?)
-        }
-        None => None,
+    let new = open_ledger(dir, group, &*System::new()).ok_or(LedgerError::ReadOnly)?;
+    if let Some(present) = present {
+        return present.give_way_to(new, "replaced").map(Some);
+    }
+    let put_aside = |path: PathBuf| {
+        ledger::put_aside(&path, "replaced").map_err(|e| LedgerError::Place { path, reason: e.to_string() })
     };
-    let new = open_ledger(dir, group, &*world).ok_or(LedgerError::ReadOnly)?;
+    let aside = ledger_of(config, group).map(put_aside).transpose()?;
     new.move_to(&config.state_dir)?;
     Ok(aside)
 }

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use ha_core::board::Board;
 use ha_core::config::{Config, GroupConfig};
 use ha_core::group::{Partly, Whereabouts};
 use ha_core::policy::health::State;
-use ha_core::provider::{Provider, backup_ledger, ledger_of, replace_ledger, unpack_ledger};
+use ha_core::provider::{Provider, backup_ledger, ledger_of, open_present_ledger, replace_ledger};
+use ha_core::replica::ledger::Ledger;
 use serde::Serialize;
 use serde_json::json;
 
@@ -77,6 +79,7 @@ pub(crate) fn restore(
     file: &Path,
     label: Option<&str>,
     gone: Option<Gone>,
+    replace: bool,
 ) -> Result<Answer> {
     let config = context.load()?;
     let group = the_group(&config, label)?.clone();
@@ -90,29 +93,43 @@ pub(crate) fn restore(
             .with_context(|| dir.to_string())?;
     }
     let (board, _turn) = member::operate(&config, &group.label)?;
-    let users: Vec<_> = board.processes().into_iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
-    if !users.is_empty() {
-        return Err(BadNews(format!("nothing was changed: the group is used by {}", users.join(", "))).into());
+    is_unused(&board)?;
+    remove_forsaken(&config.state_dir);
+    let present = open_present_ledger(&config, &group);
+    let version = |present: &Ledger| present.version_of_others();
+    let before = present.as_ref().map(version).transpose()?;
+    if present.is_some() && !replace {
+        return Err(BadNews(format!(
+            "nothing was changed: the group has a ledger in {dir} that can be read, and knows what the backup does not; --replace goes on, and keeps what it knows to be destroyed"
+        ))
+        .into());
     }
     let apart = tempfile::Builder::new()
-        .prefix("restoring-")
+        .prefix(APART)
         .tempdir_in(&config.state_dir)
         .with_context(|| format!("nothing was changed: {dir} cannot be written"))?;
-    unpack_ledger(file, apart.path(), &group).context("nothing was changed")?;
-    let objects = compare(&config, &group, apart.path(), &pin, gone)?;
-    let before = replace_ledger(&config, &group, apart.path())
+    Ledger::from_backup(file, apart.path(), &group.label, present.as_ref()).context("nothing was changed")?;
+    let objects = compare(&config, &group, apart.path(), present.as_ref(), &pin, gone)?;
+    is_unused(&board)?;
+    if present.as_ref().map(version).transpose()? != before {
+        return Err(BadNews(
+            "nothing was changed: a process has used the group meanwhile; run this again".into(),
+        )
+        .into());
+    }
+    let before = replace_ledger(&config, &group, apart.path(), present)
         .with_context(|| format!("the restored ledger could not be put into {dir}"))?;
 
     let words = |wanted: &dyn Fn(&&Whereabouts) -> bool| -> Vec<String> {
         objects.iter().filter(wanted).map(|s| s.object.clone()).collect()
     };
     let partly = |how: Gone| words(&|s| s.is_partly_gone() && gone == Some(how));
-    let is_nowhere = |s: &Whereabouts| s.on.is_empty() && s.unclear.is_empty();
+    let is_nowhere = |s: &Whereabouts| s.on.is_empty() && s.unclear.is_empty() && !s.was_destroyed;
     let document = Document {
         schema: 1,
         group: group.label.clone(),
         before: before.map(|p| p.display().to_string()),
-        objects: objects.iter().filter(|s| !is_nowhere(s)).count(),
+        objects: objects.iter().filter(|s| !is_nowhere(s) && !s.was_destroyed).count(),
         forgotten: words(&|s| is_nowhere(s)),
         to_destroy: partly(Gone::Destroyed),
         to_give: partly(Gone::Lost),
@@ -126,6 +143,25 @@ pub(crate) fn restore(
     Ok(if document.unclear.is_empty() { Answer::Well } else { Answer::BadNews })
 }
 
+/// What the folder of a ledger that is compared is called.
+const APART: &str = "restoring-";
+
+/// What commands left that were ended: none other goes on in this one's turn.
+fn remove_forsaken(dir: &Path) {
+    let left = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in left.filter(|e| e.file_name().to_string_lossy().starts_with(APART)) {
+        _ = std::fs::remove_dir_all(entry.path());
+    }
+}
+
+fn is_unused(board: &Board) -> Result<()> {
+    let users: Vec<_> = board.processes().into_iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(BadNews(format!("nothing was changed: the group is used by {}", users.join(", "))).into())
+}
+
 fn the_group<'a>(config: &'a Config, label: Option<&str>) -> Result<&'a GroupConfig> {
     let label = membership::the_only(&config.groups, label)?;
     config.groups.iter().find(|g| g.label == label).context("the group was there")
@@ -136,6 +172,7 @@ fn compare(
     config: &Config,
     group: &GroupConfig,
     apart: &Path,
+    present: Option<&Ledger>,
     pin: &[u8],
     gone: Option<Gone>,
 ) -> Result<Vec<Whereabouts>> {
@@ -144,6 +181,12 @@ fn compare(
     config.state_dir = apart.to_owned();
     if ledger_of(&config, group).is_none() {
         bail!("nothing was changed: the folder {} cannot hold a ledger", apart.display());
+    }
+    let restored = open_present_ledger(&config, group).map(|l| l.identity());
+    if let (Some(present), Some(restored)) = (present, &restored)
+        && present.identity().group != restored.group
+    {
+        bail!("nothing was changed: it is the backup of another group's ledger");
     }
     let provider = Provider::for_operator(config)?;
     let running = provider.groups().first().context("the group did not start")?;
@@ -166,16 +209,26 @@ fn compare(
         ))
         .into());
     }
+    if !running.keeps_its_keys_without("")? {
+        bail!(
+            "nothing was changed: no token has the group keys that the backup knows: it is another group's, or the tokens were made anew"
+        );
+    }
     let objects = output::busy("comparing the backup with the tokens".into(), || running.compare_restored())?;
     let partly: Vec<_> = objects
         .iter()
         .filter(|s| s.is_partly_gone())
-        .map(|s| format!("\n  {}: on {}, and not on {}", s.object, s.on.join(", "), s.gone_from.join(", ")))
+        .map(|s| match s.was_destroyed {
+            true => format!("\n  {}: destroyed before, and on {}", s.object, s.on.join(", ")),
+            false => {
+                format!("\n  {}: on {}, and not on {}", s.object, s.on.join(", "), s.gone_from.join(", "))
+            }
+        })
         .collect();
     let how = match gone {
         None if !partly.is_empty() => {
             return Err(BadNews(format!(
-                "nothing was changed: only some tokens still hold what all of these held when the backup was made{}\nif it was destroyed since, --gone destroyed; if tokens lost it, --gone lost",
+                "nothing was changed: of these only some tokens hold what the backup knows{}\nwhat was destroyed since: --gone destroyed; what tokens lost, or have again: --gone lost",
                 partly.concat()
             ))
             .into());

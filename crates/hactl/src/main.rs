@@ -217,6 +217,9 @@ enum LedgerVerb {
         /// What is gone from some tokens, and not from all.
         #[arg(long)]
         gone: Option<ledger::Gone>,
+        /// Also where the group has a ledger that can be read.
+        #[arg(long)]
+        replace: bool,
     },
 }
 
@@ -280,8 +283,8 @@ fn main() -> ExitCode {
         Verb::Ledger { verb: LedgerVerb::Backup { file, group } } => {
             ledger::backup(&context, &file, group.as_deref())
         }
-        Verb::Ledger { verb: LedgerVerb::Restore { file, group, gone } } => {
-            ledger::restore(&context, &file, group.as_deref(), gone)
+        Verb::Ledger { verb: LedgerVerb::Restore { file, group, gone, replace } } => {
+            ledger::restore(&context, &file, group.as_deref(), gone, replace)
         }
         Verb::Dissolve { group } => dissolve::run(&context, group.as_deref()),
         Verb::Member { verb: MemberVerb::Add { name, new, trusting, how } } => {

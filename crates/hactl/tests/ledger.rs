@@ -77,6 +77,13 @@ fn what_only_some_tokens_hold_is_asked_and_does_not_come_back() {
     let path = file.to_str().unwrap();
     let ran = made.run(&["ledger", "restore", path]);
     assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("--replace"), "{}", ran.err);
+    // One that is damaged is no reason to refuse.
+    let ledger = std::fs::read_dir(state(&made)).unwrap().map(|e| e.unwrap().path());
+    let ledger = ledger.into_iter().find(|p| p.extension().is_some_and(|e| e == "ledger")).unwrap();
+    std::fs::write(&ledger, "damaged").unwrap();
+    let ran = made.run(&["ledger", "restore", path]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
     assert!(ran.err.contains("\"two\"") && ran.err.contains("on b, and not on a"), "{}", ran.err);
     assert!(!ran.err.contains("\"one\""), "{}", ran.err);
     assert_eq!(holds(&made, 0, "two"), 0);
@@ -122,7 +129,7 @@ fn what_is_no_backup_and_what_cannot_be_compared_changes_nothing() {
     let before = files();
     let whole = std::fs::read(&file).unwrap();
     let refused = |code: i32, words: &str| {
-        let ran = made.run(&["ledger", "restore", file.to_str().unwrap()]);
+        let ran = made.run(&["ledger", "restore", "--replace", file.to_str().unwrap()]);
         assert_eq!(ran.code, code, "{} {}", ran.out, ran.err);
         assert!(ran.err.contains("nothing was changed") && ran.err.contains(words), "{}", ran.err);
         assert_eq!(files(), before);
@@ -141,5 +148,90 @@ fn what_is_no_backup_and_what_cannot_be_compared_changes_nothing() {
     let config = made.config();
     let ran = hactl(&["ledger", "backup", "/nonexistent/x", "--config", config.to_str().unwrap()]);
     assert_eq!(ran.code, 2, "{} {}", ran.out, ran.err);
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+}
+
+#[test]
+fn what_the_present_ledger_knows_to_be_destroyed_stays_so() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    let file = backup(&made);
+    makes(&made, &[("three", 3)]);
+    made.hide("b", true);
+    ["two", "three"].into_iter().for_each(|label| destroys(&made, label));
+    made.hide("b", false);
+    let ran = made.run(&["ledger", "restore", "--replace", file.to_str().unwrap(), "--gone", "destroyed"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    for member in 0..2 {
+        assert_eq!(["one", "two", "three"].map(|label| holds(&made, member, label)), [2, 0, 0], "{member}");
+    }
+}
+
+#[test]
+fn what_was_given_to_a_member_since_and_destroyed_elsewhere_is_asked() {
+    let made = Made::with(2);
+    let text = std::fs::read_to_string(made.config()).unwrap();
+    std::fs::write(made.config(), text.replace("label = \"ha1\"", "label = \"ha1\"\nmin_copies = 1"))
+        .unwrap();
+    made.hide("b", true);
+    makes(&made, &[("one", 1)]);
+    let file = backup(&made);
+    made.hide("b", false);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    made.hide("a", true);
+    destroys(&made, "one");
+    made.hide("a", false);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    let path = file.to_str().unwrap();
+    let ran = made.run(&["ledger", "restore", path]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("on a, and not on b"), "{}", ran.err);
+    assert_eq!(made.run(&["ledger", "restore", path, "--gone", "destroyed"]).code, 0);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    assert_eq!([0, 1].map(|member| holds(&made, member, "one")), [0, 0]);
+}
+
+#[test]
+fn what_was_destroyed_before_and_is_there_again_is_asked() {
+    use ha_token::{Attribute, ck};
+    let made = Made::with(2);
+    let again = || {
+        let template = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_LABEL, "data"),
+            Attribute::bytes(ck::CKA_VALUE, "the same"),
+        ];
+        made.as_application(|slot, s| _ = slot.create_object(s, &template).unwrap());
+    };
+    again();
+    made.hide("b", true);
+    destroys(&made, "data");
+    let file = backup(&made);
+    made.hide("b", false);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    again();
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    let path = file.to_str().unwrap();
+    let ran = made.run(&["ledger", "restore", path]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("destroyed before, and on b"), "{}", ran.err);
+    assert_eq!(made.run(&["ledger", "restore", path, "--gone", "lost"]).code, 0);
+    made.run(&["sync"]);
+    assert_eq!([0, 1].map(|member| holds(&made, member, "data")), [1, 1]);
+}
+
+#[test]
+fn the_backup_of_another_group_is_refused() {
+    let (made, other) = (Made::with(2), Made::with(2));
+    makes(&made, &[("one", 1)]);
+    makes(&other, &[("two", 2)]);
+    let file = backup(&other);
+    let path = file.to_str().unwrap();
+    for arguments in [vec!["ledger", "restore", path, "--replace"], vec!["ledger", "restore", path]] {
+        let ran = made.run(&arguments);
+        assert!(ran.code > 0 && ran.err.contains("nothing was changed"), "{} {}", ran.out, ran.err);
+    }
     assert_eq!(made.run(&["check", "--prove"]).code, 0);
 }

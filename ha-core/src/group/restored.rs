@@ -11,11 +11,13 @@ use crate::replica::ledger::{LedgerError, ObjectId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
     id: ObjectId,
+    /// Whether it was destroyed when the backup was made, and some member had yet to do that.
+    pub was_destroyed: bool,
     /// The object in words.
     pub object: String,
     /// The members whose tokens hold it, proven.
     pub on: Vec<String>,
-    /// Those that held it when the backup was made, and do not.
+    /// Those that do not, and held it when the backup was made, or could have been given it since.
     pub gone_from: Vec<String>,
     /// Those of which it cannot be told.
     pub unclear: Vec<String>,
@@ -31,9 +33,9 @@ pub enum Partly {
 }
 
 impl Whereabouts {
-    /// Whether only an operator can say whether it was destroyed or lost.
+    /// Whether only an operator can say whether it was destroyed or lost: of what was destroyed, whether it was made again.
     pub fn is_partly_gone(&self) -> bool {
-        !self.on.is_empty() && !self.gone_from.is_empty()
+        !self.on.is_empty() && (self.was_destroyed || !self.gone_from.is_empty())
     }
 }
 
@@ -53,20 +55,24 @@ impl Group {
         let leases = self.up().map(|m| self.sound_lease(m)).collect::<Result<Vec<Lease>>>()?;
         let rows = ledger.objects().map_err(|e| self.ledger_failed(e))?;
         let mut objects = Vec::new();
-        for row in rows.iter().filter(|r| r.is_committed()) {
+        for row in rows.iter().filter(|r| r.is_committed() || r.is_destroyed()) {
             let mut one = Whereabouts {
                 id: row.id,
+                was_destroyed: row.is_destroyed(),
                 object: describe(row),
                 on: Vec::new(),
                 gone_from: Vec::new(),
                 unclear: Vec::new(),
             };
-            for lease in &leases {
+            // Of what is destroyed only those matter that have yet to do it.
+            let asked =
+                |lease: &&Lease| row.is_committed() || row.copies.iter().any(|c| c == lease.member.name());
+            for lease in leases.iter().filter(asked) {
                 let name = lease.member.name().to_owned();
                 let held = row.copies.contains(&name);
                 match self.find_copy(ledger, lease, row) {
                     Ok(Copy::At(_)) => one.on.push(name),
-                    Ok(Copy::Absent) if held => one.gone_from.push(name),
+                    Ok(Copy::Absent) if held || row.is_copyable() => one.gone_from.push(name),
                     Ok(Copy::Absent) => {}
                     Ok(Copy::Unclear) => one.unclear.push(name),
                     Err(Trouble::Member(rv)) => return Err(rv),
@@ -86,6 +92,11 @@ impl Group {
     pub fn accept_restored(&self, objects: &[Whereabouts], partly: Partly) -> Result<()> {
         let ledger = self.ledger()?;
         let accept = |one: &Whereabouts| -> std::result::Result<(), LedgerError> {
+            if one.was_destroyed {
+                // What was made again since is not known: it is shown where it is.
+                let is_another = one.is_partly_gone() && partly == Partly::Lost;
+                return if is_another { ledger.forget(one.id) } else { Ok(()) };
+            }
             if one.on.is_empty() && one.unclear.is_empty() {
                 return ledger.forget(one.id);
             }

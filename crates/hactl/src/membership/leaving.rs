@@ -73,7 +73,14 @@ impl Work<'_> {
         let words = "bringing the members up to date";
         let done = output::busy(words.into(), || group.sync(false)).map_err(answer)?;
         let checked = output::busy("proving what they hold".into(), || group.check(true)).map_err(answer)?;
-        let elsewhere = |c: &&Checked| c.members.iter().any(|(n, word)| n != name && *word == Word::Same);
+        let group_config = self.group()?;
+        let wanted = group_config.min_copies.min(group_config.members.len() - 1);
+        // What the member itself does not hold, or nothing can copy, is no fewer without it.
+        let elsewhere = |c: &&Checked| {
+            let (here, others): (Vec<_>, Vec<_>) =
+                c.members.iter().filter(|(_, word)| *word == Word::Same).partition(|(n, _)| n == name);
+            others.len() >= if c.copyable && !here.is_empty() { wanted } else { 1 }
+        };
         let (foreign, own): (Vec<_>, Vec<_>) =
             checked.iter().filter(|c| !elsewhere(c)).partition(|c| c.foreign);
         let alone: Vec<_> = own.into_iter().map(words_of).collect();
@@ -119,7 +126,7 @@ impl Work<'_> {
 fn lost(name: &str, objects: &[String], why: &[String]) -> anyhow::Error {
     let why: Vec<_> = why.iter().map(|line| format!("\n  {line}")).collect();
     bad(format!(
-        "nothing was changed: no other member is proven to hold\n  {}\nand without {name:?} that would be lost; --lose goes on all the same{}",
+        "nothing was changed: too few other members are proven to hold\n  {}\nand without {name:?} that could be lost; --lose goes on all the same{}",
         objects.join("\n  "),
         why.concat()
     ))

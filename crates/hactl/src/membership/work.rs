@@ -123,20 +123,29 @@ impl<'a> Work<'a> {
         let own = member.pin.as_ref().map(PinSource::resolve).transpose().with_context(words)?;
         let connector = connector(member);
         let token = connector.connect().map_err(|e| bad(format!("{}: {e}", words())))?;
-        let look = || -> ha_token::Result<(String, usize)> {
-            let serial = token.token_info()?.serial;
+        let look = || -> ha_token::Result<Option<(String, usize)>> {
+            let info = token.token_info()?;
+            // A PIN that may be wrong is not sent to it again.
+            if info.flags & (ck::CKF_USER_PIN_COUNT_LOW | ck::CKF_USER_PIN_FINAL_TRY) != 0 {
+                return Ok(None);
+            }
             let session = token.open_session(false)?;
             token.login(session, UserType::User, Some(own.as_deref().unwrap_or(&self.pin)))?;
             let on = On { token: &*token, session, mechanisms: &[] };
             let objects = find_all(on, &vec![Attribute::bool(ck::CKA_TOKEN, true)], BATCH)?.len();
             token.logout(session)?;
             token.close_session(session)?;
-            Ok((serial, objects))
+            Ok(Some((info.serial, objects)))
         };
         let looked = look().map_err(|rv| anyhow!(rv).context(words()));
         drop(token);
         connector.disconnect();
-        looked
+        looked?.with_context(|| {
+            format!(
+                "{}: its token has counted a wrong PIN, and is not sent another one; log in to it with its own tools first, and see whether its PIN is the group's",
+                words()
+            )
+        })
     }
 
     pub(super) fn forget(&self, name: &str) -> Result<()> {

@@ -16,15 +16,23 @@ use super::{Ledger, LedgerError, ObjectId};
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
-/// What was not settled when the backup was made, and what others said of PINs since.
+/// What was not settled when the backup was made. A change goes forward, as where its process died.
 const BEGUN: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM object WHERE state IN (0, 1));
 DELETE FROM copy WHERE object IN (SELECT id FROM object WHERE state IN (0, 1));
 DELETE FROM object WHERE state IN (0, 1);
 UPDATE object SET state = 2, version = version + 1 WHERE state = 3;
-DELETE FROM pending;
-DELETE FROM undecided;
-DELETE FROM orphaned;
-DELETE FROM refused;";
+INSERT OR IGNORE INTO orphaned SELECT number FROM undecided;
+DELETE FROM undecided;";
+
+/// What the ledger that is there knows and nothing else can tell: what is destroyed, and which PINs were refused.
+const KNOWN: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
+DELETE FROM copy WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
+INSERT OR REPLACE INTO object SELECT * FROM present.object WHERE state IN (3, 4);
+UPDATE object SET state = 4 WHERE state = 3;
+INSERT INTO copy SELECT * FROM present.copy WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
+DELETE FROM refused;
+INSERT INTO refused SELECT * FROM present.refused;
+INSERT OR REPLACE INTO meta SELECT * FROM present.meta WHERE key LIKE 'pins set%';";
 
 impl Ledger {
     /// Writes the ledger as it is at this moment into a new file, which only this user can read. Others may go on writing
@@ -48,12 +56,12 @@ impl Ledger {
     }
 
     /// Makes of a backup the ledger that a group of this label has in `dir`, where there is none. It is yet to be compared
-    /// with the tokens.
+    /// with the tokens. What the `present` one knows of destructions and of refused PINs is taken over.
     ///
     /// # Errors
     /// [`LedgerError::Place`] for a file that is no ledger, is damaged or cannot be read, and where a ledger is there;
     /// [`LedgerError::Newer`] for one that a newer version made; else [`LedgerError`].
-    pub fn from_backup(from: &Path, dir: &Path, group: &str) -> Result<()> {
+    pub fn from_backup(from: &Path, dir: &Path, group: &str, present: Option<&Ledger>) -> Result<()> {
         let path = dir.join(file_name(group));
         let place = |reason: String| LedgerError::Place { path: from.to_owned(), reason };
         let mut source = File::open(from).map_err(|e| place(e.to_string()))?;
@@ -76,10 +84,18 @@ impl Ledger {
             if found != FORMAT || sound != "ok" {
                 return Err(place(format!("it is no ledger, or is damaged: {sound}")));
             }
+            if let Some(present) = present {
+                let name = present.path.to_str().ok_or_else(|| place("its name is not UTF-8".into()))?;
+                connection.execute("ATTACH ?1 AS present", [name])?;
+            }
             let transaction = connection.transaction()?;
             transaction.execute_batch(super::members::ADDED)?;
             transaction.execute_batch(super::refused::ADDED)?;
+            super::refused::add_since(&transaction)?;
             transaction.execute_batch(BEGUN).map_err(damaged)?;
+            if present.is_some() {
+                transaction.execute_batch(KNOWN)?;
+            }
             Ok(transaction.commit()?)
         };
         make().inspect_err(|_| _ = std::fs::remove_file(&path))

@@ -29,6 +29,7 @@ pub(crate) use host::{is_file_of, namespace};
 pub use objects::Found;
 pub(crate) use open::{place, writes};
 pub(crate) use refused::Refused;
+pub(crate) use retired::put_aside;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -12,13 +12,30 @@ impl Ledger {
     pub fn retire(self, extension: &str) -> Result<PathBuf, LedgerError> {
         let place = |reason: String| LedgerError::Place { path: self.path.clone(), reason };
         self.make_one_file()?;
-        let free = (0u32..).map(|n| match n {
-            0 => self.path.with_extension(extension),
-            n => self.path.with_extension(format!("{extension}-{n}")),
-        });
-        let aside =
-            free.into_iter().find(|p| !p.exists()).unwrap_or_else(|| self.path.with_extension(extension));
+        let aside = aside(&self.path, extension);
         std::fs::rename(&self.path, &aside).map_err(|e| place(e.to_string()))?;
+        Ok(aside)
+    }
+
+    /// Another one, made in a folder of the same file system, takes its place in one step; its own file is put aside, with
+    /// this extension. Answers where that is.
+    ///
+    /// # Errors
+    /// [`LedgerError::Place`] while another process has one of them open; else [`LedgerError`]: it is as it was.
+    pub fn give_way_to(self, new: Ledger, extension: &str) -> Result<PathBuf, LedgerError> {
+        let place = |e: std::io::Error| LedgerError::Place { path: self.path.clone(), reason: e.to_string() };
+        new.make_one_file()?;
+        self.make_one_file()?;
+        let aside = aside(&self.path, extension);
+        let mode = std::fs::metadata(&self.path).map_err(place)?.permissions();
+        std::fs::set_permissions(&new.path, mode).map_err(place)?;
+        // Where the file system has no second names.
+        if std::fs::hard_link(&self.path, &aside).is_err() {
+            std::fs::copy(&self.path, &aside).map_err(place)?;
+        }
+        std::fs::rename(&new.path, &self.path)
+            .map_err(place)
+            .inspect_err(|_| _ = std::fs::remove_file(&aside))?;
         Ok(aside)
     }
 
@@ -30,9 +47,9 @@ impl Ledger {
         self.make_one_file()?;
         let to = dir.join(self.path.file_name().unwrap_or_default());
         let place = |e: std::io::Error| LedgerError::Place { path: to.clone(), reason: e.to_string() };
-        // Unlike a new name a second one takes nobody's place.
-        std::fs::hard_link(&self.path, &to).map_err(place)?;
-        std::fs::remove_file(&self.path).map_err(place)
+        // Made first, since a new name would take the place of one that somebody has begun meanwhile.
+        std::fs::OpenOptions::new().write(true).create_new(true).open(&to).map_err(place)?;
+        std::fs::rename(&self.path, &to).map_err(place).inspect_err(|_| _ = std::fs::remove_file(&to))
     }
 
     /// Its journal is taken in: the file is all of it.
@@ -49,6 +66,32 @@ impl Ledger {
             }),
         }
     }
+}
+
+/// A free name beside a ledger, with this extension.
+fn aside(path: &Path, extension: &str) -> PathBuf {
+    let free = (0u32..).map(|n| match n {
+        0 => path.with_extension(extension),
+        n => path.with_extension(format!("{extension}-{n}")),
+    });
+    free.into_iter().find(|p| !p.exists()).unwrap_or_else(|| path.with_extension(extension))
+}
+
+/// Puts a file aside that is no ledger any more, and its journals with it. Answers where it is.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn put_aside(path: &Path, extension: &str) -> std::io::Result<PathBuf> {
+    let aside = aside(path, extension);
+    let beside = |path: &Path, word: &str| PathBuf::from(format!("{}-{word}", path.display()));
+    for word in ["wal", "shm"] {
+        match std::fs::rename(beside(path, word), beside(&aside, word)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    std::fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 #[cfg(test)]
