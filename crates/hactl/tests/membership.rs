@@ -43,6 +43,14 @@ fn initialise(made: &Made, name: &str, conf: &Path) {
     connector.disconnect();
 }
 
+/// A token is initialised again: it holds nothing, and has another serial number.
+fn made_anew(made: &Made, name: &str) {
+    let tokens = made.dir().join(format!("member-{name}"));
+    std::fs::remove_dir_all(&tokens).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    initialise(made, name, &made.dir().join(format!("member-{name}.conf")));
+}
+
 /// Runs a verb that may need the security officer's PIN.
 fn run(made: &Made, arguments: &[&str]) -> Ran {
     let mut command = support::command(arguments);
@@ -143,9 +151,7 @@ fn who_cannot_join_leaves_the_configuration_as_it_was() {
     }
     refused(joins(&made, "d", &["member", "add"]), 2, "holds 2 objects that are none of the group's");
     // Emptied, as it was told, it joins, and leaves.
-    std::fs::remove_dir_all(made.dir().join("member-d")).unwrap();
-    std::fs::create_dir(made.dir().join("member-d")).unwrap();
-    initialise(&made, "d", &conf);
+    made_anew(&made, "d");
     assert_eq!(joins(&made, "d", &["member", "add"]).code, 0);
     assert_eq!(made.run(&["member", "remove", "d"]).code, 0);
     assert_eq!(names(&made), ["a", "b"]);
@@ -205,10 +211,7 @@ fn a_dead_member_is_replaced_and_nothing_is_lost() {
 fn a_token_that_was_made_anew_is_given_everything_under_the_same_name() {
     let made = Made::with(2);
     makes(&made, &[("one", 1)]);
-    let tokens = made.dir().join("member-b");
-    std::fs::remove_dir_all(&tokens).unwrap();
-    std::fs::create_dir(&tokens).unwrap();
-    initialise(&made, "b", &made.dir().join("member-b.conf"));
+    made_anew(&made, "b");
     // By itself it is not believed.
     let status = made.run(&["status", "--json"]).json();
     assert_eq!(status["groups"][0]["members"][1]["state"], "quarantined", "{status}");
@@ -335,13 +338,7 @@ fn a_program_at_work_sees_nothing_of_a_replacement() {
 fn a_group_that_enrolled_itself_asks_for_no_security_officer() {
     let made = Made::with(2);
     // As if the two tokens had been there before the group: it has no keys yet.
-    let fresh = |name: &str| {
-        let tokens = made.dir().join(format!("member-{name}"));
-        std::fs::remove_dir_all(&tokens).unwrap();
-        std::fs::create_dir(&tokens).unwrap();
-        initialise(&made, name, &made.dir().join(format!("member-{name}.conf")));
-    };
-    ["a", "b"].into_iter().for_each(fresh);
+    ["a", "b"].into_iter().for_each(|name| made_anew(&made, name));
     std::fs::remove_dir_all(made.dir().join("state")).unwrap();
     makes(&made, &[("one", 1)]);
     token(&made, "c");
@@ -471,10 +468,7 @@ fn a_member_joins_and_leaves_while_a_program_makes_keys() {
 fn the_last_member_with_the_group_keys_does_not_leave() {
     let made = Made::with(2);
     makes(&made, &[("one", 1)]);
-    let tokens = made.dir().join("member-b");
-    std::fs::remove_dir_all(&tokens).unwrap();
-    std::fs::create_dir(&tokens).unwrap();
-    initialise(&made, "b", &made.dir().join("member-b.conf"));
+    made_anew(&made, "b");
     let so_pin = std::fs::read(made.dir().join("so-pin")).unwrap();
     std::fs::write(made.dir().join("so-pin"), "00000000").unwrap();
     assert_eq!(run(&made, &["member", "replace", "b", "b"]).code, 1);
