@@ -63,7 +63,8 @@ fn joins(made: &Made, name: &str, verb: &[&str]) -> Ran {
     let env = format!("SOFTHSM2_CONF={}", made.dir().join(format!("member-{name}.conf")).display());
     let label = format!("member-{name}");
     let mut arguments = verb.to_vec();
-    arguments.extend([name, "--token", &label, "--env", &env, "--json"]);
+    // A busy machine takes its time.
+    arguments.extend([name, "--token", &label, "--env", &env, "--json", "--timeout", "600"]);
     run(made, &arguments)
 }
 

@@ -69,14 +69,21 @@ impl Work<'_> {
         }
         let words = format!("giving member {name:?} what the group has");
         let (mut without, mut checked) = (Vec::new(), Vec::new());
-        for round in 1..=ROUNDS {
+        // Programs that do not know the member yet go on making keys: what it lacks twice is lacking.
+        let mut lacking: Option<Vec<Checked>> = None;
+        for _ in 0..ROUNDS {
             let done =
                 output::counted(&words, || group.owed_to(name), || group.sync(false)).map_err(answer)?;
             without = done.into_iter().filter(|(n, _)| n == name).flat_map(|(_, d)| d.left).collect();
             checked = output::busy("proving every copy".into(), || group.check(true)).map_err(answer)?;
             checked.retain(|c| !c.foreign);
-            // Programs that do not know the member yet go on making keys.
-            if on_it(&checked, name, Word::Missing).all(|c| !c.copyable) || round == ROUNDS {
+            let now = on_it(&checked, name, Word::Missing).filter(|c| c.copyable);
+            let was_lacking =
+                |c: &&Checked| lacking.as_ref().is_none_or(|before| before.iter().any(|b| is_one(b, c)));
+            let still = now.clone().filter(was_lacking).count();
+            lacking = Some(now.cloned().collect());
+            if still == 0 {
+                lacking = None;
                 break;
             }
         }
@@ -84,8 +91,7 @@ impl Work<'_> {
             .chain(on_it(&checked, name, Word::Unproven))
             .map(words_of)
             .collect();
-        let lacking: Vec<_> =
-            on_it(&checked, name, Word::Missing).filter(|c| c.copyable).map(words_of).collect();
+        let lacking: Vec<_> = lacking.iter().flatten().map(words_of).collect();
         if !wrong.is_empty() || !lacking.is_empty() {
             let lines: Vec<_> = wrong
                 .iter()
@@ -124,7 +130,13 @@ pub(super) fn not_empty(name: &str, objects: usize) -> anyhow::Error {
     )
 }
 
+/// Whether two checks speak of one object, as far as they tell.
+fn is_one(one: &Checked, other: &Checked) -> bool {
+    let all = |c: &Checked| (c.class, c.id.clone(), c.label.clone(), c.fingerprint);
+    all(one) == all(other)
+}
+
 /// What a member's word is in a check.
-fn on_it<'c>(checked: &'c [Checked], name: &str, word: Word) -> impl Iterator<Item = &'c Checked> {
+fn on_it<'c>(checked: &'c [Checked], name: &str, word: Word) -> impl Iterator<Item = &'c Checked> + Clone {
     checked.iter().filter(move |c| c.members.iter().any(|(n, w)| n == name && *w == word))
 }
