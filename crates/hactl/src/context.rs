@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use ha_core::config::{Config, PinSource};
@@ -104,6 +106,25 @@ impl Context {
         }
         Ok(provider)
     }
+}
+
+/// How long members are waited for when a group is not needed any more.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(5);
+
+/// The first group of a provider, to be changed: logged in to, and brought up to date by nobody but the command.
+///
+/// # Errors
+/// Its ledger cannot be written; the login.
+pub(crate) fn to_change(provider: &Provider, pin: &[u8]) -> Result<Arc<Group>> {
+    let group = provider.groups().first().context("the group did not start")?;
+    if !group.may_change() {
+        bail!(
+            "nothing was changed: this user cannot write the group's ledger, or there is none that is right"
+        );
+    }
+    group.sync_by_hand();
+    log_in(group, pin)?;
+    Ok(Arc::clone(group))
 }
 
 /// An error that is an answer all the same: exit status 1.

@@ -3,19 +3,14 @@
 //! Every token is brought up to date first, so that each holds what can be copied and nothing that was destroyed; then the group
 //! keys go, and the ledger is put aside. The keys of applications stay where they are. What was interrupted is run again.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ha_core::group::Word;
 use ha_core::policy::health::State;
 use ha_core::provider::{Provider, retire_ledger};
 use serde::Serialize;
 
-use crate::context::{BadNews, Context, log_in};
+use crate::context::{BadNews, Context, GOODBYE, to_change};
 use crate::{Answer, member, membership, output};
-
-/// How long members are waited for when this command ends.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct Document {
@@ -47,20 +42,9 @@ pub(crate) fn run(context: &Context, label: Option<&str>) -> Result<Answer> {
     let settings = config.groups.first().cloned().context("the group was there")?;
     let pin = context.pin()?;
     let (board, _turn) = member::operate(&config, &label)?;
-    let users: Vec<_> = board.processes().into_iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
-    if !users.is_empty() {
-        return Err(BadNews(format!("nothing was changed: the group is used by {}", users.join(", "))).into());
-    }
+    member::is_unused(&board)?;
     let provider = Provider::for_operator(config.clone())?;
-    let group = provider.groups().first().context("the group did not start")?;
-    if !group.may_change() {
-        bail!(
-            "nothing was changed: the ledger in {} cannot be written by this user",
-            config.state_dir.display()
-        );
-    }
-    group.sync_by_hand();
-    log_in(group, &pin)?;
+    let group = to_change(&provider, &pin)?;
     let status = group.status();
     let away: Vec<_> =
         status.members.iter().filter(|m| m.state != State::Up).map(|m| m.name.as_str()).collect();
@@ -111,7 +95,7 @@ pub(crate) fn run(context: &Context, label: Option<&str>) -> Result<Answer> {
     };
     let members: Vec<_> = names.iter().map(plain).collect();
     provider.shutdown(GOODBYE);
-    drop(provider);
+    drop((group, provider));
     let ledger = retire_ledger(&config, &settings)
         .context("the tokens are plain ones now, and the ledger could not be put aside; run this again")?;
     let document = Document { schema: 1, group: label, ledger: ledger.display().to_string(), members };

@@ -7,11 +7,9 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use ha_core::board::Board;
 use ha_core::config::{Config, GroupConfig};
 use ha_core::group::{Partly, Whereabouts};
 use ha_core::policy::health::State;
@@ -20,11 +18,8 @@ use ha_core::replica::ledger::Ledger;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::context::{BadNews, Context, log_in};
+use crate::context::{BadNews, Context, GOODBYE, to_change};
 use crate::{Answer, member, membership, output};
-
-/// How long members are waited for when this command ends.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What became of an object that some tokens hold and others, which held it when the backup was made, do not.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,14 +88,24 @@ pub(crate) fn restore(
             .with_context(|| dir.to_string())?;
     }
     let (board, _turn) = member::operate(&config, &group.label)?;
-    is_unused(&board)?;
+    member::is_unused(&board)?;
     remove_forsaken(&config.state_dir);
     let present = open_present_ledger(&config, &group);
     let version = |present: &Ledger| present.version_of_others();
     let before = present.as_ref().map(version).transpose()?;
-    if present.is_some() && !replace {
+    if !replace && let Some(there) = ledger_of(&config, &group) {
+        let what = match present {
+            Some(_) => {
+                "knows what the backup does not; --replace goes on, and keeps what it knows to be destroyed"
+            }
+            // It may be of a newer version, or held by a process that is stuck.
+            None => {
+                "cannot be opened, for the reason above; --replace puts it aside, and nothing of it is kept"
+            }
+        };
         return Err(BadNews(format!(
-            "nothing was changed: the group has a ledger in {dir} that can be read, and knows what the backup does not; --replace goes on, and keeps what it knows to be destroyed"
+            "nothing was changed: the group has a ledger, {}, which {what}",
+            there.display()
         ))
         .into());
     }
@@ -110,7 +115,7 @@ pub(crate) fn restore(
         .with_context(|| format!("nothing was changed: {dir} cannot be written"))?;
     Ledger::from_backup(file, apart.path(), &group.label, present.as_ref()).context("nothing was changed")?;
     let objects = compare(&config, &group, apart.path(), present.as_ref(), &pin, gone)?;
-    is_unused(&board)?;
+    member::is_unused(&board)?;
     if present.as_ref().map(version).transpose()? != before {
         return Err(BadNews(
             "nothing was changed: a process has used the group meanwhile; run this again".into(),
@@ -154,14 +159,6 @@ fn remove_forsaken(dir: &Path) {
     }
 }
 
-fn is_unused(board: &Board) -> Result<()> {
-    let users: Vec<_> = board.processes().into_iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
-    if users.is_empty() {
-        return Ok(());
-    }
-    Err(BadNews(format!("nothing was changed: the group is used by {}", users.join(", "))).into())
-}
-
 fn the_group<'a>(config: &'a Config, label: Option<&str>) -> Result<&'a GroupConfig> {
     let label = membership::the_only(&config.groups, label)?;
     config.groups.iter().find(|g| g.label == label).context("the group was there")
@@ -189,12 +186,7 @@ fn compare(
         bail!("nothing was changed: it is the backup of another group's ledger");
     }
     let provider = Provider::for_operator(config)?;
-    let running = provider.groups().first().context("the group did not start")?;
-    if !running.may_change() {
-        bail!("nothing was changed: the backup cannot be opened as a ledger");
-    }
-    running.sync_by_hand();
-    log_in(running, pin)?;
+    let running = to_change(&provider, pin)?;
     let away: Vec<_> = running
         .status()
         .members

@@ -217,7 +217,7 @@ enum LedgerVerb {
         /// What is gone from some tokens, and not from all.
         #[arg(long)]
         gone: Option<ledger::Gone>,
-        /// Also where the group has a ledger that can be read.
+        /// Also where the group has a ledger.
         #[arg(long)]
         replace: bool,
     },

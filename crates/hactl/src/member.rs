@@ -113,6 +113,18 @@ pub(crate) fn operate(config: &Config, label: &str) -> Result<(Board, Turn)> {
     Ok((board, turn))
 }
 
+/// No process may use the group.
+///
+/// # Errors
+/// Those that do.
+pub(crate) fn is_unused(board: &Board) -> Result<()> {
+    let users: Vec<_> = board.processes().into_iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(BadNews(format!("nothing was changed: the group is used by {}", users.join(", "))).into())
+}
+
 /// Writes down what is wanted of a member; answers the wish's number.
 ///
 /// # Errors

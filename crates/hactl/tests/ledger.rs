@@ -78,17 +78,20 @@ fn what_only_some_tokens_hold_is_asked_and_does_not_come_back() {
     let ran = made.run(&["ledger", "restore", path]);
     assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
     assert!(ran.err.contains("--replace"), "{}", ran.err);
-    // One that is damaged is no reason to refuse.
     let ledger = std::fs::read_dir(state(&made)).unwrap().map(|e| e.unwrap().path());
     let ledger = ledger.into_iter().find(|p| p.extension().is_some_and(|e| e == "ledger")).unwrap();
     std::fs::write(&ledger, "damaged").unwrap();
+    // What cannot be opened may be of a newer version: it is not put aside without a word.
     let ran = made.run(&["ledger", "restore", path]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("cannot be opened"), "{}", ran.err);
+    let ran = made.run(&["ledger", "restore", path, "--replace"]);
     assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
     assert!(ran.err.contains("\"two\"") && ran.err.contains("on b, and not on a"), "{}", ran.err);
     assert!(!ran.err.contains("\"one\""), "{}", ran.err);
     assert_eq!(holds(&made, 0, "two"), 0);
 
-    let ran = made.run(&["ledger", "restore", path, "--gone", "destroyed", "--json"]);
+    let ran = made.run(&["ledger", "restore", path, "--replace", "--gone", "destroyed", "--json"]);
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
     assert_eq!(ran.json()["to_destroy"].as_array().unwrap().len(), 2, "{}", ran.out);
     assert!(std::path::Path::new(ran.json()["before"].as_str().unwrap()).exists());

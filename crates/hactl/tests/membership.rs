@@ -18,11 +18,11 @@ fn token(made: &Made, name: &str) -> PathBuf {
     std::fs::create_dir(&tokens).unwrap();
     let text = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
     std::fs::write(&conf, text).unwrap();
-    initialise(made, name, &conf);
+    initialise(made, name, &conf, &made.pin());
     conf
 }
 
-fn initialise(made: &Made, name: &str, conf: &Path) {
+fn initialise(made: &Made, name: &str, conf: &Path, pin: &[u8]) {
     use ha_member::{Instance, ModuleConfig, ModuleConnector};
     use ha_token::Connector;
     let module = Config::from_file(&made.config()).unwrap().groups[0].members[0].module.clone();
@@ -37,7 +37,7 @@ fn initialise(made: &Made, name: &str, conf: &Path) {
     token.init_token(Some(so), &format!("member-{name}")).unwrap();
     let session = token.open_session(true).unwrap();
     token.login(session, UserType::So, Some(so)).unwrap();
-    token.init_pin(session, Some(&made.pin())).unwrap();
+    token.init_pin(session, Some(pin)).unwrap();
     token.close_session(session).unwrap();
     drop(token);
     connector.disconnect();
@@ -45,10 +45,14 @@ fn initialise(made: &Made, name: &str, conf: &Path) {
 
 /// A token is initialised again: it holds nothing, and has another serial number.
 fn made_anew(made: &Made, name: &str) {
+    made_anew_with(made, name, &made.pin());
+}
+
+fn made_anew_with(made: &Made, name: &str, pin: &[u8]) {
     let tokens = made.dir().join(format!("member-{name}"));
     std::fs::remove_dir_all(&tokens).unwrap();
     std::fs::create_dir(&tokens).unwrap();
-    initialise(made, name, &made.dir().join(format!("member-{name}.conf")));
+    initialise(made, name, &made.dir().join(format!("member-{name}.conf")), pin);
 }
 
 /// Runs a verb that may need the security officer's PIN.
@@ -485,4 +489,32 @@ fn the_last_member_with_the_group_keys_does_not_leave() {
     assert_eq!(ran.code, 0, "begun before, it goes on: {} {}", ran.out, ran.err);
     makes(&made, &[("two", 2)]);
     assert!(signs(&made, 1, "two"));
+}
+
+#[test]
+fn a_token_that_refused_the_pin_is_not_sent_it_again() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    token(&made, "c");
+    made_anew_with(&made, "c", b"another-one");
+    let ran = joins(&made, "c", &["member", "add"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("CKR_PIN_INCORRECT"), "{}", ran.err);
+    let ran = joins(&made, "c", &["member", "add"]);
+    assert!(ran.code > 0 && ran.err.contains("has counted a wrong PIN"), "{} {}", ran.out, ran.err);
+    assert_eq!(names(&made), ["a", "b"]);
+}
+
+#[test]
+fn a_member_does_not_leave_fewer_copies_than_the_group_wants() {
+    let made = Made::with(3);
+    made.hide("a", true);
+    makes(&made, &[("one", 1)]);
+    let ran = made.run(&["member", "remove", "c"]);
+    assert_eq!((ran.code, names(&made).len()), (1, 3), "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("private-key \"one\" 01"), "{}", ran.err);
+    made.hide("a", false);
+    let ran = made.run(&["member", "remove", "c"]);
+    assert_eq!((ran.code, names(&made).len()), (0, 2), "{} {}", ran.out, ran.err);
+    assert!(signs(&made, 0, "one") && signs(&made, 1, "one"));
 }

@@ -7,9 +7,9 @@ use ha_core::board::What;
 use ha_core::config::{Config, MemberConfig};
 use ha_core::group::{Checked, Group, Word};
 
-use super::work::{GOODBYE, Work, answer, bad, is_up};
+use super::work::{Work, answer, bad, is_up};
 use super::{Joined, Trusting, words_of};
-use crate::context::log_in;
+use crate::context::{GOODBYE, log_in};
 use crate::output;
 
 /// How often a member is given what programs make meanwhile.
@@ -32,14 +32,6 @@ impl Work<'_> {
             Some(_) => self.forget(&joining.name),
             None => Ok(()),
         }
-    }
-
-    /// Whether the member is yet to be given what the group has, as after a command that was interrupted.
-    pub(super) fn is_begun(&self, name: &str) -> Result<bool> {
-        let (provider, group) = self.start(self.config.clone())?;
-        let begun = group.owed_to(name).is_some_and(|owed| owed > 0) || group.enroller_of(name).is_some();
-        provider.shutdown(GOODBYE);
-        Ok(begun)
     }
 
     /// The member has every key, and each is proven.

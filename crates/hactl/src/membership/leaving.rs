@@ -8,9 +8,20 @@ use ha_core::provider::{Provider, connector};
 use ha_core::seam::System;
 use ha_token::Connector;
 
-use super::work::{GOODBYE, Work, answer, bad, is_up};
+use super::work::{Work, answer, bad, is_up};
 use super::{GivenUp, Left, words_of};
+use crate::context::{GOODBYE, to_change};
 use crate::{member, output};
+
+/// What is known of a member that may leave.
+pub(super) struct Spared {
+    /// What the group loses.
+    pub(super) left: Left,
+    /// The serial number that is remembered for the member that takes its place.
+    pub(super) known: Option<String>,
+    /// Whether that one is yet to be given something, as after a command that was interrupted.
+    pub(super) is_owed: bool,
+}
 
 impl Work<'_> {
     /// Runs `then` with the member out of use in every process; what fails puts it into use again.
@@ -18,20 +29,19 @@ impl Work<'_> {
         &self,
         name: &str,
         given_up: GivenUp,
-        left: &mut Left,
-        then: impl FnOnce(&mut Left) -> Result<T>,
+        then: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let was_drained = self.board.wish(name).is_some_and(|w| w.drained);
         let number = self.wish(name, What::Drain)?;
         output::progress(self.context, &format!("taking member {name:?} out of use"));
-        let done = self.is_unused(name, number, given_up, left).and_then(|()| then(left));
+        let done = self.is_unused(name, number, given_up).and_then(|()| then());
         if done.is_err() && !was_drained {
             self.wish(name, What::Resume)?;
         }
         done
     }
 
-    fn is_unused(&self, name: &str, number: u64, given_up: GivenUp, left: &Left) -> Result<()> {
+    fn is_unused(&self, name: &str, number: u64, given_up: GivenUp) -> Result<()> {
         let use_it = member::who_has_not(&self.board, name, What::Drain, number, self.patience);
         if !use_it.is_empty() && !given_up.force {
             let who: Vec<_> = use_it.iter().map(|p| format!("{} ({})", p.program, p.pid)).collect();
@@ -49,20 +59,15 @@ impl Work<'_> {
         let (provider, group) = self.start(rest)?;
         let alone = group.held_by_nobody().map_err(answer)?;
         provider.shutdown(GOODBYE);
-        if alone.len() > left.lost.len() && !given_up.lose {
+        if !alone.is_empty() && !given_up.lose {
             return Err(lost(name, &alone, &[]));
         }
         Ok(())
     }
 
-    /// Whether the group can do without a member: others are up, hold its objects, proven, and the group keys. Answers what
-    /// it would lose, and the serial number that is remembered for the `joining` one.
-    pub(super) fn is_spared(
-        &self,
-        name: &str,
-        joining: &str,
-        given_up: GivenUp,
-    ) -> Result<(Left, Option<String>)> {
+    /// Whether the group can do without a member: others are up, hold its objects, proven, and the group keys. `joining` is to
+    /// take its place.
+    pub(super) fn is_spared(&self, name: &str, joining: &str, given_up: GivenUp) -> Result<Spared> {
         if self.group()?.members.len() == 1 {
             bail!("nothing was changed: {name:?} is the only member; add another one first");
         }
@@ -93,7 +98,9 @@ impl Work<'_> {
                 "nothing was changed: no other member that is up has the group keys, and without {name:?} no key could be made or copied; --lose goes on all the same"
             )));
         }
-        let serial = group.serial_of(joining).map_err(answer)?;
+        let known = group.serial_of(joining).map_err(answer)?;
+        let is_owed =
+            group.owed_to(joining).is_some_and(|owed| owed > 0) || group.enroller_of(joining).is_some();
         provider.shutdown(GOODBYE);
         let foreign = foreign.into_iter().filter(|c| c.members.iter().any(|(n, _)| n == name)).map(words_of);
         let left = Left {
@@ -103,7 +110,7 @@ impl Work<'_> {
             lost: alone,
             foreign: foreign.collect(),
         };
-        Ok((left, serial))
+        Ok(Spared { left, known, is_owed })
     }
 
     /// Through a group that heeds no wish: by that the member is out of use.
@@ -114,7 +121,8 @@ impl Work<'_> {
             g.members.iter().map(|m| Box::new(connector(m)) as Box<dyn Connector>).collect()
         };
         let connectors = config.groups.iter().map(of).collect();
-        let (provider, group) = self.logged_in(Provider::with_members(config, System::new(), connectors)?)?;
+        let provider = Provider::with_members(config, System::new(), connectors)?;
+        let group = to_change(&provider, &self.pin)?;
         is_up(&group, name)?;
         let words = format!("destroying what member {name:?} holds of the group");
         let taken = output::busy(words, || group.take_off(name)).map_err(answer);

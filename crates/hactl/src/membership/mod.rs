@@ -24,6 +24,7 @@ use crate::context::Context;
 use crate::new_member::NewMember;
 use crate::{Answer, member, output};
 use joining::not_empty;
+use leaving::Spared;
 use work::Work;
 
 /// How a change of the group is made.
@@ -154,15 +155,15 @@ pub(crate) fn replace(
     work.is_a_free_name(name)?;
     let joining = new.config(name, group)?;
     let (candidate, config) = work.candidate(&editing, &Edit::Replace(old, &joining))?;
-    let (mut left, known) = work.is_spared(old, name, given_up)?;
-    work.is_fit(&joining, known.as_deref())?;
-    let joined = work.without(old, given_up, &mut left, |_| {
+    let spared = work.is_spared(old, name, given_up)?;
+    work.is_fit(&joining, spared.known.as_deref())?;
+    let joined = work.without(old, given_up, || {
         let joined = work.join(config, name, trusting)?;
         candidate.put_in_place()?;
         Ok(joined)
     })?;
     work.forget(old)?;
-    work.tell(Some(joined), Some(left))
+    work.tell(Some(joined), Some(spared.left))
 }
 
 /// Takes a member out of the group; with `destroy` also what its token holds of it.
@@ -178,8 +179,8 @@ pub(crate) fn remove(
 ) -> Result<Answer> {
     let (work, editing) = Work::begin(context, how, Some(name))?;
     let (candidate, _) = work.candidate(&editing, &Edit::Remove(name))?;
-    let (mut left, _) = work.is_spared(name, name, given_up)?;
-    work.without(name, given_up, &mut left, |left| {
+    let mut left = work.is_spared(name, name, given_up)?.left;
+    work.without(name, given_up, || {
         if destroy {
             let taken = work.take_off(name)?;
             (left.destroyed, left.left) = (taken.destroyed, taken.left);
@@ -236,14 +237,14 @@ impl<'a> Work<'a> {
     /// The member's token was made anew.
     fn made_anew(&self, before: &MemberConfig, trusting: &Trusting, given_up: GivenUp) -> Result<Answer> {
         let name = before.name.as_str();
-        let (left, known) = self.is_spared(name, name, given_up)?;
+        let Spared { left, known, is_owed } = self.is_spared(name, name, given_up)?;
         let (serial, objects) = self.look_at(before)?;
         if known.as_deref() != Some(serial.as_str()) {
             if objects > 0 {
                 return Err(not_empty(name, objects));
             }
             self.forget(name)?;
-        } else if !self.is_begun(name)? {
+        } else if !is_owed {
             bail!("nothing was changed: the token of member {name:?} is the one that it was");
         }
         let joined = self.join(self.config.clone(), name, trusting)?;

@@ -15,11 +15,9 @@ use zeroize::Zeroizing;
 
 use super::{How, the_only};
 use crate::config_file::{Candidate, Edit, Editing};
-use crate::context::{BadNews, Context, log_in};
+use crate::context::{BadNews, Context, GOODBYE, to_change};
 use crate::member;
 
-/// How long members are waited for when a group is not needed any more.
-pub(super) const GOODBYE: Duration = Duration::from_secs(5);
 /// How many handles are fetched at once.
 const BATCH: usize = 512;
 
@@ -86,20 +84,8 @@ impl<'a> Work<'a> {
     /// The group of a configuration, alone, and logged in to.
     pub(super) fn start(&self, mut config: Config) -> Result<(Provider, Arc<Group>)> {
         config.groups.retain(|g| g.label == self.label);
-        self.logged_in(Provider::for_operator(config)?)
-    }
-
-    pub(super) fn logged_in(&self, provider: Provider) -> Result<(Provider, Arc<Group>)> {
-        let group = provider.groups().first().context("the group did not start")?;
-        if !group.may_change() {
-            bail!(
-                "nothing was changed: the ledger in {} cannot be written by this user",
-                self.config.state_dir.display()
-            );
-        }
-        group.sync_by_hand();
-        log_in(group, &self.pin)?;
-        let group = Arc::clone(group);
+        let provider = Provider::for_operator(config)?;
+        let group = to_change(&provider, &self.pin)?;
         Ok((provider, group))
     }
 

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use ha_member::whole::Whole;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::open::{FORMAT, file_name, format};
@@ -24,7 +25,8 @@ UPDATE object SET state = 2, version = version + 1 WHERE state = 3;
 INSERT OR IGNORE INTO orphaned SELECT number FROM undecided;
 DELETE FROM undecided;";
 
-/// What the ledger that is there knows and nothing else can tell: what is destroyed, and which PINs were refused.
+/// What the ledger that is there knows and nothing else can tell: what is destroyed, and which PINs were refused. Both have
+/// the columns of one format, in one order.
 const KNOWN: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
 DELETE FROM copy WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
 INSERT OR REPLACE INTO object SELECT * FROM present.object WHERE state IN (3, 4);
@@ -62,6 +64,8 @@ impl Ledger {
     /// [`LedgerError::Place`] for a file that is no ledger, is damaged or cannot be read, and where a ledger is there;
     /// [`LedgerError::Newer`] for one that a newer version made; else [`LedgerError`].
     pub fn from_backup(from: &Path, dir: &Path, group: &str, present: Option<&Ledger>) -> Result<()> {
+        // As for every connection: a fork waits for it.
+        let _whole = Whole::begin();
         let path = dir.join(file_name(group));
         let place = |reason: String| LedgerError::Place { path: from.to_owned(), reason };
         let mut source = File::open(from).map_err(|e| place(e.to_string()))?;
