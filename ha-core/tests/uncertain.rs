@@ -487,3 +487,12 @@ fn a_key_that_was_renamed_before_a_member_had_it_is_given_to_it() {
     let key = open.find(2)[0];
     open.slot.op_init(open.s, OpKind::Encrypt, Some(&mut mechanism), key).unwrap();
 }
+
+#[test]
+fn a_search_that_fails_while_somebody_makes_an_object_is_begun_again() {
+    let tokens = Tokens::new(1);
+    let open = Open::new(&tokens);
+    open.pair(1).unwrap();
+    open.members[0].next(Function::FindObjectsInit, Act::Answer(Rv::GENERAL_ERROR));
+    assert_eq!(open.find(1).len(), 2);
+}

@@ -119,14 +119,7 @@ pub fn find_whole(
 /// # Errors
 /// The member's answer.
 pub fn find_all(on: On<'_>, template: &Template, batch: usize) -> Result<Vec<ObjectHandle>> {
-    match on.token.find_objects_init(on.session, template) {
-        // One that could not be ended is still there: nobody else searches in a session of ours.
-        Err(Rv::OPERATION_ACTIVE) => {
-            on.token.find_objects_final(on.session)?;
-            on.token.find_objects_init(on.session, template)?;
-        }
-        answer => answer?,
-    }
+    begin_search(on, template)?;
     let mut found = Vec::new();
     let answer = loop {
         match on.token.find_objects(on.session, batch) {
@@ -138,6 +131,25 @@ pub fn find_all(on: On<'_>, template: &Template, batch: usize) -> Result<Vec<Obj
     let ended = on.token.find_objects_final(on.session);
     answer.and(ended)?;
     Ok(found)
+}
+
+/// How often a search is begun that fails for no reason of its own. SoftHSM wants one that failed ended, too.
+const BEGINNINGS: usize = 8;
+
+fn begin_search(on: On<'_>, template: &Template) -> Result<()> {
+    let mut answer = Err(Rv::GENERAL_ERROR);
+    for _ in 0..BEGINNINGS {
+        answer = on.token.find_objects_init(on.session, template);
+        match answer {
+            // One that could not be ended is still there: nobody else searches in a session of ours.
+            Err(Rv::OPERATION_ACTIVE) => on.token.find_objects_final(on.session)?,
+            // SoftHSM takes an object that somebody is making for a private one until it says that it is not, and cannot
+            // decrypt the label that it has by then.
+            Err(Rv::GENERAL_ERROR) => {}
+            answer => return answer,
+        }
+    }
+    answer
 }
 
 /// Whether objects of this class hold a value that must not be seen.
