@@ -68,6 +68,10 @@ mod seeded {
         TombstonesSkipped,
         /// a tombstone goes when the first member has acknowledged it
         TombstoneDroppedEarly,
+        /// a token's marker is not read
+        MarkerNotRead,
+        /// what every member has destroyed is not remembered
+        SettledForgotten,
         /// a member that comes back is not given what it lacks
         MissingSkipped,
         /// a member that comes back is not told of changes

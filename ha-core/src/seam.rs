@@ -178,6 +178,14 @@ pub mod turns {
         GroupKeysRemembered,
         /// Another member was given them.
         GroupKeysGiven,
+        /// A member's marker is about to be written.
+        MarkAnnounced,
+        /// It was.
+        Marked,
+        /// That is noted.
+        MarkNoted,
+        /// That a member's token was set back is noted.
+        SetBackNoted,
     }
 
     thread_local! {

@@ -1,11 +1,13 @@
 //! `hactl sync` and `hactl adopt`: replicating by hand.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use ha_core::group::{CaughtUp, Group, Origin, Word};
 use ha_core::names;
 use ha_core::policy::health::State;
+use ha_core::provider::Provider;
 use ha_token::Rv;
 use serde::Serialize;
 
@@ -177,36 +179,13 @@ struct AdoptedDocument {
 /// # Errors
 /// The configuration, the PIN, no such member; what makes all of it impossible.
 pub(crate) fn adopt(context: &Context, member: &str, label: Option<&str>, dry: bool) -> Result<Answer> {
-    let config = context.load()?;
-    let candidates: Vec<usize> = config
-        .groups
-        .iter()
-        .enumerate()
-        .filter(|(_, g)| label.is_none_or(|l| l == g.label) && g.members.iter().any(|m| m.name == member))
-        .map(|(n, _)| n)
-        .collect();
-    let place = match candidates.as_slice() {
-        [one] => *one,
-        [] => {
-            let names: Vec<_> =
-                config.groups.iter().flat_map(|g| &g.members).map(|m| m.name.as_str()).collect();
-            bail!("no group has a member {member:?}; there are: {}", names.join(", "));
-        }
-        _ => bail!("several groups have a member {member:?}; name one with --group"),
-    };
-    let provider = context.running()?;
-    let Some(group) = provider.groups().get(place) else { bail!("the configuration changed meanwhile") };
+    let (provider, group) = running_with(context, member, label)?;
     let words = format!(
         "group {:?}: {} the objects of member {member:?}",
         group.config.label,
         if dry { "looking at" } else { "adopting" }
     );
-    let adopted = output::busy(words, || group.adopt(member, dry)).map_err(|rv| match rv {
-        Rv::TOKEN_NOT_PRESENT => {
-            BadNews(format!("member {member:?} is not up; `hactl status` and `hactl doctor` say why")).into()
-        }
-        rv => explain(rv),
-    })?;
+    let adopted = output::busy(words, || group.adopt(member, dry)).map_err(|rv| explain_of(member, rv))?;
     let objects: Vec<_> = adopted
         .into_iter()
         .map(|a| AdoptedDocument {
@@ -243,6 +222,78 @@ fn print_adopted(document: &AdoptDocument) {
         println!("{} {:?} {}: {what}", o.class, o.label, o.id);
     }
     println!("{} {done}, {} stay on {} only", document.adopted, document.left, document.member);
+}
+
+#[derive(Serialize)]
+struct DiscardDocument {
+    schema: u8,
+    group: String,
+    member: String,
+    dry_run: bool,
+    destroyed: Vec<String>,
+    left: Vec<String>,
+}
+
+/// Destroys what a member's token holds and the group does not know. Bad news: any that stays, and with `dry` any.
+///
+/// # Errors
+/// As [`adopt`].
+pub(crate) fn discard(context: &Context, member: &str, label: Option<&str>, dry: bool) -> Result<Answer> {
+    let (provider, group) = running_with(context, member, label)?;
+    let words = format!("group {:?}: looking for what is unknown on member {member:?}", group.config.label);
+    let done = output::busy(words, || group.discard(member, dry)).map_err(|rv| explain_of(member, rv))?;
+    let document = DiscardDocument {
+        schema: 1,
+        group: group.config.label.clone(),
+        member: member.to_owned(),
+        dry_run: dry,
+        destroyed: done.destroyed,
+        left: done.left,
+    };
+    let well = document.left.is_empty() && (!dry || document.destroyed.is_empty());
+    if context.json {
+        output::json(&document)?;
+    } else {
+        let did = if dry { "would be destroyed" } else { "destroyed" };
+        document.destroyed.iter().for_each(|what| println!("{what}: {did}"));
+        document.left.iter().for_each(|what| println!("{what}"));
+        println!("{} {did}, {} left", document.destroyed.len(), document.left.len());
+    }
+    provider.shutdown(Duration::from_secs(5));
+    Ok(if well { Answer::Well } else { Answer::BadNews })
+}
+
+/// The running group that has a member of this name.
+fn running_with(context: &Context, member: &str, label: Option<&str>) -> Result<(Provider, Arc<Group>)> {
+    let config = context.load()?;
+    let candidates: Vec<usize> = config
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|(_, g)| label.is_none_or(|l| l == g.label) && g.members.iter().any(|m| m.name == member))
+        .map(|(n, _)| n)
+        .collect();
+    let place = match candidates.as_slice() {
+        [one] => *one,
+        [] => {
+            let names: Vec<_> =
+                config.groups.iter().flat_map(|g| &g.members).map(|m| m.name.as_str()).collect();
+            bail!("no group has a member {member:?}; there are: {}", names.join(", "));
+        }
+        _ => bail!("several groups have a member {member:?}; name one with --group"),
+    };
+    let provider = context.running()?;
+    let group = provider.groups().get(place).cloned().context("the configuration changed meanwhile")?;
+    Ok((provider, group))
+}
+
+fn explain_of(member: &str, rv: Rv) -> anyhow::Error {
+    match rv {
+        Rv::TOKEN_NOT_PRESENT => {
+            BadNews(format!("member {member:?} is not up; `hactl status` and `hactl doctor` say why")).into()
+        }
+        rv => explain(rv),
+    }
 }
 
 /// A refusal of the group itself in words.

@@ -81,6 +81,13 @@ enum Verb {
         /// Only say what would be done.
         #[arg(long)]
         dry_run: bool,
+        /// Only destroy what this member's token holds and the group does not know: objects from before it, or made behind its
+        /// back, and what came back with a token that was set back.
+        #[arg(long, value_name = "MEMBER")]
+        discard: Option<String>,
+        /// The group's label, where several have a member of that name.
+        #[arg(long, value_name = "LABEL", requires = "discard")]
+        group: Option<String>,
     },
     /// Makes the keys that one member held before the group the group's own.
     Adopt {
@@ -275,7 +282,10 @@ fn main() -> ExitCode {
         Verb::Slot { verb: SlotVerb::List } => slots::list(&context),
         Verb::Status { watch } => status::run(&context, watch),
         Verb::Check { prove } => check::run(&context, prove),
-        Verb::Sync { dry_run } => adopt::sync(&context, dry_run),
+        Verb::Sync { dry_run, discard: Some(member), group } => {
+            adopt::discard(&context, &member, group.as_deref(), dry_run)
+        }
+        Verb::Sync { dry_run, .. } => adopt::sync(&context, dry_run),
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
         Verb::Member { verb: MemberVerb::Set { name, role, group } } => {
             membership::set(&context, &name, group.as_deref(), role.into())

@@ -185,8 +185,7 @@ fn ask(group: &Group, member: &Arc<Member>) -> Result<Seen, Rv> {
     let objects = if logged_in {
         let lease = group.lease(member)?;
         let all = find_all(lease.on(), &vec![Attribute::bool(ck::CKA_TOKEN, true)], 512)?.len();
-        // The two group keys are ours, and nobody's who counts keys.
-        Some(all.saturating_sub(if keys.is_some() { 2 } else { 0 }))
+        Some(all.saturating_sub(link.own_objects()))
     } else {
         None
     };

@@ -111,6 +111,10 @@ impl Group {
             let (lease, _) = open_lease(|| Lease::new(member, Arc::clone(link)))?;
             self.recall_group_keys(&lease)?;
             let by_hand = self.by_hand.load(Ordering::Acquire);
+            if by_hand || lease.link.group_keys().is_none() {
+                // Before anything is given to it.
+                self.warn_of_marker(&lease)?;
+            }
             if lease.link.group_keys().is_none() && !by_hand {
                 self.receive_group_keys(member, link);
             }
@@ -125,7 +129,7 @@ impl Group {
                     tracing::info!(group = %self.config.label, member = member.name(), "not all at once: nobody waits for the rest now");
                     return Ok(());
                 }
-                if self.take_stock(&lease)? {
+                if self.take_stock(&lease)? || member.set_back.load(Ordering::Acquire) {
                     let lost = self.notice_lost(&lease, &|| self.is_cut_off(extent))?;
                     if lost.is_unfinished {
                         return Ok(());
@@ -136,6 +140,7 @@ impl Group {
                         continue;
                     }
                     done.left.extend(lost.left);
+                    self.believe_again(&lease)?;
                 }
                 for line in &done.left {
                     tracing::warn!(group = %self.config.label, member = member.name(), "not brought up to date: {line}");
@@ -252,11 +257,11 @@ impl Group {
         let Some(ledger) = &self.ledger else { return Ok(false) };
         let token = vec![ha_token::Attribute::bool(ha_token::ck::CKA_TOKEN, true)];
         let there = lease.find(&token)?.len();
-        let group_keys = if lease.link.group_keys().is_some() { 2 } else { 0 };
+        let ours = lease.link.own_objects();
         // A ledger that cannot say how many there should be may not know some.
         let known = ledger.count_on(lease.member.name());
-        lease.member.set_foreign(known.as_ref().map_or(true, |known| there != known + group_keys));
-        Ok(known.is_ok_and(|known| there < known + group_keys))
+        lease.member.set_foreign(known.as_ref().map_or(true, |known| there != known + ours));
+        Ok(known.is_ok_and(|known| there < known + ours))
     }
 
     /// Deletions first, so that nothing dead is changed or counted; then changes; then what is missing. A ledger that
@@ -266,7 +271,11 @@ impl Group {
     /// The member's answers that say that it cannot be used.
     pub(crate) fn bring_up_to_date(&self, lease: &Lease, extent: Extent) -> Result<CaughtUp> {
         let mut done = CaughtUp::default();
-        let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(done) };
+        let Some(ledger) = &self.ledger else { return Ok(done) };
+        if ledger.is_read_only() {
+            self.warn_of_marker(lease)?;
+            return Ok(done);
+        }
         // The lock of the host is one among this process's threads, too.
         let alone = self.alone.load(Ordering::Relaxed).then(|| self.world.now() + LOGIN_PATIENCE);
         let give_up = || self.is_cut_off(extent) || alone.is_some_and(|end| self.world.now() >= end);
@@ -279,7 +288,16 @@ impl Group {
                 return Ok(done);
             }
         };
-        match self.work_through(ledger, lease, extent, &mut done) {
+        let mut work = || {
+            let seen = self.look_at_marker(ledger, lease, extent != Extent::Rehearsal)?;
+            // It may not be the tokens' own.
+            if ledger.is_read_only() {
+                return Ok(());
+            }
+            self.work_through(ledger, lease, extent, &mut done)?;
+            if extent == Extent::Rehearsal || done.undone { Ok(()) } else { self.mark(ledger, lease, &seen) }
+        };
+        match work() {
             Ok(()) => Ok(done),
             Err(Trouble::Member(rv)) => Err(rv),
             Err(Trouble::Ledger(error)) => {

@@ -9,7 +9,7 @@ use super::login::Visit;
 use super::matching::{NO_TYPE, of_kind};
 use super::{Group, Lease, Object, Origin, Traits, Trust, Who};
 use crate::mutants::wrong;
-use crate::replica::group_key;
+use crate::replica::is_ours;
 use crate::replica::ledger::{Ledger, LedgerError, ObjectRow, State};
 use crate::replica::proof::Outcome;
 
@@ -156,7 +156,7 @@ impl Group {
                 }
                 let Some((traits, ..)) = self.read_whole(lease.on(), handle)? else { continue };
                 // The group keys are no application's, and answer few challenges.
-                if group_key::is_ours(&traits.label, &traits.id) {
+                if is_ours(&traits.label, &traits.id) {
                     continue;
                 }
                 match by_names.iter_mut().find(|(names, _)| *names == traits) {

@@ -13,7 +13,7 @@ use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Tem
 use super::copies::row_traits;
 use super::matching::Match;
 use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
-use crate::replica::group_key;
+use crate::replica::is_ours;
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
 use crate::replica::verifier::Verifier;
@@ -61,7 +61,7 @@ impl Group {
             // Somebody else's session object, or a throw-away of a proof: handles of these are used again.
             return Ok(ControlFlow::Break(None));
         }
-        if group_key::is_ours(&traits.label, &traits.id) {
+        if is_ours(&traits.label, &traits.id) {
             lease.link.bind(backing, 0);
             return Ok(ControlFlow::Break(None));
         }
@@ -95,6 +95,10 @@ impl Group {
             }
             // It may yet stay: every member may refuse that.
             Match::Dying => return Ok(ControlFlow::Break(None)),
+            // It may be from before it was destroyed here.
+            Match::Foreign if lease.member.set_back.load(Ordering::Acquire) => {
+                return Ok(ControlFlow::Break(None));
+            }
             // It is being made, or whoever made it died.
             Match::Foreign if self.has_no_value(lease, backing, &traits) => {
                 return Ok(ControlFlow::Break(None));
@@ -148,8 +152,8 @@ impl Group {
                 // One of the group's own is not for this one to be compared with.
                 if known.is_none() {
                     match self.match_row(&there, other, &traits) {
-                        Ok(Match::Foreign) => {}
-                        Ok(Match::Row(..) | Match::Destroyed | Match::Dying) => continue,
+                        Ok(Match::Foreign) if !member.set_back.load(Ordering::Acquire) => {}
+                        Ok(Match::Foreign | Match::Row(..) | Match::Destroyed | Match::Dying) => continue,
                         Err(rv) => {
                             trouble(rv);
                             break;

@@ -144,7 +144,7 @@ impl Group {
                             self.look_at(member);
                         }
                         since = if member.may_take.load(Ordering::Acquire) { since + 1 } else { 0 };
-                        if is_tried_again(since) {
+                        if is_tried_again(since) || self.is_mark_due(member) {
                             member.falls_behind();
                         } else if since == 0 && quiet.is_multiple_of(LOOKING_INTERVALS) {
                             self.look_for_leavings(member);

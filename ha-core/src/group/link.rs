@@ -82,6 +82,10 @@ pub struct Link {
     handles: RwLock<HashMap<Ulong, Ulong, RandomState>>,
     /// This connection's handles of the group keys, once found or made.
     group_keys: Mutex<Option<Arc<GroupKeys>>>,
+    /// How many markers the token holds, as far as was looked.
+    markers: AtomicUsize,
+    /// Whether it took none.
+    refuses_markers: AtomicBool,
     /// What can be wrapped here, once tried.
     ability: Mutex<Option<Arc<WrapAbility>>>,
 }
@@ -131,6 +135,8 @@ impl Link {
             handles: RwLock::default(),
             own_pin: Mutex::default(),
             group_keys: Mutex::new(None),
+            markers: AtomicUsize::new(0),
+            refuses_markers: AtomicBool::new(false),
             ability: Mutex::new(None),
         })
     }
@@ -464,6 +470,26 @@ impl Link {
     /// Remembers the group keys.
     pub fn set_group_keys(&self, keys: Option<GroupKeys>) {
         *self.group_keys.lock().unwrap_or_else(PoisonError::into_inner) = keys.map(Arc::new);
+    }
+
+    /// How many of the token's objects are the group's own, and nobody's who counts keys: as far as they were looked for.
+    pub fn own_objects(&self) -> usize {
+        self.markers.load(Ordering::Acquire) + if self.group_keys().is_some() { 2 } else { 0 }
+    }
+
+    /// Whether the token took no marker.
+    pub(super) fn refuses_markers(&self) -> bool {
+        self.refuses_markers.load(Ordering::Acquire)
+    }
+
+    /// It took none: not asked again on this connection.
+    pub(super) fn refuse_markers(&self) {
+        self.refuses_markers.store(true, Ordering::Release);
+    }
+
+    /// Remembers how many markers it holds.
+    pub(super) fn set_markers(&self, markers: usize) {
+        self.markers.store(markers, Ordering::Release);
     }
 
     /// What can be wrapped here, if it was tried.

@@ -64,6 +64,8 @@ pub struct Member {
     pub(super) alone: AtomicU32,
     /// Whether the token holds objects that the ledger does not know.
     pub(super) foreign: AtomicBool,
+    /// Whether its token was set back: nothing unknown on it is believed to be new.
+    pub(super) set_back: AtomicBool,
     /// Held while it is brought up to date: by one thread at a time.
     pub(super) catching_up: Mutex<()>,
     /// Its calls that have not returned, where they have a deadline.
@@ -151,6 +153,7 @@ impl Member {
             logged_in: AtomicBool::new(false),
             alone: AtomicU32::new(0),
             foreign: AtomicBool::new(true),
+            set_back: AtomicBool::new(false),
             asked_for: AtomicBool::new(false),
             asked_done: AtomicUsize::new(0),
             shown: Shown::default(),

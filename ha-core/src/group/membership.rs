@@ -6,7 +6,7 @@ use ha_token::{Attribute, Result, Rv, ck};
 use super::catch_up::describe;
 use super::copies::{Copy, Trouble};
 use super::{Group, Who};
-use crate::replica::group_key;
+use crate::replica::{group_key, marker};
 
 /// What was taken off a member's token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,9 +57,10 @@ impl Group {
         let lease = self.sound_lease(member)?;
         let there = lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])?.len();
         let keys = group_key::count(lease.on(), &ledger.identity().group)?;
+        let markers = marker::find(lease.on())?.handles.len();
         // Read after the token was: another process may be giving it something.
         let known = ledger.count_on(member.name()).map_err(|e| self.ledger_failed(e))?;
-        Ok(there.saturating_sub(known + keys))
+        Ok(there.saturating_sub(known + keys + markers))
     }
 
     /// How much a member is yet to destroy, to change and to be given by the ledger; `None` where that cannot be said.
@@ -103,11 +104,12 @@ impl Group {
                     .push(format!("{}: what is there cannot be proven to be it or another", describe(row))),
             }
         }
+        marker::clear(lease.on())?;
         group_key::clear(lease.on(), &ledger.identity().group)?;
         Ok(taken)
     }
 
-    /// Destroys the group keys on a member's token: the group is being dissolved, and its objects stay where they are.
+    /// Destroys the marker and the group keys on a member's token: the group is being dissolved, and its objects stay where they are.
     ///
     /// # Errors
     /// `CKR_TOKEN_NOT_PRESENT` for a member that is not up; the member's answers: some may be left.
@@ -118,6 +120,7 @@ impl Group {
         if let Some(link) = member.link() {
             link.set_group_keys(None);
         }
+        marker::clear(lease.on())?;
         group_key::clear(lease.on(), &group)
     }
 }

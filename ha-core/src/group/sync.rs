@@ -44,6 +44,7 @@ impl Group {
         for member in self.up() {
             let answer = self.lease(member).and_then(|lease| {
                 self.recall_group_keys(&lease)?;
+                self.warn_of_marker(&lease)?;
                 let lost = self.lost(&lease)?;
                 if !dry {
                     for row in &lost {
@@ -123,6 +124,7 @@ impl Group {
         }
         let from: Arc<Member> =
             self.up().find(|m| m.name() == member).cloned().ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        self.show_unknown(&from, dry)?;
         let mut writers = Vec::new();
         for member in self.up() {
             writers.push(self.lease(member)?);

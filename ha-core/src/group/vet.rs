@@ -5,7 +5,7 @@ use ha_token::{Attribute, Function, Result, Rv, Template, TemplateExt, Ulong, ck
 
 use super::Group;
 use super::objects::Traits;
-use crate::replica::{group_key, life, proof};
+use crate::replica::{is_ours, life, proof};
 
 impl Group {
     /// Refuses a template that says something twice: tokens take the first or the last of two. And one that is no yes or no
@@ -30,7 +30,7 @@ impl Group {
     /// # Errors
     /// `CKR_ATTRIBUTE_VALUE_INVALID`.
     pub(crate) fn vet_names(&self, function: Function, label: &[u8], id: &[u8]) -> Result<()> {
-        if !group_key::is_ours(label, id) {
+        if !is_ours(label, id) {
             return Ok(());
         }
         let why = "the label is that of the group's own objects, which no application sees";

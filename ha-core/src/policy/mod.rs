@@ -6,6 +6,7 @@ pub mod doubt;
 pub mod failure;
 pub mod health;
 pub mod liar;
+pub mod marker;
 pub mod pin;
 pub mod shared;
 pub mod slow_start;

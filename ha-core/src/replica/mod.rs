@@ -6,6 +6,7 @@
 pub mod group_key;
 pub mod ledger;
 pub mod life;
+pub mod marker;
 pub mod proof;
 pub mod verifier;
 pub mod wrapping;
@@ -150,6 +151,12 @@ fn begin_search(on: On<'_>, template: &Template) -> Result<()> {
         }
     }
     answer
+}
+
+/// Whether an object of these names is one of the group's own, which no application sees. `id`: `CKA_ID`, or `CKA_APPLICATION`
+/// of a data object.
+pub fn is_ours(label: &[u8], id: &[u8]) -> bool {
+    group_key::is_ours(label, id) || marker::is_ours(label, id)
 }
 
 /// Whether objects of this class hold a value that must not be seen.

@@ -108,10 +108,11 @@ impl Bare {
         found(&*self.token, self.s, template)
     }
 
-    /// Objects on the token that are not the group's keys.
+    /// Objects on the token that are not the group's own.
     pub(crate) fn objects(&self) -> usize {
-        let all = self.find(&Template::new()).len();
-        all - self.find(&vec![Attribute::bytes(ck::CKA_LABEL, *b"pkcs11-ha group key")]).len()
+        let ours: [&[u8]; 2] = [b"pkcs11-ha group key", b"pkcs11-ha marker"];
+        let ours = ours.map(|label| self.find(&vec![Attribute::bytes(ck::CKA_LABEL, label)]).len());
+        self.find(&Template::new()).len() - ours.iter().sum::<usize>()
     }
 
     /// A secret as a token object that was unwrapped, so that it does not say its length.

@@ -50,7 +50,7 @@ pub(crate) fn shown(tokens: &Tokens, i: usize) -> Result<BTreeMap<String, Vec<Sh
         let label = String::from_utf8_lossy(&value(&*token, session, object, ck::CKA_LABEL)).into_owned();
         let id = value(&*token, session, object, ck::CKA_ID);
         // SoftHSM makes an object and then fills it: one that it was just making is left without a name.
-        if !label.is_empty() && !ha_core::replica::group_key::is_ours(label.as_bytes(), &id) {
+        if !label.is_empty() && !ha_core::replica::is_ours(label.as_bytes(), &id) {
             shown.entry(label).or_default().push(look(&*token, session, object));
         }
     }

@@ -73,6 +73,16 @@ impl Made {
         made
     }
 
+    /// Another group whose tokens have the same PIN.
+    pub(crate) fn with_pin_of(other: &Made, members: u8) -> Made {
+        let made = Made { folder: tempfile::tempdir().expect("a folder") };
+        let (dir, pin) = (made.dir(), other.dir().join("pin"));
+        let (dir, pin) = (dir.to_str().unwrap(), pin.to_str().unwrap());
+        let ran = hactl(&["init", "--softhsm", &members.to_string(), "--dir", dir, "--pin-file", pin]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        made
+    }
+
     pub(crate) fn dir(&self) -> PathBuf {
         self.folder.path().join("group")
     }

@@ -17,13 +17,15 @@ use super::{Ledger, LedgerError, ObjectId};
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
-/// What was not settled when the backup was made. A change goes forward, as where its process died.
+/// What was not settled when the backup was made. A change goes forward, as where its process died. The tokens' markers may
+/// be later by now.
 const BEGUN: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM object WHERE state IN (0, 1));
 DELETE FROM copy WHERE object IN (SELECT id FROM object WHERE state IN (0, 1));
 DELETE FROM object WHERE state IN (0, 1);
 UPDATE object SET state = 2, version = version + 1 WHERE state = 3;
 INSERT OR IGNORE INTO orphaned SELECT number FROM undecided;
-DELETE FROM undecided;";
+DELETE FROM undecided;
+DELETE FROM mark;";
 
 /// What the ledger that is there knows and nothing else can tell: what is destroyed, and which PINs were refused. Both have
 /// the columns of one format, in one order.
@@ -32,6 +34,9 @@ DELETE FROM copy WHERE object IN (SELECT id FROM present.object WHERE state IN (
 INSERT OR REPLACE INTO object SELECT * FROM present.object WHERE state IN (3, 4);
 UPDATE object SET state = 4 WHERE state = 3;
 INSERT INTO copy SELECT * FROM present.copy WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
+UPDATE object SET state = 4 WHERE id IN (SELECT id FROM present.settled);
+DELETE FROM blob WHERE object IN (SELECT id FROM object WHERE state = 4);
+INSERT OR REPLACE INTO settled SELECT * FROM present.settled WHERE id NOT IN (SELECT id FROM object);
 DELETE FROM refused;
 INSERT INTO refused SELECT * FROM present.refused;
 INSERT OR REPLACE INTO meta SELECT * FROM present.meta WHERE key LIKE 'pins set%';";
@@ -94,6 +99,7 @@ impl Ledger {
             }
             let transaction = connection.transaction()?;
             transaction.execute_batch(super::members::ADDED)?;
+            transaction.execute_batch(super::marks::ADDED)?;
             transaction.execute_batch(super::refused::ADDED)?;
             super::refused::add_since(&transaction)?;
             transaction.execute_batch(BEGUN).map_err(damaged)?;

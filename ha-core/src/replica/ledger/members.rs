@@ -3,6 +3,7 @@
 use ha_token::{MechanismInfo, Ulong};
 use rusqlite::{OptionalExtension, params};
 
+use super::marks::settle_gone;
 use super::statements::Statements as _;
 use super::{Ledger, LedgerError, ObjectRow, room};
 use crate::seam::step;
@@ -91,10 +92,8 @@ impl Ledger {
         transaction.run("DELETE FROM pending WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM copy WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM refused WHERE member = ?1", [name])?;
-        transaction.run(
-            "DELETE FROM object WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)",
-            [],
-        )?;
+        transaction.run("DELETE FROM mark WHERE member = ?1", [name])?;
+        settle_gone(&transaction, None)?;
         Ok(transaction.commit()?)
     }
 

@@ -13,6 +13,7 @@ mod connection;
 mod destructions;
 mod host;
 mod leavings;
+mod marks;
 mod members;
 mod objects;
 mod open;
@@ -26,6 +27,7 @@ mod tests;
 pub use destructions::ByOthers;
 pub use host::HostLock;
 pub(crate) use host::{is_file_of, namespace};
+pub use marks::Mark;
 pub use objects::Found;
 pub(crate) use open::{place, writes};
 pub(crate) use refused::Refused;
@@ -33,6 +35,7 @@ pub(crate) use retired::put_aside;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use ha_token::{Template, Ulong};
 
@@ -82,7 +85,7 @@ pub enum LedgerError {
     },
     /// It is another user's or another copy's of this library, or cannot be written: nothing is changed.
     #[error(
-        "the ledger can only be read here: it is another user's, open in another copy of this library in this process, or on a disk that cannot be written"
+        "the ledger can only be read here: it is another user's, open in another copy of this library in this process, on a disk that cannot be written, or not the one that the tokens know"
     )]
     ReadOnly,
     /// The object is not in the state that the change needs: another process was faster.
@@ -231,7 +234,7 @@ pub struct Ledger {
     connection: Kept,
     identity: Identity,
     /// Why nothing is written, if nothing is.
-    read_only: Option<String>,
+    read_only: OnceLock<String>,
     path: PathBuf,
     wait: std::time::Duration,
     /// After the connection, here and below: given up when that is closed.
@@ -250,12 +253,17 @@ impl Ledger {
 
     /// Whether changes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.read_only.is_some()
+        self.read_only.get().is_some()
     }
 
     /// Why changes are refused, in words, if they are.
     pub fn why_read_only(&self) -> Option<&str> {
-        self.read_only.as_deref()
+        self.read_only.get().map(String::as_str)
+    }
+
+    /// From now on changes are refused, until the ledger is opened anew.
+    pub fn refuse_changes(&self, why: String) {
+        _ = self.read_only.set(why);
     }
 
     /// Whether this is a copy of the ledger as it was when it was opened, because another copy of this library in this

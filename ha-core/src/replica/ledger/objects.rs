@@ -3,6 +3,7 @@
 use ha_token::{Template, Ulong};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
+use super::marks::settle_gone;
 use super::statements::Statements as _;
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
@@ -133,7 +134,10 @@ impl Ledger {
         for member in touched {
             transaction.run("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
         }
-        forget_if_gone(&transaction, id)?;
+        // No token had it at any time.
+        if touched.is_empty() {
+            transaction.run("DELETE FROM object WHERE id = ?1", [id.0])?;
+        }
         transaction.commit()?;
         self.tell_destroyed();
         step!(Abandoned);
@@ -192,7 +196,7 @@ impl Ledger {
     }
 
     /// A member no longer holds an object, nor has anything to change in it. Once every one has said so of a destroyed
-    /// object it is forgotten.
+    /// object it is none any more.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -204,7 +208,7 @@ impl Ledger {
             transaction.run("DELETE FROM copy WHERE object = ?1", params![id.0])?;
         }
         transaction.run("DELETE FROM pending WHERE object = ?1 AND member = ?2", params![id.0, member])?;
-        forget_if_gone(&transaction, id)?;
+        settle_gone(&transaction, Some(id))?;
         transaction.commit()?;
         step!(Acknowledged);
         Ok(())
@@ -499,14 +503,6 @@ fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
         connection.run("DELETE FROM pending WHERE number = ?1", [number])?;
         connection.run("DELETE FROM undecided WHERE number = ?1", [number])?;
         connection.run("DELETE FROM orphaned WHERE number = ?1", [number])?;
-    }
-    Ok(())
-}
-
-fn forget_if_gone(connection: &Connection, id: ObjectId) -> Result<()> {
-    let sql = "DELETE FROM object WHERE id = ?1 AND state = 4 AND NOT EXISTS (SELECT 1 FROM copy WHERE object = ?1)";
-    if connection.run(sql, [id.0])? == 1 {
-        connection.run("DELETE FROM blob WHERE object = ?1", [id.0])?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ha_member::whole::Whole;
@@ -150,6 +150,7 @@ impl Ledger {
             found => return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT }),
         }
         transaction.execute_batch(super::members::ADDED)?;
+        transaction.execute_batch(super::marks::ADDED)?;
         transaction.execute_batch(super::refused::ADDED)?;
         super::refused::add_since(&transaction)?;
         transaction.commit()?;
@@ -236,7 +237,7 @@ impl Ledger {
         Ok(Ledger {
             connection: Kept::new(connection),
             identity,
-            read_only,
+            read_only: read_only.map(OnceLock::from).unwrap_or_default(),
             path: path.to_owned(),
             wait,
             _sole: sole,

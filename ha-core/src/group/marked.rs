@@ -1,0 +1,284 @@
+//! The members' markers: a token that was set back contributes nothing unknown, one of another group is not used, and a ledger
+//! that is not the tokens' own changes nothing.
+
+use std::sync::atomic::Ordering;
+
+use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, ck};
+
+use super::copies::Trouble;
+use super::matching::{Match, id_kind};
+use super::{Group, Lease, Member, Traits, Who};
+use crate::mutants::wrong;
+use crate::policy::failure::{Class, classify};
+use crate::policy::marker::{Known, Said, Verdict, judge};
+use crate::replica::is_ours;
+use crate::replica::ledger::{Ledger, ObjectRow};
+use crate::replica::marker::{self, Marker, Markers};
+use crate::seam::step;
+
+/// What was unknown on a member's token, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// What was destroyed, or would be.
+    pub destroyed: Vec<String>,
+    /// What could not be, and why.
+    pub left: Vec<String>,
+}
+
+/// What a member's token said of itself.
+pub(super) struct Seen {
+    markers: Markers,
+    /// Whether it was found now that the token was set back.
+    is_set_back: bool,
+}
+
+/// What may have been changed of an object, besides its names.
+const CHANGEABLE: [AttributeType; 16] = [
+    ck::CKA_SUBJECT,
+    ck::CKA_START_DATE,
+    ck::CKA_END_DATE,
+    ck::CKA_ENCRYPT,
+    ck::CKA_DECRYPT,
+    ck::CKA_SIGN,
+    ck::CKA_VERIFY,
+    ck::CKA_SIGN_RECOVER,
+    ck::CKA_VERIFY_RECOVER,
+    ck::CKA_WRAP,
+    ck::CKA_UNWRAP,
+    ck::CKA_DERIVE,
+    ck::CKA_SENSITIVE,
+    ck::CKA_EXTRACTABLE,
+    ck::CKA_WRAP_WITH_TRUSTED,
+    ck::CKA_COPYABLE,
+];
+
+/// What a member that was set back is to set once more, where it has it otherwise.
+fn once_more(row: &ObjectRow) -> Template {
+    let names =
+        [Attribute::bytes(id_kind(row.class), &*row.ckaid), Attribute::bytes(ck::CKA_LABEL, &*row.label)];
+    let kept = row.template.iter().filter(|a| CHANGEABLE.contains(&a.kind)).cloned();
+    names.into_iter().chain(kept).collect()
+}
+
+impl Group {
+    /// Reads a member's marker, before anything is done on its token: one of another group is not used, and a ledger that is
+    /// not the tokens' own changes nothing. To `note` in the ledger that a token was set back whoever calls this has the
+    /// member's lock on this host: another process may be writing the marker.
+    ///
+    /// # Errors
+    /// [`Trouble`]; `CKR_TOKEN_NOT_RECOGNIZED` for a token of another group.
+    pub(super) fn look_at_marker(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        note: bool,
+    ) -> std::result::Result<Seen, Trouble> {
+        let (member, name) = (&lease.member, lease.member.name());
+        // Before the ledger: who writes it has announced it there first.
+        let markers = marker::find(lease.on())?;
+        lease.link.set_markers(markers.handles.len());
+        let mark = ledger.mark_of(name)?;
+        let identity = ledger.identity();
+        let known = mark.map(|m| Known { written: m.written, begun: m.begun });
+        let said = markers.latest.as_ref().map(|said| Said {
+            is_ours: said.identity.group == identity.group && said.identity.ledger == identity.ledger,
+            epoch: said.epoch,
+        });
+        let epoch = said.map_or(0, |said| said.epoch);
+        let mut is_set_back = false;
+        member.set_back.store(mark.is_some_and(|m| m.set_back), Ordering::Release);
+        match if wrong!(MarkerNotRead) { Verdict::New } else { judge(known, said) } {
+            Verdict::LedgerIsOlder => self.refuse_changes(ledger, name,
+                "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger backup`, then `hactl ledger restore --replace` compare it with the tokens"),
+            Verdict::AnotherLedgers if !ledger.has_begun()? => self.refuse_changes(ledger, name,
+                "the token belongs to a group by another ledger, which was lost, or is another host's: keys can be used, and nothing is created, changed or destroyed; bring that ledger back with `hactl ledger restore`"),
+            Verdict::AnotherLedgers => {
+                let whose = markers.latest.as_ref().map_or("", |said| &said.label);
+                self.put_aside(member, format!(
+                    "its token belongs to the group {whose:?} by another ledger; put the right token back, or empty this one and run `hactl member replace`"
+                ));
+                return Err(Trouble::Member(Rv::TOKEN_NOT_RECOGNIZED));
+            }
+            Verdict::SetBack if note => {
+                tracing::error!(group = %self.config.label, member = name,
+                    "the token was set back to an older state, or made anew: what is on it and the ledger does not know is not shown");
+                ledger.was_set_back(name, epoch, &once_more)?;
+                member.set_back.store(true, Ordering::Release);
+                is_set_back = true;
+            }
+            Verdict::Restored if note => ledger.mark_found(name, epoch)?,
+            Verdict::AsItWas if note && known.is_some_and(|known| known.written != epoch) => {
+                ledger.mark_written(name, epoch)?;
+            }
+            Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
+        }
+        Ok(Seen { markers, is_set_back })
+    }
+
+    /// As [`look_at_marker`](Self::look_at_marker), where nothing is noted.
+    ///
+    /// # Errors
+    /// The member's answer; `CKR_TOKEN_NOT_RECOGNIZED` for a token of another group.
+    pub(super) fn warn_of_marker(&self, lease: &Lease) -> Result<()> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        match self.look_at_marker(ledger, lease, false) {
+            Ok(_) => Ok(()),
+            Err(Trouble::Member(rv)) => Err(rv),
+            // Who reads keys only goes on.
+            Err(Trouble::Ledger(error)) => {
+                tracing::warn!(group = %self.config.label, member = lease.member.name(), %error, "the ledger cannot say what the member's marker was");
+                Ok(())
+            }
+        }
+    }
+
+    fn refuse_changes(&self, ledger: &Ledger, member: &str, why: &str) {
+        tracing::error!(group = %self.config.label, member, "{why}");
+        ledger.refuse_changes(format!("{member}: {why}"));
+    }
+
+    /// Writes a member's marker anew, where that is due. A token that takes none has none, and tombstones last for it.
+    ///
+    /// # Errors
+    /// [`Trouble`], of what says that the member cannot be used.
+    pub(super) fn mark(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        seen: &Seen,
+    ) -> std::result::Result<(), Trouble> {
+        let name = lease.member.name();
+        let said = seen.markers.latest.as_ref();
+        let members: Vec<String> = self.members.iter().map(|m| m.name().to_owned()).collect();
+        let is_outdated = said.is_some_and(|said| said.members != members || seen.is_set_back);
+        let is_due = ledger.is_to_be_marked(name)? || is_outdated || seen.markers.handles.len() > 1;
+        if !is_due || lease.link.refuses_markers() || !ledger.has_begun()? {
+            return Ok(());
+        }
+        let epoch = ledger.mark_begun(name)?;
+        let marker = Marker { identity: ledger.identity(), epoch, label: self.config.label.clone(), members };
+        match marker::write(lease.on(), &marker, &seen.markers) {
+            Ok(()) => {
+                step!(Marked);
+                lease.link.set_markers(1);
+                ledger.mark_written(name, epoch)?;
+                Ok(())
+            }
+            Err(rv) => match classify(Function::CreateObject, rv) {
+                Class::Member | Class::Session | Class::Login => Err(Trouble::Member(rv)),
+                Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => {
+                    tracing::debug!(group = %self.config.label, member = name, %rv, "the marker cannot be written");
+                    lease.link.refuse_markers();
+                    lease.link.set_markers(marker::find(lease.on())?.handles.len());
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// After a token that was set back was given what it lacks: where nothing unknown is on it, it counts like any other.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(super) fn believe_again(&self, lease: &Lease) -> Result<()> {
+        let name = lease.member.name();
+        let Some(ledger) = self.ledger.as_ref().filter(|l| !l.is_read_only()) else { return Ok(()) };
+        if !lease.member.set_back.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let unknown = self.unknown_on(lease)?;
+        if unknown.is_empty() {
+            return self.trust_token(ledger, &lease.member);
+        }
+        tracing::warn!(group = %self.config.label, member = name, unknown = unknown.len(),
+            "the token was set back, and holds what the ledger does not know: it is not shown; `hactl sync --discard` destroys it, `hactl adopt` takes it");
+        Ok(())
+    }
+
+    /// What is unknown on a member's token is new, by its operator's word, or because nothing is.
+    ///
+    /// # Errors
+    /// The ledger's.
+    fn trust_token(&self, ledger: &Ledger, member: &Member) -> Result<()> {
+        ledger.is_believed_again(member.name()).map_err(|e| self.ledger_failed(e))?;
+        member.set_back.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a member's marker is to be written anew, which nobody has asked for.
+    pub(super) fn is_mark_due(&self, member: &Member) -> bool {
+        let may = |ledger: &&Ledger| self.login.who() == Who::User && !ledger.is_read_only();
+        let takes_one = member.link().is_some_and(|link| !link.refuses_markers());
+        let by_hand = self.by_hand.load(Ordering::Acquire);
+        let ledger = self.ledger.as_ref().filter(may);
+        takes_one && !by_hand && ledger.is_some_and(|l| l.is_to_be_marked(member.name()).unwrap_or(false))
+    }
+
+    /// What is unknown on a member's token is its operator's to take into the group: from now on it is shown.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) fn show_unknown(&self, member: &Member, dry: bool) -> Result<()> {
+        if dry {
+            member.set_back.store(false, Ordering::Release);
+            return Ok(());
+        }
+        self.trust_token(self.ledger()?, member)
+    }
+
+    /// Destroys what a member's token holds and the ledger does not know: what was made before the group, or behind its back,
+    /// and what came back with a token that was set back. With `dry` nothing is done. The user is logged in.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`; `CKR_TOKEN_NOT_PRESENT` for a member that is not up; the ledger's; the member's answers that
+    /// say that it cannot be used. What was destroyed by then is.
+    pub fn discard(&self, member: &str, dry: bool) -> Result<Discarded> {
+        if self.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let ledger = self.ledger()?;
+        let member = self.up().find(|m| m.name() == member).ok_or(Rv::TOKEN_NOT_PRESENT)?;
+        let lease = self.sound_lease(member)?;
+        let mut discarded = Discarded::default();
+        for (handle, traits) in self.unknown_on(&lease)? {
+            let what =
+                format!("{} {:?}", crate::names::class(traits.class), String::from_utf8_lossy(&traits.label));
+            let answer = if dry { Ok(()) } else { lease.token().destroy_object(lease.session, handle) };
+            match answer {
+                Ok(()) => discarded.destroyed.push(what),
+                Err(rv) if classify(Function::DestroyObject, rv) == Class::Member => return Err(rv),
+                Err(rv) => discarded.left.push(format!("{what}: {rv}")),
+            }
+            if !dry && let Some(known) = lease.link.virtual_of(handle) {
+                lease.link.unbind(handle);
+                if let Ok(object) = self.objects.get(ObjectHandle(known)) {
+                    object.forget(member.index);
+                }
+            }
+        }
+        if !dry && discarded.left.is_empty() {
+            self.trust_token(ledger, member)?;
+        }
+        Ok(discarded)
+    }
+
+    /// The token objects of a member that the ledger does not know.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(super) fn unknown_on(&self, lease: &Lease) -> Result<Vec<(ObjectHandle, Traits)>> {
+        let token = vec![Attribute::bool(ck::CKA_TOKEN, true)];
+        let mut unknown = Vec::new();
+        for handle in lease.find(&token)? {
+            let read = match self.read_whole(lease.on(), handle) {
+                Err(Rv::OBJECT_HANDLE_INVALID) => continue,
+                read => read?,
+            };
+            let Some((traits, ..)) = read.filter(|(t, ..)| !is_ours(&t.label, &t.id)) else { continue };
+            if matches!(self.match_row(lease, handle, &traits)?, Match::Foreign) {
+                unknown.push((handle, traits));
+            }
+        }
+        Ok(unknown)
+    }
+}
