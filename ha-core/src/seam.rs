@@ -184,8 +184,8 @@ pub mod turns {
         Marked,
         /// That is noted.
         MarkNoted,
-        /// That a member's token was set back is noted.
-        SetBackNoted,
+        /// What it may have missed is noted.
+        MissedNoted,
     }
 
     thread_local! {

@@ -86,6 +86,8 @@ pub struct Link {
     markers: AtomicUsize,
     /// Whether it took none.
     refuses_markers: AtomicBool,
+    /// Whether it was asked on this connection what it may have missed.
+    looked_at: AtomicBool,
     /// What can be wrapped here, once tried.
     ability: Mutex<Option<Arc<WrapAbility>>>,
 }
@@ -137,6 +139,7 @@ impl Link {
             group_keys: Mutex::new(None),
             markers: AtomicUsize::new(0),
             refuses_markers: AtomicBool::new(false),
+            looked_at: AtomicBool::new(false),
             ability: Mutex::new(None),
         })
     }
@@ -475,6 +478,16 @@ impl Link {
     /// How many of the token's objects are the group's own, and nobody's who counts keys: as far as they were looked for.
     pub fn own_objects(&self) -> usize {
         self.markers.load(Ordering::Acquire) + if self.group_keys().is_some() { 2 } else { 0 }
+    }
+
+    /// Whether it is not known yet on this connection what its token may have missed: it may have been set back before it.
+    pub(super) fn is_new(&self) -> bool {
+        !self.looked_at.load(Ordering::Acquire)
+    }
+
+    /// That is known now.
+    pub(super) fn was_looked_at(&self) {
+        self.looked_at.store(true, Ordering::Release);
     }
 
     /// Whether the token took no marker.

@@ -102,7 +102,7 @@ impl Group {
             Verdict::SetBack if note => {
                 tracing::error!(group = %self.config.label, member = name,
                     "the token was set back to an older state, or made anew: what is on it and the ledger does not know is not shown");
-                ledger.was_set_back(name, epoch, &once_more)?;
+                ledger.was_set_back(name)?;
                 member.set_back.store(true, Ordering::Release);
                 is_set_back = true;
             }
@@ -111,6 +111,12 @@ impl Group {
                 ledger.mark_written(name, epoch)?;
             }
             Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
+        }
+        if note && !ledger.is_read_only() && lease.link.is_new() {
+            // One that took no marker tells nothing.
+            let untold = known.filter(|known| known.written == 0).map_or(0, |known| known.begun);
+            ledger.may_have_missed(name, said.map_or(untold, |said| said.epoch), &once_more)?;
+            lease.link.was_looked_at();
         }
         Ok(Seen { markers, is_set_back })
     }

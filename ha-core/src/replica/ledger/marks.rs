@@ -4,7 +4,7 @@
 //! [marker](crate::replica::marker) that is later than that: a token that is set back to a time when it had the object says an
 //! earlier one, and is to destroy it once more.
 
-use ha_token::Template;
+use ha_token::{Template, ck};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::statements::Statements as _;
@@ -14,13 +14,19 @@ use crate::seam::step;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
-/// Added after the first ledgers were made; who does not know the tables forgets what every member has destroyed.
+/// Added after the first ledgers were made; who does not know the tables forgets what every member has destroyed. `altered`: the
+/// objects that members changed or destroyed, with such an epoch, and that of a new name. `again`, `recalled`: what a member is
+/// to change and to destroy that may have done so before.
 pub(super) const ADDED: &str = "CREATE TABLE IF NOT EXISTS mark (
     member TEXT PRIMARY KEY, begun INTEGER NOT NULL, written INTEGER NOT NULL, set_back INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settled (
     id BLOB PRIMARY KEY, class INTEGER NOT NULL, key_type INTEGER NOT NULL, ckaid BLOB NOT NULL, label BLOB NOT NULL,
     private INTEGER NOT NULL, verifier BLOB NOT NULL, template BLOB NOT NULL, epoch INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS settled_epoch ON settled (epoch);";
+CREATE INDEX IF NOT EXISTS settled_epoch ON settled (epoch);
+CREATE TABLE IF NOT EXISTS altered (object BLOB PRIMARY KEY, epoch INTEGER NOT NULL, named INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS altered_epoch ON altered (epoch);
+CREATE TABLE IF NOT EXISTS again (number INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS recalled (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;";
 
 /// What the ledger knows of a member's marker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +55,7 @@ pub(super) fn settle_gone(connection: &Connection, id: Option<ObjectId>) -> Resu
     let id = id.map(|id| id.0);
     if !wrong!(SettledForgotten) {
         let sql = format!(
-            "INSERT OR REPLACE INTO settled SELECT id, class, key_type, ckaid, label, private, verifier, template, ?2
+            "INSERT OR IGNORE INTO settled SELECT id, class, key_type, ckaid, label, private, verifier, template, ?2
              FROM object WHERE {gone} AND verifier IS NOT NULL"
         );
         connection.run(&sql, params![id, epoch(connection)? as i64 + 1])?;
@@ -59,6 +65,39 @@ pub(super) fn settle_gone(connection: &Connection, id: Option<ObjectId>) -> Resu
     connection.run(&format!("DELETE FROM object WHERE {gone}"), [id])?;
     Ok(())
 }
+
+/// A member made a change: markers that are later than this say so.
+pub(super) fn altered(connection: &Connection, number: i64) -> Result<()> {
+    if connection.run("DELETE FROM again WHERE number = ?1", [number])? == 1 {
+        return Ok(());
+    }
+    let sql = "SELECT object, template FROM pending WHERE number = ?1";
+    let pending = connection.first(sql, [number], |r| Ok((r.get::<_, Vec<u8>>(0)?, r.get::<_, Vec<u8>>(1)?)));
+    let Some((object, template)) = pending.optional()? else { return Ok(()) };
+    let is_name = |kind| matches!(kind, ck::CKA_ID | ck::CKA_LABEL | ck::CKA_APPLICATION);
+    let names = codec::decode(&template).unwrap_or_default().iter().any(|a| is_name(a.kind));
+    note(connection, &object, names)
+}
+
+/// A member holds a destroyed object no more: the same.
+pub(super) fn destroyed(connection: &Connection, id: ObjectId, member: &str) -> Result<()> {
+    let recalled = "DELETE FROM recalled WHERE object = ?1 AND member = ?2";
+    if connection.run(recalled, params![id.0, member])? == 1 {
+        return Ok(());
+    }
+    note(connection, &id.0, false)
+}
+
+fn note(connection: &Connection, object: &[u8], names: bool) -> Result<()> {
+    let sql = "INSERT INTO altered (object, epoch, named) VALUES (?1, ?2, ?3)
+               ON CONFLICT (object) DO UPDATE SET epoch = excluded.epoch, named = max(named, excluded.named)";
+    let later = epoch(connection)? as i64 + 1;
+    connection.run(sql, params![object, later, if names { later } else { 0 }])?;
+    Ok(())
+}
+
+/// The epoch that is later than all that was done.
+const LATEST: &str = "SELECT max(epoch) FROM (SELECT max(epoch) AS epoch FROM settled UNION ALL SELECT max(epoch) FROM altered)";
 
 impl Ledger {
     /// Whether anything of the group's own is, or was, on any token: before that no marker is written.
@@ -100,8 +139,7 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         let mut now = epoch(&transaction)?;
-        let later = "SELECT max(epoch) FROM settled";
-        let settled: Option<i64> = transaction.first(later, [], |r| r.get(0))?;
+        let settled: Option<i64> = transaction.first(LATEST, [], |r| r.get(0))?;
         // The first marker says 1: nothing less was ever written.
         if let Some(later) = settled.map(|s| s as u64).into_iter().chain([1]).max().filter(|e| *e > now) {
             now = later;
@@ -141,45 +179,63 @@ impl Ledger {
         Ok(transaction.commit()?)
     }
 
-    /// A member's token was set back to when its marker said `epoch`: it may hold again whatever was destroyed since, may have
-    /// missed any change (what it is to set once more says `again`), and nothing unknown on it is believed to be new.
+    /// A member's token was set back: nothing unknown on it is believed to be new.
     ///
     /// # Errors
-    /// [`LedgerError`]; the marker still tells of it then.
-    pub fn was_set_back(
+    /// [`LedgerError`].
+    pub fn was_set_back(&self, member: &str) -> Result<()> {
+        self.writable()?.run("UPDATE mark SET set_back = 1 WHERE member = ?1", [member])?;
+        Ok(())
+    }
+
+    /// What a member may have missed whose marker says `epoch`: it may hold what was destroyed since, and is to set once more
+    /// what was changed since, by what `once_more` says of an object.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: nothing is noted then, and the marker still tells of it.
+    pub fn may_have_missed(
         &self,
         member: &str,
         epoch: u64,
-        again: &dyn Fn(&ObjectRow) -> Template,
+        once_more: &dyn Fn(&ObjectRow) -> Template,
     ) -> Result<()> {
+        let since = epoch as i64;
+        if self.connection()?.first(LATEST, [], |r| r.get::<_, Option<i64>>(0))? <= Some(since) {
+            return Ok(());
+        }
+        let columns = "id, class, key_type, ckaid, label, private, verifier, template";
+        let back = format!(
+            "INSERT OR IGNORE INTO object ({columns}, state) SELECT {columns}, 4 FROM settled WHERE epoch > ?1"
+        );
+        // Of what is destroyed, what the member said to hold no more since.
+        let gone = "SELECT id, ?2 FROM object WHERE state = 4 AND id NOT IN (SELECT object FROM copy WHERE member = ?2)
+                    AND (id IN (SELECT object FROM altered WHERE epoch > ?1) OR id IN (SELECT id FROM settled WHERE epoch > ?1))";
         {
             let mut connection = self.writable()?;
             let transaction = connection.transaction()?;
-            transaction.run("UPDATE mark SET set_back = 1 WHERE member = ?1", [member])?;
-            let since = epoch as i64;
-            let columns = "id, class, key_type, ckaid, label, private, verifier, template";
-            let back = format!(
-                "INSERT OR IGNORE INTO object ({columns}, state) SELECT {columns}, 4 FROM settled WHERE epoch > ?1"
-            );
+            transaction.run("DELETE FROM again WHERE number NOT IN (SELECT number FROM pending)", [])?;
+            transaction.run("DELETE FROM recalled WHERE member = ?1 AND object NOT IN (SELECT object FROM copy WHERE member = ?1)", [member])?;
             transaction.run(&back, [since])?;
-            transaction.run("DELETE FROM settled WHERE epoch > ?1", [since])?;
-            transaction
-                .run("INSERT OR IGNORE INTO copy SELECT id, ?1 FROM object WHERE state = 4", [member])?;
+            for table in ["recalled", "copy"] {
+                transaction.run(&format!("INSERT OR IGNORE INTO {table} {gone}"), params![since, member])?;
+            }
             transaction.commit()?;
         }
-        let rows = self.objects()?;
-        let is_there = |row: &&ObjectRow| {
-            row.is_destroyed() || (row.is_committed() && row.copies.iter().any(|c| c == member))
-        };
+        let altered = "o.id IN (SELECT object FROM copy WHERE member = ?2) AND (
+                       (o.state = 2 AND o.id IN (SELECT object FROM altered WHERE epoch > ?1))
+                       OR (o.state = 4 AND o.id IN (SELECT object FROM altered WHERE named > ?1)))";
+        let rows = self.select(altered, params![since, member])?;
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        for row in rows.iter().filter(is_there) {
+        for row in rows {
             let sql =
                 "INSERT INTO pending (member, object, template) SELECT ?1, id, ?3 FROM object WHERE id = ?2";
-            transaction.run(sql, params![member, row.id.0, codec::encode(&again(row))])?;
+            if transaction.run(sql, params![member, row.id.0, codec::encode(&once_more(&row))])? == 1 {
+                transaction.run("INSERT INTO again VALUES (?1)", [transaction.last_insert_rowid()])?;
+            }
         }
         transaction.commit()?;
-        step!(SetBackNoted);
+        step!(MissedNoted);
         Ok(())
     }
 
@@ -197,9 +253,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn is_to_be_marked(&self, member: &str) -> Result<bool> {
-        let sql = "SELECT coalesce((SELECT max(epoch) FROM settled), (SELECT value FROM meta WHERE key = 'epoch'), 1)
-                   > coalesce((SELECT written FROM mark WHERE member = ?1), 0)";
-        let is_due: bool = self.connection()?.first(sql, [member], |r| r.get(0))?;
+        let sql = format!(
+            "SELECT coalesce(({LATEST}), (SELECT value FROM meta WHERE key = 'epoch'), 1)
+             > coalesce((SELECT written FROM mark WHERE member = ?1), 0)"
+        );
+        let is_due: bool = self.connection()?.first(&sql, [member], |r| r.get(0))?;
         Ok(is_due && self.has_begun()?)
     }
 }
@@ -208,7 +266,7 @@ impl Ledger {
 mod tests {
     use std::time::Duration;
 
-    use ha_token::{Attribute, ck};
+    use ha_token::Attribute;
 
     use super::super::Intent;
     use super::super::tests::staged;
@@ -255,27 +313,47 @@ mod tests {
         assert_eq!((mark(&ledger, "a"), mark(&ledger, "b")), (2, 2));
     }
 
+    fn names(row: &ObjectRow) -> Template {
+        vec![Attribute::bytes(ck::CKA_LABEL, row.label.clone())]
+    }
+
     #[test]
-    fn a_member_that_was_set_back_destroys_what_was_destroyed_since() {
+    fn a_member_whose_marker_is_older_destroys_and_changes_once_more() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = open(dir.path());
-        let names = |row: &ObjectRow| vec![Attribute::bytes(ck::CKA_LABEL, row.label.clone())];
         gone(&ledger, 1);
         mark(&ledger, "a");
         let second = gone(&ledger, 2);
-        mark(&ledger, "a");
-        ledger.was_set_back("a", 1, &names).unwrap();
+        let live = ObjectId([3; 16]);
+        ledger.begin(&Intent { id: live, class: 3 }).unwrap();
+        ledger.stage(live, &staged(b"k")).unwrap();
+        ledger.commit(&[(live, vec!["a".into(), "b".into()])]).unwrap();
+        let row = ledger.object(live).unwrap().unwrap();
+        let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
+        let found =
+            super::super::Found { ckaid: &row.ckaid, label: b"new", template: &row.template, blob: None };
+        let announced = ledger.change_begin(&row, &[], &change, &found).unwrap();
+        let numbers: Vec<i64> = announced.iter().map(|(_, number)| *number).collect();
+        ledger.change_decided(&numbers, &numbers).unwrap();
+        assert_eq!((mark(&ledger, "a"), mark(&ledger, "b")), (2, 2));
+
+        ledger.may_have_missed("a", 2, &names).unwrap();
+        assert!(
+            ledger.tombstones_for("a").unwrap().is_empty() && ledger.pending_for("a").unwrap().is_empty()
+        );
+        ledger.may_have_missed("a", 1, &names).unwrap();
         let to_destroy = ledger.tombstones_for("a").unwrap();
         assert_eq!(to_destroy.iter().map(|row| row.id).collect::<Vec<_>>(), [second]);
-        assert_eq!(ledger.pending_of(second, "a").unwrap().len(), 1, "it may be called otherwise there");
-        assert!(ledger.mark_of("a").unwrap().unwrap().set_back);
+        let pending = ledger.pending_for("a").unwrap();
+        assert_eq!(pending.iter().map(|p| p.object).collect::<Vec<_>>(), [live]);
+        // Done once more, which is no news to the other member.
         ledger.acknowledge(second, "a").unwrap();
-        ledger.is_believed_again("a").unwrap();
-        assert!(!ledger.mark_of("a").unwrap().unwrap().set_back);
+        ledger.done(&[pending[0].number]).unwrap();
         assert_eq!(ledger.object(second).unwrap(), None);
+        assert!(!ledger.is_to_be_marked("b").unwrap());
         // From before any marker.
-        ledger.was_set_back("a", 0, &names).unwrap();
-        assert_eq!(ledger.tombstones_for("a").unwrap().len(), 2);
+        ledger.may_have_missed("b", 0, &names).unwrap();
+        assert_eq!(ledger.tombstones_for("b").unwrap().len(), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use ha_token::{Template, Ulong};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::marks::settle_gone;
+use super::marks::{altered, destroyed, settle_gone};
 use super::statements::Statements as _;
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
@@ -203,6 +203,11 @@ impl Ledger {
     pub fn acknowledge(&self, id: ObjectId, member: &str) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
+        let sql = "DELETE FROM copy WHERE object = ?1 AND member = ?2
+                   AND EXISTS (SELECT 1 FROM object WHERE id = ?1 AND state = 4)";
+        if transaction.run(sql, params![id.0, member])? == 1 {
+            destroyed(&transaction, id, member)?;
+        }
         transaction.run("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
         if wrong!(TombstoneDroppedEarly) {
             transaction.run("DELETE FROM copy WHERE object = ?1", params![id.0])?;
@@ -457,7 +462,7 @@ impl Ledger {
         )
     }
 
-    fn select(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<ObjectRow>> {
+    pub(super) fn select(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<ObjectRow>> {
         let connection = self.connection()?;
         let mut statement =
             connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE {condition}"))?;
@@ -500,6 +505,7 @@ pub(super) fn found_as(connection: &Connection, id: ObjectId, version: i64, foun
 
 fn made(connection: &Connection, numbers: &[i64]) -> Result<()> {
     for number in numbers {
+        altered(connection, *number)?;
         connection.run("DELETE FROM pending WHERE number = ?1", [number])?;
         connection.run("DELETE FROM undecided WHERE number = ?1", [number])?;
         connection.run("DELETE FROM orphaned WHERE number = ?1", [number])?;
