@@ -53,19 +53,11 @@ pub enum Scenario {
 /// played all the same; the others draw nothing of theirs.
 pub const OWED: &[(Scenario, &str)] = &[
     (
-        Scenario::SetBacks,
-        "G2: the epoch in the marker on each token, which shows one that was set back, and tombstones that last until then \
-         (design, section 6): what was destroyed on every member is forgotten, and comes back with the older token as an \
-         object from before the group (seed 13); what was changed is found there under its old names, beside itself (seeds \
-         7, 33); and a token that holds as many objects as it should, but others, is not looked into (seed 2)",
-    ),
-    (
         Scenario::Ledger,
-        "G1, G2, G4: the marker that names the ledger, and blobs, verifiers and tombstones on the members, from which one \
-         that was lost or put back is known for it and rebuilt (design, section 6): an old one takes what it has half made \
-         for what a process left that died, and destroys it on every member although it was acknowledged since (seed 365); \
-         what was destroyed comes back with a member that was away (seed 317); keys count as made before the group, and are \
-         not found again on the member that has to serve them alone (seed 29), or are found twice (seed 33)",
+        "G1, G2, G4: blobs, verifiers and tombstones on the members, from which a ledger that was lost or put back is rebuilt \
+         (design, section 6): until then it is known for one by the markers and changes nothing, which fails calls; one that \
+         was put back between two markers is not known for it; keys count as made before the group, and are not found again \
+         on the member that has to serve them alone (seed 29), or are found twice (seed 33)",
     ),
     (
         Scenario::Corners,

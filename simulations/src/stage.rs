@@ -273,8 +273,9 @@ impl Stage {
         self.out.lock().unwrap_or_else(PoisonError::into_inner).contains(&member)
     }
 
-    /// Another token is behind a member from now on.
+    /// Another token is behind a member from now on: what was kept is of the one before.
     pub fn set_out(&self, member: usize) {
+        self.snapshots()[member].clear();
         self.out.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
     }
 

@@ -15,7 +15,7 @@
 //! | `operations`, `messages` | which C function does what, for each kind of operation |
 //! | `secret` | [`Secret`]: memory for PINs |
 //! | `word` | [`SharedWord`]: what the processes of a host tell each other |
-//! | `makings`, `writes` | what other threads, and other processes, are making |
+//! | `makings`, `searches`, `writes` | what other threads, and other processes, are making |
 //! | `token` | one C call for each method of [`ha_token::Token`] |
 //!
 //! Modules are never unloaded: a hung call may return into one at any time. Everything here may block for as long as
@@ -35,6 +35,7 @@ mod operations;
 mod plain;
 pub mod presence;
 mod search;
+mod searches;
 mod secret;
 mod token;
 pub mod whole;

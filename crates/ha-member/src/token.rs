@@ -17,6 +17,7 @@ use crate::instance::{Call, Life, ulong};
 use crate::makings::Makings;
 use crate::messages;
 use crate::operations::{self, made, make, with_mechanism, with_template};
+use crate::searches::Writing;
 use crate::writes::{Knowledge, Turn};
 
 type Messages = BTreeMap<(SessionHandle, MessageKind), Ulong>;
@@ -33,6 +34,12 @@ pub(crate) struct RealToken {
     makings: Makings,
     /// What is known of other processes' writes.
     knowledge: Option<Knowledge>,
+}
+
+/// A write, until it is dropped: apart from this connection's searches, and in turn with other processes.
+struct Write<'a> {
+    _alone: Writing<'a>,
+    _turn: Option<Turn<'a>>,
 }
 
 impl fmt::Debug for RealToken {
@@ -55,8 +62,10 @@ impl RealToken {
     }
 
     /// The turn to write, if there are turns. Taken before the module is entered: some are entered by one thread at a time.
-    fn turn(&self) -> Option<Turn<'_>> {
-        self.knowledge.as_ref()?.begin(|| self.looks())
+    fn turn(&self) -> Option<Write<'_>> {
+        let knowledge = self.knowledge.as_ref()?;
+        let turn = knowledge.begin(|| self.looks());
+        Some(Write { _alone: knowledge.searches().write(), _turn: turn })
     }
 
     /// The turn to write to the token itself, if there are turns.
@@ -66,7 +75,7 @@ impl RealToken {
 
     /// The turn to make an object of these templates. A session object is no write, and what does not say which it is may
     /// be a copy of a token object.
-    fn turn_to_make(&self, templates: &[&Template]) -> Option<Turn<'_>> {
+    fn turn_to_make(&self, templates: &[&Template]) -> Option<Write<'_>> {
         self.knowledge.as_ref()?;
         let is_session_object = |template: &&Template| {
             template.iter().any(|a| a.kind == ck::CKA_TOKEN && a.value.as_bool() == Some(false))
@@ -75,7 +84,7 @@ impl RealToken {
     }
 
     /// The turn to destroy an object, unless it is a session object.
-    fn turn_to_destroy(&self, session: SessionHandle, object: ObjectHandle) -> Option<Turn<'_>> {
+    fn turn_to_destroy(&self, session: SessionHandle, object: ObjectHandle) -> Option<Write<'_>> {
         self.knowledge.as_ref()?;
         let fetched = self.get_attributes(session, object, &[ck::CKA_TOKEN]);
         let is_session_object = |f: &Fetched| matches!(f, Fetched::Value(v) if v.as_bool() == Some(false));
@@ -329,6 +338,7 @@ impl Token for RealToken {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<()> {
+        let _alone = self.knowledge.as_ref().map(|knowledge| knowledge.searches().write());
         let call = self.enter()?;
         with_template(template, |attributes, count| {
             invoke!(call, C_SetAttributeValue, session.0, object.0, attributes, count)
@@ -348,6 +358,7 @@ impl Token for RealToken {
     }
 
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
+        let _search = self.knowledge.as_ref().map(|knowledge| knowledge.searches().search());
         let call = self.enter()?;
         with_template(template, |attributes, count| {
             invoke!(call, C_FindObjectsInit, session.0, attributes, count)

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::fork::{Gate, Held};
 use crate::plain::open_plain;
+use crate::searches::Searches;
 
 /// How long a turn is waited for: one who has it for longer hangs in its module, or was stopped. It is waited for once.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -40,6 +41,7 @@ pub(crate) struct Writes {
 pub(crate) struct Knowledge {
     writes: Arc<Writes>,
     count: Mutex<Option<u64>>,
+    searches: Searches,
 }
 
 /// A turn, until it is dropped.
@@ -65,7 +67,11 @@ impl Writes {
     pub(crate) fn seen_by(self: &Arc<Self>, manufacturer: &str) -> Option<Knowledge> {
         let is_missed = are_missed_by(manufacturer);
         self.is_needless.store(!is_missed, Ordering::Relaxed);
-        is_missed.then(|| Knowledge { writes: Arc::clone(self), count: Mutex::new(None) })
+        is_missed.then(|| Knowledge {
+            writes: Arc::clone(self),
+            count: Mutex::new(None),
+            searches: Searches::default(),
+        })
     }
 
     fn open(&self) -> Option<File> {
@@ -125,6 +131,11 @@ impl Drop for Turn<'_> {
 }
 
 impl Knowledge {
+    /// The connection's threads that search, and that write.
+    pub(crate) fn searches(&self) -> &Searches {
+        &self.searches
+    }
+
     /// See [`Writes::take`].
     pub(crate) fn take(&self) -> Option<Turn<'_>> {
         self.writes.take()

@@ -83,6 +83,7 @@ pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
         WrongSignatureHandedOut | LiarNotQuarantined => Scenario::Liars,
         SessionObjectNotSought | SessionObjectStaysStale => Scenario::SessionObjects,
         RefusedChangeStays => Scenario::Crashes,
+        MarkerNotRead | SettledForgotten => Scenario::SetBacks,
         _ => Scenario::Everything,
     }
 }
