@@ -180,6 +180,8 @@ pub mod turns {
         GroupKeysGiven,
         /// A member's marker is about to be written.
         MarkAnnounced,
+        /// What is known of some objects was written on its token.
+        Recorded,
         /// It was.
         Marked,
         /// That is noted.

@@ -1,6 +1,7 @@
 //! The members' markers: a token that was set back contributes nothing unknown, one of another group is not used, and a ledger
 //! that is not the tokens' own changes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, ck};
@@ -14,6 +15,7 @@ use crate::policy::marker::{Known, Said, Verdict, judge};
 use crate::replica::is_ours;
 use crate::replica::ledger::{Ledger, ObjectRow};
 use crate::replica::marker::{self, Marker, Markers};
+use crate::replica::records::{self, Bucket};
 use crate::seam::step;
 
 /// What was unknown on a member's token, in words.
@@ -76,7 +78,7 @@ impl Group {
         let (member, name) = (&lease.member, lease.member.name());
         // Before the ledger: who writes it has announced it there first.
         let markers = marker::find(lease.on())?;
-        lease.link.set_markers(markers.handles.len());
+        lease.link.set_markers(records::all(lease.on())?.len());
         let mark = ledger.mark_of(name)?;
         let identity = ledger.identity();
         let known = mark.map(|m| Known { written: m.written, begun: m.begun });
@@ -143,7 +145,8 @@ impl Group {
         ledger.refuse_changes(format!("{member}: {why}"));
     }
 
-    /// Writes a member's marker anew, where that is due. A token that takes none has none, and tombstones last for it.
+    /// Writes a member's marker anew, where that is due, and before it the records of what was done since the one before. A
+    /// token that takes none has none.
     ///
     /// # Errors
     /// [`Trouble`], of what says that the member cannot be used.
@@ -161,25 +164,54 @@ impl Group {
         if !is_due || lease.link.refuses_markers() || !ledger.has_begun()? {
             return Ok(());
         }
-        let epoch = ledger.mark_begun(name)?;
-        let marker = Marker { identity: ledger.identity(), epoch, label: self.config.label.clone(), members };
-        match marker::write(lease.on(), &marker, &seen.markers) {
-            Ok(()) => {
-                step!(Marked);
-                lease.link.set_markers(1);
-                ledger.mark_written(name, epoch)?;
-                Ok(())
-            }
-            Err(rv) => match classify(Function::CreateObject, rv) {
+        match self.write_marker(ledger, lease, seen, members) {
+            Err(Trouble::Member(rv)) => match classify(Function::CreateObject, rv) {
                 Class::Member | Class::Session | Class::Login => Err(Trouble::Member(rv)),
                 Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => {
                     tracing::debug!(group = %self.config.label, member = name, %rv, "the marker cannot be written");
                     lease.link.refuse_markers();
-                    lease.link.set_markers(marker::find(lease.on())?.handles.len());
+                    lease.link.set_markers(records::all(lease.on())?.len());
                     Ok(())
                 }
             },
+            answer => answer,
         }
+    }
+
+    fn write_marker(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        seen: &Seen,
+        members: Vec<String>,
+    ) -> std::result::Result<(), Trouble> {
+        let (on, name) = (lease.on(), lease.member.name());
+        let epoch = ledger.mark_begun(name)?;
+        // What was recorded on the token is as old as its marker.
+        let before = seen.markers.latest.as_ref().filter(|_| !seen.is_set_back);
+        let bits_before = before.and_then(|before| before.record_bits);
+        let bits = records::bits_for(ledger.count_recorded()?, bits_before.unwrap_or(0));
+        let is_shared_out_so = bits_before == Some(bits);
+        let buckets: BTreeSet<Bucket> = match before {
+            Some(before) if is_shared_out_so => {
+                ledger.altered_since(before.epoch)?.into_iter().map(|id| Bucket::of(id, bits)).collect()
+            }
+            _ => Bucket::all(bits).collect(),
+        };
+        for bucket in buckets {
+            records::write(on, bucket, epoch, ledger.records_of(bucket)?)?;
+            step!(Recorded);
+        }
+        let identity = ledger.identity();
+        let label = self.config.label.clone();
+        let marker = Marker { identity, epoch, label, members, record_bits: Some(bits) };
+        marker::write(on, &marker, &seen.markers)?;
+        step!(Marked);
+        if !is_shared_out_so {
+            records::clear_others(on, bits)?;
+        }
+        lease.link.set_markers(records::all(on)?.len());
+        Ok(ledger.mark_written(name, epoch)?)
     }
 
     /// After a token that was set back was given what it lacks: where nothing unknown is on it, it counts like any other.

@@ -6,7 +6,7 @@ use ha_token::{Attribute, Result, Rv, ck};
 use super::catch_up::describe;
 use super::copies::{Copy, Trouble};
 use super::{Group, Who};
-use crate::replica::{group_key, marker};
+use crate::replica::{group_key, marker, records};
 
 /// What was taken off a member's token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Group {
         let lease = self.sound_lease(member)?;
         let there = lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])?.len();
         let keys = group_key::count(lease.on(), &ledger.identity().group)?;
-        let markers = marker::find(lease.on())?.handles.len();
+        let markers = records::all(lease.on())?.len();
         // Read after the token was: another process may be giving it something.
         let known = ledger.count_on(member.name()).map_err(|e| self.ledger_failed(e))?;
         Ok(there.saturating_sub(known + keys + markers))

@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use ha_token::{Attribute, ObjectHandle, Result, Template, TemplateExt, ck};
 
 use super::ledger::Identity;
-use super::{On, find_all};
+use super::{On, find_all, records};
 
-/// `CKA_APPLICATION` and `CKA_LABEL` of what is ours.
-const APPLICATION: &[u8] = b"pkcs11-ha";
+/// `CKA_APPLICATION` of what is ours.
+pub(super) const APPLICATION: &[u8] = b"pkcs11-ha";
+/// `CKA_LABEL` of the marker.
 const LABEL: &[u8] = b"pkcs11-ha marker";
 /// The first line, with the version of what follows.
 const HEAD: &str = "pkcs11-ha marker 1";
@@ -27,6 +28,8 @@ pub struct Marker {
     pub label: String,
     /// Its members then.
     pub members: Vec<String>,
+    /// By how many bits the [`records`] beside it are shared out; `None` where there are none.
+    pub record_bits: Option<u8>,
 }
 
 /// The markers that a token holds.
@@ -38,9 +41,9 @@ pub struct Markers {
     pub handles: Vec<ObjectHandle>,
 }
 
-/// Whether a data object of these names is the marker, which no application sees.
+/// Whether a data object of these names is the marker, or one of the [`records`], which no application sees.
 pub fn is_ours(label: &[u8], application: &[u8]) -> bool {
-    label == LABEL && application == APPLICATION
+    application == APPLICATION && (label == LABEL || records::is_ours(label))
 }
 
 fn called() -> Template {
@@ -83,12 +86,12 @@ pub fn write(on: On<'_>, marker: &Marker, before: &Markers) -> Result<()> {
     before.handles.iter().try_for_each(|handle| on.token.destroy_object(on.session, *handle))
 }
 
-/// Destroys a group's markers on a token. Answers whether none of them is left.
+/// Destroys a token's markers, and the records with them.
 ///
 /// # Errors
 /// The member's answer: some may be left.
 pub fn clear(on: On<'_>) -> Result<()> {
-    find_all(on, &called(), 8)?.into_iter().try_for_each(|handle| on.token.destroy_object(on.session, handle))
+    records::all(on)?.into_iter().try_for_each(|handle| on.token.destroy_object(on.session, handle))
 }
 
 impl Marker {
@@ -104,6 +107,9 @@ impl Marker {
         for member in &self.members {
             _ = writeln!(text, "member {member}");
         }
+        if let Some(bits) = self.record_bits {
+            _ = writeln!(text, "records {bits}");
+        }
         text.into_bytes()
     }
 
@@ -113,7 +119,7 @@ impl Marker {
         let mut lines = text.lines();
         lines.next().filter(|head| *head == HEAD)?;
         let (mut group, mut ledger, mut serial, mut epoch) = (None, None, None, None);
-        let (mut label, mut members) = (String::new(), Vec::new());
+        let (mut label, mut members, mut record_bits) = (String::new(), Vec::new(), None);
         for (word, value) in lines.filter_map(|line| line.split_once(' ')) {
             match word {
                 "group" => group = from_hex(value),
@@ -122,11 +128,12 @@ impl Marker {
                 "epoch" => epoch = value.parse().ok(),
                 "label" => value.clone_into(&mut label),
                 "member" => members.push(value.to_owned()),
+                "records" => record_bits = value.parse().ok(),
                 _ => {}
             }
         }
         let identity = Identity { group: group?, ledger: ledger?, serial: serial? };
-        Some(Marker { identity, epoch: epoch?, label, members })
+        Some(Marker { identity, epoch: epoch?, label, members, record_bits })
     }
 }
 
@@ -160,9 +167,10 @@ mod tests {
             epoch in any::<u64>(),
             label in "[^\\r\\n]{0,12}",
             members in proptest::collection::vec("[^\\r\\n]{1,8}", 0..4),
+            record_bits in any::<Option<u8>>(),
         ) {
             let identity = Identity { group, ledger, serial: "00ff".into() };
-            let marker = Marker { identity, epoch, label, members };
+            let marker = Marker { identity, epoch, label, members, record_bits };
             prop_assert_eq!(Marker::from_bytes(&marker.to_bytes()), Some(marker));
         }
 
@@ -181,14 +189,14 @@ mod tests {
     #[test]
     fn the_format_stays() {
         let text = "pkcs11-ha marker 1\ngroup 000102030405060708090a0b0c0d0e0f\nledger 0f0e0d0c0b0a09080706050403020100\n\
-                    serial 0123456789abcdef\nepoch 7\nlabel ha1\nmember a\nmember b\n";
+                    serial 0123456789abcdef\nepoch 7\nlabel ha1\nmember a\nmember b\nrecords 4\n";
         let identity = Identity {
             group: std::array::from_fn(|i| i as u8),
             ledger: std::array::from_fn(|i| 15 - i as u8),
             serial: "0123456789abcdef".into(),
         };
-        let marker =
-            Marker { identity, epoch: 7, label: "ha1".into(), members: vec!["a".into(), "b".into()] };
+        let members = vec!["a".into(), "b".into()];
+        let marker = Marker { identity, epoch: 7, label: "ha1".into(), members, record_bits: Some(4) };
         assert_eq!(marker.to_bytes(), text.as_bytes());
         let newer = format!("{text}another word\n");
         assert_eq!(Marker::from_bytes(newer.as_bytes()), Some(marker));

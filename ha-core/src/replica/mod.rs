@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod life;
 pub mod marker;
 pub mod proof;
+pub mod records;
 pub mod verifier;
 pub mod wrapping;
 

@@ -110,8 +110,11 @@ impl Bare {
 
     /// Objects on the token that are not the group's own.
     pub(crate) fn objects(&self) -> usize {
-        let ours: [&[u8]; 2] = [b"pkcs11-ha group key", b"pkcs11-ha marker"];
-        let ours = ours.map(|label| self.find(&vec![Attribute::bytes(ck::CKA_LABEL, label)]).len());
+        let ours = [
+            Attribute::bytes(ck::CKA_LABEL, *b"pkcs11-ha group key"),
+            Attribute::bytes(ck::CKA_APPLICATION, *b"pkcs11-ha"),
+        ];
+        let ours = ours.map(|called| self.find(&vec![called]).len());
         self.find(&Template::new()).len() - ours.iter().sum::<usize>()
     }
 

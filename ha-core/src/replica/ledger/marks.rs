@@ -15,7 +15,7 @@ use crate::seam::step;
 type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Added after the first ledgers were made; who does not know the tables forgets what every member has destroyed. `altered`: the
-/// objects that members changed or destroyed, with such an epoch, and that of a new name. `again`, `recalled`: what a member is
+/// objects that were made, changed or destroyed, with such an epoch, and those of a change and of a new name. `again`, `recalled`: what a member is
 /// to change and to destroy that may have done so before.
 pub(super) const ADDED: &str = "CREATE TABLE IF NOT EXISTS mark (
     member TEXT PRIMARY KEY, begun INTEGER NOT NULL, written INTEGER NOT NULL, set_back INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS settled (
     id BLOB PRIMARY KEY, class INTEGER NOT NULL, key_type INTEGER NOT NULL, ckaid BLOB NOT NULL, label BLOB NOT NULL,
     private INTEGER NOT NULL, verifier BLOB NOT NULL, template BLOB NOT NULL, epoch INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS settled_epoch ON settled (epoch);
-CREATE TABLE IF NOT EXISTS altered (object BLOB PRIMARY KEY, epoch INTEGER NOT NULL, named INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS altered (
+    object BLOB PRIMARY KEY, epoch INTEGER NOT NULL, changed INTEGER NOT NULL, named INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS altered_epoch ON altered (epoch);
 CREATE TABLE IF NOT EXISTS again (number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS recalled (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;";
@@ -76,7 +77,7 @@ pub(super) fn altered(connection: &Connection, number: i64) -> Result<()> {
     let Some((object, template)) = pending.optional()? else { return Ok(()) };
     let is_name = |kind| matches!(kind, ck::CKA_ID | ck::CKA_LABEL | ck::CKA_APPLICATION);
     let names = codec::decode(&template).unwrap_or_default().iter().any(|a| is_name(a.kind));
-    note(connection, &object, names)
+    note(connection, &object, if names { What::Named } else { What::Changed })
 }
 
 /// A member holds a destroyed object no more: the same.
@@ -85,14 +86,27 @@ pub(super) fn destroyed(connection: &Connection, id: ObjectId, member: &str) -> 
     if connection.run(recalled, params![id.0, member])? == 1 {
         return Ok(());
     }
-    note(connection, &id.0, false)
+    note(connection, &id.0, What::Destroyed)
 }
 
-fn note(connection: &Connection, object: &[u8], names: bool) -> Result<()> {
-    let sql = "INSERT INTO altered (object, epoch, named) VALUES (?1, ?2, ?3)
-               ON CONFLICT (object) DO UPDATE SET epoch = excluded.epoch, named = max(named, excluded.named)";
+/// What was done to an object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Made,
+    Changed,
+    Named,
+    Destroyed,
+}
+
+/// Something was done to an object: markers that are later than this say so.
+pub(super) fn note(connection: &Connection, object: &[u8], what: What) -> Result<()> {
+    let sql = "INSERT INTO altered (object, epoch, changed, named) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT (object) DO UPDATE SET
+               epoch = excluded.epoch, changed = max(changed, excluded.changed), named = max(named, excluded.named)";
     let later = epoch(connection)? as i64 + 1;
-    connection.run(sql, params![object, later, if names { later } else { 0 }])?;
+    let if_so = |is_so| if is_so { later } else { 0 };
+    let (changed, named) = (if_so(matches!(what, What::Changed | What::Named)), if_so(what == What::Named));
+    connection.run(sql, params![object, later, changed, named])?;
     Ok(())
 }
 
@@ -222,7 +236,7 @@ impl Ledger {
             transaction.commit()?;
         }
         let altered = "o.id IN (SELECT object FROM copy WHERE member = ?2) AND (
-                       (o.state = 2 AND o.id IN (SELECT object FROM altered WHERE epoch > ?1))
+                       (o.state = 2 AND o.id IN (SELECT object FROM altered WHERE changed > ?1))
                        OR (o.state = 4 AND o.id IN (SELECT object FROM altered WHERE named > ?1)))";
         let rows = self.select(altered, params![since, member])?;
         let mut connection = self.writable()?;

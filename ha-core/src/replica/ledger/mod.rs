@@ -17,6 +17,7 @@ mod marks;
 mod members;
 mod objects;
 mod open;
+mod records;
 mod refused;
 mod retired;
 mod sole;
@@ -30,6 +31,7 @@ pub(crate) use host::{is_file_of, namespace};
 pub use marks::Mark;
 pub use objects::Found;
 pub(crate) use open::{place, writes};
+pub use records::Record;
 pub(crate) use refused::Refused;
 pub(crate) use retired::put_aside;
 

@@ -3,7 +3,7 @@
 use ha_token::{Template, Ulong};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::marks::{altered, destroyed, settle_gone};
+use super::marks::{What, altered, destroyed, note, settle_gone};
 use super::statements::Statements as _;
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
@@ -112,6 +112,7 @@ impl Ledger {
         let transaction = connection.transaction()?;
         for (id, copies) in objects {
             change(&transaction, *id, &[State::Staged], State::Committed)?;
+            note(&transaction, &id.0, What::Made)?;
             for member in copies {
                 transaction.run("INSERT OR IGNORE INTO copy VALUES (?1, ?2)", params![id.0, member])?;
             }

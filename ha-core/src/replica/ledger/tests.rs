@@ -9,7 +9,7 @@ use ha_token::{Attribute, UserType, ck};
 use super::*;
 use crate::pin::KeptDigest;
 
-fn open_in(dir: &Path) -> Result<Ledger, LedgerError> {
+pub(super) fn open_in(dir: &Path) -> Result<Ledger, LedgerError> {
     let mut n = 0u8;
     Ledger::open(dir, "g", Duration::from_secs(5), &mut |bytes| {
         n += 1;
@@ -46,7 +46,7 @@ fn numbers(announced: Vec<(String, i64)>) -> Vec<i64> {
     announced.into_iter().map(|(_, number)| number).collect()
 }
 
-fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
+pub(super) fn committed(ledger: &Ledger, id: u8, members: &[&str]) -> ObjectId {
     let id = ObjectId([id; 16]);
     ledger.begin(&Intent { id, class: ck::CKO_PRIVATE_KEY }).unwrap();
     ledger.stage(id, &staged(b"k")).unwrap();
