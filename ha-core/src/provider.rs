@@ -538,6 +538,15 @@ pub fn open_present_ledger(config: &Config, group: &GroupConfig) -> Option<Ledge
     open_ledger(&config.state_dir, group, &*System::new())
 }
 
+/// The ledger that a group has in its configuration's state folder, made where there is none.
+///
+/// # Errors
+/// It cannot be opened for writing, which is logged.
+pub fn open_ledger_in(config: &Config, group: &GroupConfig) -> std::result::Result<Ledger, LedgerError> {
+    let opened = open_ledger(&config.state_dir, group, &*System::new());
+    opened.filter(|ledger| !ledger.is_read_only()).ok_or(LedgerError::ReadOnly)
+}
+
 /// The ledger that a group has in a folder of its own becomes the group's; the one that it has is put aside: the `present`
 /// one, or a file that is none any more. Answers where that is.
 ///

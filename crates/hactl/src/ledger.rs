@@ -1,8 +1,8 @@
-//! `hactl ledger backup/restore`: the ledger's life beyond this host's disk.
+//! `hactl ledger backup/restore/rebuild`: the ledger's life beyond this host's disk.
 //!
-//! A backup is older than the tokens, which know what happened since. A restored ledger is compared with all of them in a
-//! folder of its own, and takes its place only then: what no token holds is forgotten, and what only some hold an operator
-//! decides.
+//! A backup is older than the tokens, which know what happened since, and so may be what a token has recorded. A ledger that
+//! is made of either is compared with all of them in a folder of its own, and takes its place only then: what no token holds
+//! is forgotten, and what only some hold an operator decides.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -11,14 +11,16 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use ha_core::config::{Config, GroupConfig};
-use ha_core::group::{Partly, Whereabouts};
+use ha_core::group::{Group, Partly, Whereabouts};
 use ha_core::policy::health::State;
-use ha_core::provider::{Provider, backup_ledger, ledger_of, open_present_ledger, replace_ledger};
+use ha_core::provider::{
+    Provider, backup_ledger, ledger_of, open_ledger_in, open_present_ledger, replace_ledger,
+};
 use ha_core::replica::ledger::Ledger;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::context::{BadNews, Context, GOODBYE, to_change};
+use crate::context::{BadNews, Context, GOODBYE, log_in, to_change};
 use crate::{Answer, member, membership, output};
 
 /// What became of an object that some tokens hold and others, which held it when the backup was made, do not.
@@ -69,12 +71,79 @@ pub(crate) fn backup(context: &Context, file: &Path, label: Option<&str>) -> Res
 ///
 /// # Errors
 /// In words that say what to do; the group has the ledger then that it had.
-pub(crate) fn restore(
+pub(crate) fn restore(context: &Context, file: &Path, label: Option<&str>, how: How) -> Result<Answer> {
+    bring_back(context, label, how, &|making| {
+        Ledger::from_backup(file, making.apart, &making.group.label, making.present)
+            .context("nothing was changed")
+    })
+}
+
+/// Makes of what the members' tokens have recorded the group's ledger.
+///
+/// # Errors
+/// As [`restore`].
+pub(crate) fn rebuild(context: &Context, label: Option<&str>, how: How) -> Result<Answer> {
+    bring_back(context, label, how, &make_of_records)
+}
+
+fn make_of_records(making: &Making<'_>) -> Result<()> {
+    let reading = tempfile::Builder::new().prefix(APART).tempdir_in(&making.config.state_dir)?;
+    let mut config = making.config.clone();
+    (config.groups, config.state_dir) = (vec![making.group.clone()], reading.path().to_owned());
+    let place = open_ledger_in(&config, making.group).context("nothing was changed")?;
+    // A PIN that was refused is not sent once more.
+    making.present.map(|present| place.take_over(present)).transpose()?;
+    drop(place);
+    let provider = Provider::for_operator(config)?;
+    let group = provider.groups().first().context("the group did not start")?;
+    group.to_be_rebuilt();
+    log_in(group, making.pin)?;
+    all_up(group)?;
+    let recorded = output::busy("reading what the tokens have recorded".into(), || group.recorded());
+    let recorded = recorded.map_err(|e| BadNews(format!("nothing was changed: {e}")))?;
+    provider.shutdown(GOODBYE);
+    if recorded.damaged > 0 {
+        tracing::warn!(
+            member = recorded.member,
+            damaged = recorded.damaged,
+            "some of what the token has recorded cannot be read: objects of it are shown as from before the group"
+        );
+    }
+    let (marker, apart) = (&recorded.marker, making.apart);
+    let label = &making.group.label;
+    Ledger::from_records(apart, label, &marker.identity, marker.epoch, &recorded.records)?;
+    let mut config = making.config.clone();
+    apart.clone_into(&mut config.state_dir);
+    let made = open_ledger_in(&config, making.group).context("nothing was changed")?;
+    making.present.map(|present| made.take_over(present)).transpose()?;
+    Ok(())
+}
+
+/// What becomes of what only an operator can tell.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    /// What is gone from some tokens, and not from all.
+    pub(crate) gone: Option<Gone>,
+    /// Whether a ledger that is there is put aside.
+    pub(crate) replace: bool,
+}
+
+/// What a ledger is made with.
+struct Making<'a> {
+    config: &'a Config,
+    group: &'a GroupConfig,
+    pin: &'a [u8],
+    /// Where it is made.
+    apart: &'a Path,
+    /// The one that is there.
+    present: Option<&'a Ledger>,
+}
+
+fn bring_back(
     context: &Context,
-    file: &Path,
     label: Option<&str>,
-    gone: Option<Gone>,
-    replace: bool,
+    How { gone, replace }: How,
+    make: &dyn Fn(&Making<'_>) -> Result<()>,
 ) -> Result<Answer> {
     let config = context.load()?;
     let group = the_group(&config, label)?.clone();
@@ -93,10 +162,15 @@ pub(crate) fn restore(
     let present = open_present_ledger(&config, &group);
     let version = |present: &Ledger| present.version_of_others();
     let before = present.as_ref().map(version).transpose()?;
-    if !replace && let Some(there) = ledger_of(&config, &group) {
+    // One that was made when the lost one was missed knows nothing.
+    let is_new = |present: &Ledger| present.has_begun().is_ok_and(|begun| !begun);
+    if !replace
+        && !present.as_ref().is_some_and(is_new)
+        && let Some(there) = ledger_of(&config, &group)
+    {
         let what = match present {
             Some(_) => {
-                "knows what the backup does not; --replace goes on, and keeps what it knows to be destroyed"
+                "knows what the new one may not; --replace goes on, and keeps what it knows to be destroyed"
             }
             // It may be of a newer version, or held by a process that is stuck.
             None => {
@@ -113,7 +187,13 @@ pub(crate) fn restore(
         .prefix(APART)
         .tempdir_in(&config.state_dir)
         .with_context(|| format!("nothing was changed: {dir} cannot be written"))?;
-    Ledger::from_backup(file, apart.path(), &group.label, present.as_ref()).context("nothing was changed")?;
+    make(&Making {
+        config: &config,
+        group: &group,
+        pin: &pin,
+        apart: apart.path(),
+        present: present.as_ref(),
+    })?;
     let objects = compare(&config, &group, apart.path(), present.as_ref(), &pin, gone)?;
     member::is_unused(&board)?;
     if present.as_ref().map(version).transpose()? != before {
@@ -123,7 +203,7 @@ pub(crate) fn restore(
         .into());
     }
     let before = replace_ledger(&config, &group, apart.path(), present)
-        .with_context(|| format!("the restored ledger could not be put into {dir}"))?;
+        .with_context(|| format!("the new ledger could not be put into {dir}"))?;
 
     let words = |wanted: &dyn Fn(&&Whereabouts) -> bool| -> Vec<String> {
         objects.iter().filter(wanted).map(|s| s.object.clone()).collect()
@@ -182,31 +262,19 @@ fn compare(
     let restored = open_present_ledger(&config, group).map(|l| l.identity());
     if let (Some(present), Some(restored)) = (present, &restored)
         && present.identity().group != restored.group
+        && present.has_begun()?
     {
-        bail!("nothing was changed: it is the backup of another group's ledger");
+        bail!("nothing was changed: it is another group's ledger");
     }
     let provider = Provider::for_operator(config)?;
     let running = to_change(&provider, pin)?;
-    let away: Vec<_> = running
-        .status()
-        .members
-        .into_iter()
-        .filter(|m| m.state != State::Up)
-        .map(|m| format!("\n  {} is {}: {}", m.name, m.state, m.connect_error.unwrap_or_default()))
-        .collect();
-    if !away.is_empty() {
-        return Err(BadNews(format!(
-            "nothing was changed: every token has to be asked what it holds; take out of the configuration what is dead{}",
-            away.concat()
-        ))
-        .into());
-    }
+    all_up(&running)?;
     if !running.keeps_its_keys_without("")? {
         bail!(
-            "nothing was changed: no token has the group keys that the backup knows: it is another group's, or the tokens were made anew"
+            "nothing was changed: no token has the group keys that the ledger knows: it is another group's, or the tokens were made anew"
         );
     }
-    let objects = output::busy("comparing the backup with the tokens".into(), || running.compare_restored())?;
+    let objects = output::busy("comparing the ledger with the tokens".into(), || running.compare_restored())?;
     let partly: Vec<_> = objects
         .iter()
         .filter(|s| s.is_partly_gone())
@@ -220,7 +288,7 @@ fn compare(
     let how = match gone {
         None if !partly.is_empty() => {
             return Err(BadNews(format!(
-                "nothing was changed: of these only some tokens hold what the backup knows{}\nwhat was destroyed since: --gone destroyed; what tokens lost, or have again: --gone lost",
+                "nothing was changed: of these only some tokens hold what the ledger knows{}\nwhat was destroyed since: --gone destroyed; what tokens lost, or have again: --gone lost",
                 partly.concat()
             ))
             .into());
@@ -233,9 +301,28 @@ fn compare(
     Ok(objects)
 }
 
+/// Whether every token can be asked.
+fn all_up(group: &Group) -> Result<()> {
+    let away: Vec<_> = group
+        .status()
+        .members
+        .into_iter()
+        .filter(|m| m.state != State::Up)
+        .map(|m| format!("\n  {} is {}: {}", m.name, m.state, m.connect_error.unwrap_or_default()))
+        .collect();
+    if away.is_empty() {
+        return Ok(());
+    }
+    Err(BadNews(format!(
+        "nothing was changed: every token has to be asked what it holds; take out of the configuration what is dead{}",
+        away.concat()
+    ))
+    .into())
+}
+
 fn print(document: &Document) {
     println!(
-        "group {:?} has the restored ledger, of {} objects that are on its tokens",
+        "group {:?} has the new ledger, of {} objects that are on its tokens",
         document.group, document.objects
     );
     if let Some(before) = &document.before {
@@ -250,6 +337,6 @@ fn print(document: &Document) {
         objects.iter().for_each(|object| println!("  {what}: {object}"));
     }
     println!(
-        "now `hactl sync`, then `hactl check --prove`; what was made since the backup is shown as from before the group: `hactl adopt`"
+        "now `hactl sync`, then `hactl check --prove`; what is not in it is shown as from before the group: `hactl adopt`"
     );
 }

@@ -221,13 +221,34 @@ enum LedgerVerb {
         /// The group's label, where there are several.
         #[arg(long, value_name = "LABEL")]
         group: Option<String>,
-        /// What is gone from some tokens, and not from all.
-        #[arg(long)]
-        gone: Option<ledger::Gone>,
-        /// Also where the group has a ledger.
-        #[arg(long)]
-        replace: bool,
+        #[command(flatten)]
+        how: BringingBack,
     },
+    /// Makes the group's ledger, which was lost, of what its members' tokens have recorded, once it was compared with each.
+    Rebuild {
+        /// The group's label, where there are several.
+        #[arg(long, value_name = "LABEL")]
+        group: Option<String>,
+        #[command(flatten)]
+        how: BringingBack,
+    },
+}
+
+/// What only an operator can tell of a ledger that comes back.
+#[derive(clap::Args)]
+struct BringingBack {
+    /// What is gone from some tokens, and not from all.
+    #[arg(long)]
+    gone: Option<ledger::Gone>,
+    /// Also where the group has a ledger.
+    #[arg(long)]
+    replace: bool,
+}
+
+impl From<BringingBack> for ledger::How {
+    fn from(how: BringingBack) -> Self {
+        ledger::How { gone: how.gone, replace: how.replace }
+    }
 }
 
 /// What a member is for.
@@ -293,8 +314,11 @@ fn main() -> ExitCode {
         Verb::Ledger { verb: LedgerVerb::Backup { file, group } } => {
             ledger::backup(&context, &file, group.as_deref())
         }
-        Verb::Ledger { verb: LedgerVerb::Restore { file, group, gone, replace } } => {
-            ledger::restore(&context, &file, group.as_deref(), gone, replace)
+        Verb::Ledger { verb: LedgerVerb::Restore { file, group, how } } => {
+            ledger::restore(&context, &file, group.as_deref(), how.into())
+        }
+        Verb::Ledger { verb: LedgerVerb::Rebuild { group, how } } => {
+            ledger::rebuild(&context, group.as_deref(), how.into())
         }
         Verb::Dissolve { group } => dissolve::run(&context, group.as_deref()),
         Verb::Member { verb: MemberVerb::Add { name, new, trusting, how } } => {

@@ -238,3 +238,88 @@ fn the_backup_of_another_group_is_refused() {
     }
     assert_eq!(made.run(&["check", "--prove"]).code, 0);
 }
+
+/// One login more: the members are told, and record, what was done before.
+fn rest(made: &Made) {
+    made.as_application(|_, _| ());
+}
+
+fn serial(made: &Made) -> String {
+    made.as_application(|slot, _| slot.token_info().unwrap().serial)
+}
+
+#[test]
+fn a_lost_ledger_is_made_anew_of_what_the_tokens_have_recorded() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    rest(&made);
+    destroys(&made, "two");
+    let before = serial(&made);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    // Somebody misses it, and begins another one.
+    made.as_application(|slot, s| {
+        let object = find(slot, s, "one")[0];
+        assert_eq!(slot.destroy_object(s, object), Err(ha_token::Rv::TOKEN_WRITE_PROTECTED));
+    });
+
+    let ran = made.run(&["ledger", "rebuild", "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["objects"], json!(2), "{}", ran.out);
+    assert!(!ran.err.contains("ERROR"), "{}", ran.err);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    let checked = made.run(&["check", "--prove", "--json"]).json();
+    assert_eq!(
+        checked["groups"][0]["summary"],
+        json!({"objects": 2, "same": 2, "missing": 0, "different": 0, "unproven": 0})
+    );
+    assert_eq!(serial(&made), before, "of the virtual token");
+    // A key that cannot be extracted is given to a token that lost it.
+    made.on_member(1, |token, s| {
+        find(token, s, "one").into_iter().for_each(|o| token.destroy_object(s, o).unwrap());
+    });
+    assert_eq!(made.run(&["sync"]).code, 0);
+    assert!(signs(&made, 1, "one"));
+    destroys(&made, "one");
+    assert_eq!([holds(&made, 0, "one"), holds(&made, 1, "one")], [0, 0]);
+}
+
+#[test]
+fn one_token_is_enough_for_that_when_the_host_is_gone_too() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    rest(&made);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    made.hide("a", true);
+    let ran = made.run(&["ledger", "rebuild"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("a is "), "{}", ran.err);
+    let text = std::fs::read_to_string(made.config()).unwrap();
+    let (head, members) = text.split_once("[[group.member]]").unwrap();
+    let other = members.split_once("[[group.member]]").unwrap().1;
+    std::fs::write(made.config(), format!("{head}[[group.member]]{other}")).unwrap();
+    let ran = made.run(&["ledger", "rebuild", "--json"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(ran.json()["objects"], json!(4), "{}", ran.out);
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+    destroys(&made, "two");
+    made.as_application(|slot, s| assert_eq!(find(slot, s, "one").len(), 2));
+}
+
+#[test]
+fn what_a_member_had_yet_to_destroy_is_not_forgotten_with_the_ledger() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1), ("two", 2)]);
+    rest(&made);
+    made.hide("b", true);
+    destroys(&made, "two");
+    rest(&made);
+    made.hide("b", false);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    let ran = made.run(&["ledger", "rebuild"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("\"two\": destroyed before, and on b"), "{}", ran.err);
+    let ran = made.run(&["ledger", "rebuild", "--gone", "destroyed"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    assert_eq!(made.run(&["sync"]).code, 0);
+    assert_eq!(["one", "two"].map(|label| holds(&made, 1, label)), [2, 0]);
+}

@@ -173,9 +173,7 @@ fn a_ledger_that_was_put_back_to_an_older_state_changes_nothing_until_it_is_comp
     });
     assert_eq!(["one", "two", "three"].map(|label| holds(&made, 0, label)), [2, 0, 2]);
 
-    let file = made.dir().join("backup");
-    assert_eq!(made.run_without_pin(&["ledger", "backup", file.to_str().unwrap()]).code, 0);
-    let ran = made.run(&["ledger", "restore", file.to_str().unwrap(), "--replace"]);
+    let ran = made.run(&["ledger", "rebuild", "--replace"]);
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
     assert_eq!(made.run(&["sync"]).code, 0);
     destroys(&made, "one");

@@ -76,6 +76,9 @@ impl Group {
         note: bool,
     ) -> std::result::Result<Seen, Trouble> {
         let (member, name) = (&lease.member, lease.member.name());
+        if self.is_to_be_rebuilt.load(Ordering::Acquire) {
+            return Ok(Seen { markers: Markers::default(), is_set_back: false });
+        }
         // Before the ledger: who writes it has announced it there first.
         let markers = marker::find(lease.on())?;
         lease.link.set_markers(records::all(lease.on())?.len());
@@ -91,9 +94,9 @@ impl Group {
         member.set_back.store(mark.is_some_and(|m| m.set_back), Ordering::Release);
         match if wrong!(MarkerNotRead) { Verdict::New } else { judge(known, said) } {
             Verdict::LedgerIsOlder => self.refuse_changes(ledger, name,
-                "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger backup`, then `hactl ledger restore --replace` compare it with the tokens"),
+                "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger rebuild --replace` makes it anew of what the tokens know"),
             Verdict::AnotherLedgers if !ledger.has_begun()? => self.refuse_changes(ledger, name,
-                "the token belongs to a group by another ledger, which was lost, or is another host's: keys can be used, and nothing is created, changed or destroyed; bring that ledger back with `hactl ledger restore`"),
+                "the token belongs to a group by another ledger, which was lost, or is another host's: keys can be used, and nothing is created, changed or destroyed; bring that ledger back with `hactl ledger restore`, or make it anew with `hactl ledger rebuild`"),
             Verdict::AnotherLedgers => {
                 let whose = markers.latest.as_ref().map_or("", |said| &said.label);
                 self.put_aside(member, format!(
@@ -188,7 +191,11 @@ impl Group {
         let (on, name) = (lease.on(), lease.member.name());
         let epoch = ledger.mark_begun(name)?;
         // What was recorded on the token is as old as its marker.
-        let before = seen.markers.latest.as_ref().filter(|_| !seen.is_set_back);
+        let said = seen.markers.latest.as_ref().filter(|_| !seen.is_set_back);
+        let before = match said {
+            Some(said) if ledger.has_recorded(said.epoch)? => Some(said),
+            _ => None,
+        };
         let bits_before = before.and_then(|before| before.record_bits);
         let bits = records::bits_for(ledger.count_recorded()?, bits_before.unwrap_or(0));
         let is_shared_out_so = bits_before == Some(bits);

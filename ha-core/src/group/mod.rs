@@ -33,6 +33,7 @@ mod out_of_reach;
 mod pins;
 mod probe;
 mod put;
+mod recorded;
 mod refused;
 mod replicate;
 mod report;
@@ -68,6 +69,7 @@ pub use marked::Discarded;
 pub use member::{Fault, Member};
 pub use membership::TakenOff;
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
+pub use recorded::{NotRecorded, Recorded};
 pub use report::{GroupEvent, Reporter};
 pub use restored::{Partly, Whereabouts};
 pub use status::{GroupStatus, MemberStatus};
@@ -130,6 +132,8 @@ pub struct Group {
     seen: AtomicBool,
     stopping: AtomicBool,
     by_hand: AtomicBool,
+    /// Whether the ledger is none, and the tokens are read to make one.
+    is_to_be_rebuilt: AtomicBool,
     /// The ledger's state when it was last looked at for what other processes have done.
     heeded: AtomicI64,
     /// Whether no keeper looks after the members: whoever calls does.
@@ -227,6 +231,7 @@ impl Group {
             seen: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             by_hand: AtomicBool::new(false),
+            is_to_be_rebuilt: AtomicBool::new(false),
             heeded: AtomicI64::new(-1),
             alone: AtomicBool::new(false),
             keepers: Mutex::default(),

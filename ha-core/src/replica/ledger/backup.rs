@@ -27,17 +27,19 @@ INSERT OR IGNORE INTO orphaned SELECT number FROM undecided;
 DELETE FROM undecided;
 DELETE FROM mark;";
 
-/// What the ledger that is there knows and nothing else can tell: what is destroyed, and which PINs were refused. Both have
-/// the columns of one format, in one order.
-const KNOWN: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
+/// What the ledger that is there knows to be destroyed, and nothing else can tell. Both have the columns of one format, in one
+/// order.
+const DESTROYED: &str = "DELETE FROM blob WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
 DELETE FROM copy WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
 INSERT OR REPLACE INTO object SELECT * FROM present.object WHERE state IN (3, 4);
 UPDATE object SET state = 4 WHERE state = 3;
 INSERT INTO copy SELECT * FROM present.copy WHERE object IN (SELECT id FROM present.object WHERE state IN (3, 4));
 UPDATE object SET state = 4 WHERE id IN (SELECT id FROM present.settled);
 DELETE FROM blob WHERE object IN (SELECT id FROM object WHERE state = 4);
-INSERT OR REPLACE INTO settled SELECT * FROM present.settled WHERE id NOT IN (SELECT id FROM object);
-DELETE FROM refused;
+INSERT OR REPLACE INTO settled SELECT * FROM present.settled WHERE id NOT IN (SELECT id FROM object);";
+
+/// And which PINs were refused.
+const REFUSED: &str = "DELETE FROM refused;
 INSERT INTO refused SELECT * FROM present.refused;
 INSERT OR REPLACE INTO meta SELECT * FROM present.meta WHERE key LIKE 'pins set%';";
 
@@ -94,8 +96,7 @@ impl Ledger {
                 return Err(place(format!("it is no ledger, or is damaged: {sound}")));
             }
             if let Some(present) = present {
-                let name = present.path.to_str().ok_or_else(|| place("its name is not UTF-8".into()))?;
-                connection.execute("ATTACH ?1 AS present", [name])?;
+                attach(&connection, present)?;
             }
             let transaction = connection.transaction()?;
             transaction.execute_batch(super::members::ADDED)?;
@@ -104,11 +105,29 @@ impl Ledger {
             super::refused::add_since(&transaction)?;
             transaction.execute_batch(BEGUN).map_err(damaged)?;
             if present.is_some() {
-                transaction.execute_batch(KNOWN)?;
+                transaction.execute_batch(DESTROYED)?;
+                transaction.execute_batch(REFUSED)?;
             }
             Ok(transaction.commit()?)
         };
         make().inspect_err(|_| _ = std::fs::remove_file(&path))
+    }
+
+    /// Takes over what the ledger that is there knows and nothing else can tell: which PINs were refused, and, where it is the
+    /// same group's, what is destroyed.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn take_over(&self, present: &Ledger) -> Result<()> {
+        let mut connection = self.writable()?;
+        attach(&connection, present)?;
+        let transaction = connection.transaction()?;
+        if present.identity.group == self.identity.group {
+            transaction.execute_batch(DESTROYED)?;
+        }
+        transaction.execute_batch(REFUSED)?;
+        transaction.commit()?;
+        Ok(connection.execute_batch("DETACH present")?)
     }
 
     /// Who holds an object by the tokens' own word.
@@ -138,6 +157,14 @@ impl Ledger {
         transaction.run("DELETE FROM object WHERE id = ?1", [id.0])?;
         Ok(transaction.commit()?)
     }
+}
+
+fn attach(connection: &Connection, present: &Ledger) -> Result<()> {
+    let path = &present.path;
+    let name = path
+        .to_str()
+        .ok_or_else(|| LedgerError::Place { path: path.clone(), reason: "its name is not UTF-8".into() })?;
+    Ok(connection.execute("ATTACH ?1 AS present", [name]).map(drop)?)
 }
 
 fn new_file(path: &Path) -> std::io::Result<File> {

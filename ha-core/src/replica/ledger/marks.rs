@@ -45,6 +45,12 @@ fn epoch(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(connection.first(sql, [], |r| r.get::<_, i64>(0)).optional()?.unwrap_or_default() as u64)
 }
 
+/// The first epoch of this ledger's: what older markers stand for is another one's.
+fn since(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT value FROM meta WHERE key = 'since'";
+    Ok(connection.first(sql, [], |r| r.get::<_, i64>(0)).optional()?.unwrap_or_default() as u64)
+}
+
 fn set_epoch(connection: &Connection, epoch: u64) -> rusqlite::Result<()> {
     connection.run("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch as i64]).map(drop)
 }
@@ -178,15 +184,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// A token has this group's marker and the ledger, which was restored, knows nothing of it: what it says is believed.
+    /// A token has this group's marker and the ledger, which was restored, knows nothing of it: what it says is believed, and
+    /// what is recorded there is to be written anew.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub fn mark_found(&self, member: &str, found: u64) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        if epoch(&transaction)? < found {
-            set_epoch(&transaction, found)?;
+        let since = since(&transaction)?.max(found + 1);
+        transaction.run("INSERT OR REPLACE INTO meta VALUES ('since', ?1)", [since as i64])?;
+        if epoch(&transaction)? < since {
+            set_epoch(&transaction, since)?;
         }
         transaction
             .run("INSERT OR REPLACE INTO mark VALUES (?1, ?2, ?2, 0)", params![member, found as i64])?;
@@ -253,6 +262,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether what is recorded beside a marker of this epoch was recorded by this ledger.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn has_recorded(&self, epoch: u64) -> Result<bool> {
+        Ok(epoch >= since(&*self.connection()?)?)
+    }
+
     /// Nothing unknown is on a member's token, or its operator has seen to it: what is found there from now on is new.
     ///
     /// # Errors
@@ -268,7 +285,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn is_to_be_marked(&self, member: &str) -> Result<bool> {
         let sql = format!(
-            "SELECT coalesce(({LATEST}), (SELECT value FROM meta WHERE key = 'epoch'), 1)
+            "SELECT max(coalesce(({LATEST}), 0), coalesce((SELECT value FROM meta WHERE key = 'epoch'), 1))
              > coalesce((SELECT written FROM mark WHERE member = ?1), 0)"
         );
         let is_due: bool = self.connection()?.first(&sql, [member], |r| r.get(0))?;
@@ -375,7 +392,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = open(dir.path());
         ledger.mark_found("a", 5).unwrap();
+        ledger.mark_found("b", 3).unwrap();
+        assert!(!ledger.has_recorded(5).unwrap());
         gone(&ledger, 1);
-        assert_eq!(mark(&ledger, "a"), 6);
+        assert!(ledger.is_to_be_marked("a").unwrap() && ledger.is_to_be_marked("b").unwrap());
+        assert_eq!((mark(&ledger, "a"), mark(&ledger, "b")), (7, 7));
+        assert!(ledger.has_recorded(6).unwrap());
     }
 }

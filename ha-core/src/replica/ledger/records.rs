@@ -90,12 +90,18 @@ impl Ledger {
         Ok(rows.into_iter().map(Record::from).collect())
     }
 
-    /// Makes of records the ledger that a group of this label has in `dir`, where there is none. It is yet to be compared
-    /// with the tokens.
+    /// Makes of records the ledger that a group of this label has in `dir`, where there is none. `epoch`: of the marker beside
+    /// them. It is yet to be compared with the tokens.
     ///
     /// # Errors
     /// [`LedgerError::Place`] where a ledger is there, or none can be; else [`LedgerError`].
-    pub fn from_records(dir: &Path, group: &str, identity: &Identity, records: &[Record]) -> Result<()> {
+    pub fn from_records(
+        dir: &Path,
+        group: &str,
+        identity: &Identity,
+        epoch: u64,
+        records: &[Record],
+    ) -> Result<()> {
         let path = dir.join(super::open::file_name(group));
         if path.exists() {
             return Err(LedgerError::Place { path, reason: "a ledger is there".into() });
@@ -107,7 +113,11 @@ impl Ledger {
         transaction.run(set, params!["group", identity.group])?;
         transaction.run(set, params!["ledger", identity.ledger])?;
         transaction.run(set, params!["serial", identity.serial.as_bytes()])?;
+        transaction.run(set, params!["epoch", epoch as i64])?;
         for record in records {
+            // Members whose markers are older may have missed any of it.
+            let sql = "INSERT OR REPLACE INTO altered VALUES (?1, ?2, ?2, ?2)";
+            transaction.run(sql, params![record.id, epoch as i64])?;
             let sql = "INSERT OR IGNORE INTO object (id, state, class, key_type, ckaid, label, private, verifier, template)
                        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
             let state = if record.destroyed { super::State::Destroyed } else { super::State::Committed };
@@ -155,8 +165,8 @@ mod tests {
         assert_eq!(ledger.count_recorded().unwrap(), 2);
         let records: Vec<_> = Bucket::all(2).flat_map(|b| ledger.records_of(b).unwrap()).collect();
         assert_eq!(records.len(), 2);
-        Ledger::from_records(other.path(), "g", &ledger.identity(), &records).unwrap();
-        assert!(Ledger::from_records(other.path(), "g", &ledger.identity(), &records).is_err());
+        Ledger::from_records(other.path(), "g", &ledger.identity(), 4, &records).unwrap();
+        assert!(Ledger::from_records(other.path(), "g", &ledger.identity(), 4, &records).is_err());
         let made = open_in(other.path()).unwrap();
         assert_eq!(made.identity(), ledger.identity());
         let (was, is) = (ledger.object(one).unwrap().unwrap(), made.object(one).unwrap().unwrap());
