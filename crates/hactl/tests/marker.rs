@@ -9,7 +9,7 @@ use std::process::Command;
 use ha_core::config::Config;
 use ha_core::provider::forget_member;
 use ha_token::{Attribute, Rv, ck};
-use support::{Made, find, pair, signs};
+use support::{Made, find, pair};
 
 fn makes(made: &Made, keys: &[(&str, u8)]) {
     made.as_application(|slot, s| keys.iter().for_each(|(label, id)| _ = pair(slot, s, label, *id, false)));

@@ -130,6 +130,14 @@ impl Ledger {
         Ok(self.connection()?.first(sql, [], |r| r.get(0))?)
     }
 
+    /// The latest epoch that any marker was to say; 0 before the first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn epoch(&self) -> Result<u64> {
+        Ok(epoch(&*self.connection()?)?)
+    }
+
     /// What is known of a member's marker; `None` where none was ever written by this ledger.
     ///
     /// # Errors
