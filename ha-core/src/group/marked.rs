@@ -118,15 +118,9 @@ impl Group {
             Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
         }
         if note && !ledger.is_read_only() && lease.link.is_new() {
-            let since = match (said, known) {
-                (Some(said), _) => said.epoch,
-                // It took no marker, which tells nothing.
-                (None, Some(known)) if known.written == 0 => known.begun,
-                (None, Some(_)) => 0,
-                // It is new in a group that has markers.
-                (None, None) => ledger.epoch()?,
-            };
-            ledger.may_have_missed(name, since, &once_more)?;
+            // Without a marker it held nothing before it joined, or takes none.
+            let untold = known.filter(|known| known.written == 0).map_or(0, |known| known.begun);
+            ledger.may_have_missed(name, said.map_or(untold, |said| said.epoch), &once_more)?;
             lease.link.was_looked_at();
         }
         Ok(Seen { markers, is_set_back })

@@ -119,6 +119,23 @@ pub(super) fn note(connection: &Connection, object: &[u8], what: What) -> Result
 /// The epoch that is later than all that was done.
 const LATEST: &str = "SELECT max(epoch) FROM (SELECT max(epoch) AS epoch FROM settled UNION ALL SELECT max(epoch) FROM altered)";
 
+/// A member joins: what was destroyed before it never held.
+pub(super) fn joins(connection: &Connection, member: &str) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO mark (member, begun, written) VALUES (?1, ?2, 0)";
+    connection.run(sql, params![member, epoch(connection)? as i64])?;
+    Ok(())
+}
+
+/// What is recorded beside markers up to this epoch is another ledger's, or this one's of before it was made anew.
+pub(super) fn begins_after(connection: &Connection, found: u64) -> Result<()> {
+    let since = since(connection)?.max(found + 1);
+    connection.run("INSERT OR REPLACE INTO meta VALUES ('since', ?1)", [since as i64])?;
+    if epoch(connection)? < since {
+        set_epoch(connection, since)?;
+    }
+    Ok(())
+}
+
 impl Ledger {
     /// Whether anything of the group's own is, or was, on any token: before that no marker is written.
     ///
@@ -128,14 +145,6 @@ impl Ledger {
         let sql = "SELECT EXISTS (SELECT 1 FROM object) OR EXISTS (SELECT 1 FROM settled)
              OR EXISTS (SELECT 1 FROM meta WHERE key = 'group keys')";
         Ok(self.connection()?.first(sql, [], |r| r.get(0))?)
-    }
-
-    /// The latest epoch that any marker was to say; 0 before the first.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub fn epoch(&self) -> Result<u64> {
-        Ok(epoch(&*self.connection()?)?)
     }
 
     /// What is known of a member's marker; `None` where none was ever written by this ledger.
@@ -200,11 +209,7 @@ impl Ledger {
     pub fn mark_found(&self, member: &str, found: u64) -> Result<()> {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        let since = since(&transaction)?.max(found + 1);
-        transaction.run("INSERT OR REPLACE INTO meta VALUES ('since', ?1)", [since as i64])?;
-        if epoch(&transaction)? < since {
-            set_epoch(&transaction, since)?;
-        }
+        begins_after(&transaction, found)?;
         transaction
             .run("INSERT OR REPLACE INTO mark VALUES (?1, ?2, ?2, 0)", params![member, found as i64])?;
         Ok(transaction.commit()?)

@@ -3,7 +3,7 @@
 use ha_token::{MechanismInfo, Ulong};
 use rusqlite::{OptionalExtension, params};
 
-use super::marks::settle_gone;
+use super::marks::{joins, settle_gone};
 use super::statements::Statements as _;
 use super::{Ledger, LedgerError, ObjectRow, room};
 use crate::seam::step;
@@ -44,6 +44,7 @@ impl Ledger {
         if before.is_none() && !self.is_read_only() {
             room()?;
             connection.run("INSERT OR IGNORE INTO member (name, serial) VALUES (?1, ?2)", [name, serial])?;
+            joins(&connection, name)?;
         }
         Ok(before)
     }

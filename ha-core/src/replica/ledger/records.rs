@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
+use super::marks::begins_after;
 use super::statements::Statements as _;
 use super::{Identity, Ledger, LedgerError, ObjectId, ObjectRow, codec};
 use crate::replica::records::Bucket;
@@ -113,7 +114,7 @@ impl Ledger {
         transaction.run(set, params!["group", identity.group])?;
         transaction.run(set, params!["ledger", identity.ledger])?;
         transaction.run(set, params!["serial", identity.serial.as_bytes()])?;
-        transaction.run(set, params!["epoch", epoch as i64])?;
+        begins_after(&transaction, epoch)?;
         for record in records {
             // Members whose markers are older may have missed any of it.
             let sql = "INSERT OR REPLACE INTO altered VALUES (?1, ?2, ?2, ?2)";
