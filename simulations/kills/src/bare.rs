@@ -48,9 +48,10 @@ pub(crate) fn shown(tokens: &Tokens, i: usize) -> Result<BTreeMap<String, Vec<Sh
     let mut shown: BTreeMap<String, Vec<Shown>> = BTreeMap::new();
     for object in found {
         let label = String::from_utf8_lossy(&value(&*token, session, object, ck::CKA_LABEL)).into_owned();
-        let id = value(&*token, session, object, ck::CKA_ID);
+        let named = |kind| value(&*token, session, object, kind);
+        let ids = [named(ck::CKA_ID), named(ck::CKA_APPLICATION)];
         // SoftHSM makes an object and then fills it: one that it was just making is left without a name.
-        if !label.is_empty() && !ha_core::replica::is_ours(label.as_bytes(), &id) {
+        if !label.is_empty() && !ids.iter().any(|id| ha_core::replica::is_ours(label.as_bytes(), id)) {
             shown.entry(label).or_default().push(look(&*token, session, object));
         }
     }
