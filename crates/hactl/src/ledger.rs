@@ -111,7 +111,7 @@ fn make_of_records(making: &Making<'_>) -> Result<()> {
     }
     let (marker, apart) = (&recorded.marker, making.apart);
     let label = &making.group.label;
-    Ledger::from_records(apart, label, &marker.identity, marker.epoch, &recorded.records)?;
+    Ledger::from_records(apart, label, &marker.identity, marker.epoch, &recorded.behind, &recorded.records)?;
     let mut config = making.config.clone();
     apart.clone_into(&mut config.state_dir);
     let made = open_ledger_in(&config, making.group).context("nothing was changed")?;
@@ -262,7 +262,7 @@ fn compare(
     let restored = open_present_ledger(&config, group).map(|l| l.identity());
     if let (Some(present), Some(restored)) = (present, &restored)
         && present.identity().group != restored.group
-        && present.has_begun()?
+        && present.is_known_to_tokens()?
     {
         bail!("nothing was changed: it is another group's ledger");
     }

@@ -5,6 +5,9 @@ mod support;
 
 use std::path::PathBuf;
 
+use ha_core::config::Config;
+use ha_core::provider::Provider;
+use ha_token::{Attribute, ck};
 use serde_json::json;
 use support::{Made, find, hactl, mode, pair, signs};
 
@@ -316,10 +319,79 @@ fn what_a_member_had_yet_to_destroy_is_not_forgotten_with_the_ledger() {
     made.hide("b", false);
     std::fs::remove_dir_all(state(&made)).unwrap();
     let ran = made.run(&["ledger", "rebuild"]);
-    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
-    assert!(ran.err.contains("\"two\": destroyed before, and on b"), "{}", ran.err);
-    let ran = made.run(&["ledger", "rebuild", "--gone", "destroyed"]);
     assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
     assert_eq!(made.run(&["sync"]).code, 0);
     assert_eq!(["one", "two"].map(|label| holds(&made, 1, label)), [2, 0]);
+}
+
+#[test]
+fn a_token_that_was_set_back_when_the_ledger_was_lost_brings_nothing_back_and_takes_nothing_away() {
+    let made = Made::with(2);
+    let (b, aside) = (made.dir().join("member-b"), made.dir().join("aside"));
+    makes(&made, &[("one", 1), ("two", 2)]);
+    rest(&made);
+    let copy = |from: &PathBuf, to: &PathBuf| {
+        _ = std::fs::remove_dir_all(to);
+        assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    copy(&b, &aside);
+    // Destroyed, and another one made under its names; one that the old token has not seen; and one destroyed for good.
+    destroys(&made, "one");
+    destroys(&made, "two");
+    makes(&made, &[("one", 1), ("three", 3)]);
+    rest(&made);
+    let point = |member| made.on_member(member, |token, s| ec_point(token, s, "one"));
+    let right = point(0);
+    copy(&aside, &b);
+    assert_ne!(point(1), right);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    for gone in [
+        &["ledger", "rebuild", "--json"][..],
+        &["ledger", "rebuild", "--replace", "--gone", "destroyed", "--json"],
+    ] {
+        let ran = made.run(gone);
+        assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+        assert_eq!(ran.json()["to_destroy"], json!([]), "{}", ran.out);
+    }
+    assert_eq!(made.run(&["sync"]).code, 0);
+    made.as_application(|slot, s| {
+        assert_eq!(["one", "two", "three"].map(|label| find(slot, s, label).len()), [2, 0, 2]);
+        assert_eq!(ec_point(slot, s, "one"), right);
+    });
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+    assert_eq!(made.run(&["sync", "--discard", "b"]).code, 0);
+    assert_eq!(["one", "two", "three"].map(|label| holds(&made, 1, label)), [2, 0, 2]);
+    assert_eq!(point(1), right);
+}
+
+fn ec_point(token: &dyn ha_token::Token, s: ha_token::SessionHandle, label: &str) -> Vec<u8> {
+    let read = |o| token.get_attributes(s, o, &[ha_token::ck::CKA_EC_POINT]).unwrap();
+    let points = find(token, s, label).into_iter().filter_map(|o| read(o)[0].bytes().map(<[u8]>::to_vec));
+    points.filter(|point| !point.is_empty()).next().unwrap()
+}
+
+#[test]
+fn a_ledger_that_was_begun_without_a_login_when_the_right_one_was_missed_is_no_obstacle() {
+    let made = Made::with(2);
+    makes(&made, &[("one", 1)]);
+    rest(&made);
+    std::fs::remove_dir_all(state(&made)).unwrap();
+    let provider = Provider::from_config(Config::from_file(&made.config()).unwrap()).unwrap();
+    let slot = std::sync::Arc::clone(&provider.slots()[0]);
+    let s = slot.open_session(true).unwrap();
+    let public = vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::bool(ck::CKA_PRIVATE, false),
+        Attribute::bytes(ck::CKA_LABEL, *b"public"),
+    ];
+    slot.create_object(s, &public).unwrap();
+    drop(slot);
+    provider.shutdown(std::time::Duration::from_secs(5));
+    drop(provider);
+    made.as_application(|slot, s| assert_eq!(find(slot, s, "one").len(), 2, "keys are served"));
+    assert_eq!(made.run(&["ledger", "rebuild"]).code, 1);
+    let ran = made.run(&["ledger", "rebuild", "--replace"]);
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    destroys(&made, "one");
 }

@@ -56,6 +56,16 @@ fn a_token_that_was_set_back_brings_nothing_back_and_is_given_what_it_lacks() {
     rest(&made);
     assert_eq!([holds(&made, 0, MARKER), holds(&made, 1, MARKER)], [1, 1]);
     assert_eq!(sees(&made, MARKER), 0);
+    for label in [MARKER, "pkcs11-ha record 0/000"] {
+        let like_ours = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_LABEL, label),
+            Attribute::bytes(ck::CKA_APPLICATION, *b"pkcs11-ha"),
+        ];
+        let made = made.as_application(|slot, s| slot.create_object(s, &like_ours));
+        assert_eq!(made, Err(Rv::ATTRIBUTE_VALUE_INVALID), "nobody makes one");
+    }
     copy(&member(&made, "b"), &aside);
     destroys(&made, "two");
     made.as_application(|slot, s| {

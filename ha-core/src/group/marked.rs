@@ -95,7 +95,7 @@ impl Group {
         match if wrong!(MarkerNotRead) { Verdict::New } else { judge(known, said) } {
             Verdict::LedgerIsOlder => self.refuse_changes(ledger, name,
                 "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger rebuild --replace` makes it anew of what the tokens know"),
-            Verdict::AnotherLedgers if !ledger.has_begun()? => self.refuse_changes(ledger, name,
+            Verdict::AnotherLedgers if !ledger.is_known_to_tokens()? => self.refuse_changes(ledger, name,
                 "the token belongs to a group by another ledger, which was lost, or is another host's: keys can be used, and nothing is created, changed or destroyed; bring that ledger back with `hactl ledger restore`, or make it anew with `hactl ledger rebuild`"),
             Verdict::AnotherLedgers => {
                 let whose = markers.latest.as_ref().map_or("", |said| &said.label);

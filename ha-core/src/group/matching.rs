@@ -2,6 +2,7 @@
 //! those leave a choice, the proof, and then the flags.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use ha_token::{Attribute, AttributeType, ObjectHandle, Result, Rv, Template, TemplateExt, Ulong, ck};
 
@@ -188,8 +189,10 @@ impl Group {
         if let Some((at, trust)) = held {
             return Ok(Match::Row(Box::new(live.swap_remove(at)), trust));
         }
+        // On a token that was set back it may be what was destroyed, and another one has its names.
         if let [only] = live.as_slice()
             && place_of(only).is_none()
+            && !lease.member.set_back.load(Ordering::Acquire)
         {
             return Ok(live.pop().map_or(Match::Foreign, |row| Match::Row(Box::new(row), Trust::Unproven)));
         }

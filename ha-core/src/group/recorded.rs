@@ -15,6 +15,8 @@ pub struct Recorded {
     pub member: String,
     /// What its marker says.
     pub marker: Marker,
+    /// The members whose markers are older: they were away, or were set back.
+    pub behind: Vec<String>,
     /// What it has recorded of each object.
     pub records: Vec<Record>,
     /// How many of the data objects that records are kept in cannot be read: what they held is not known.
@@ -66,12 +68,15 @@ impl Group {
             let whose = |(member, marker): &(String, Marker)| format!("{member} to {:?}", marker.label);
             return Err(NotRecorded::Several(found.iter().map(whose).collect::<Vec<_>>().join(", ")));
         }
+        let epochs: Vec<_> = found.iter().map(|(member, marker)| (member.clone(), marker.epoch)).collect();
         let with_records = found.into_iter().filter(|(_, marker)| marker.record_bits.is_some());
         let (member, marker) =
             with_records.max_by_key(|(_, marker)| marker.epoch).ok_or(NotRecorded::Nowhere)?;
         let read = self.records_on(&member, marker.record_bits.unwrap_or(0));
         let read = read.map_err(|rv| answered(&member, rv))?;
-        Ok(Recorded { member, marker, records: read.records, damaged: read.damaged })
+        let is_behind = |name: &str| !epochs.iter().any(|(n, epoch)| n == name && *epoch == marker.epoch);
+        let behind = self.up().map(|m| m.name().to_owned()).filter(|name| is_behind(name)).collect();
+        Ok(Recorded { member, marker, behind, records: read.records, damaged: read.damaged })
     }
 
     fn marker_of(&self, member: &str) -> Result<Option<Marker>> {

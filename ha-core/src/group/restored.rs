@@ -1,5 +1,7 @@
 //! A ledger that was restored from a backup, compared with the tokens, which know what happened since.
 
+use std::collections::HashSet;
+
 use ha_token::{Result, Rv};
 
 use super::catch_up::describe;
@@ -54,6 +56,13 @@ impl Group {
         let ledger = self.ledger()?;
         let leases = self.up().map(|m| self.sound_lease(m)).collect::<Result<Vec<Lease>>>()?;
         let rows = ledger.objects().map_err(|e| self.ledger_failed(e))?;
+        let mut behind = HashSet::new();
+        for lease in &leases {
+            let mark = ledger.mark_of(lease.member.name()).map_err(|e| self.ledger_failed(e))?;
+            if mark.is_some_and(|mark| mark.set_back) {
+                behind.insert(lease.member.name().to_owned());
+            }
+        }
         let mut objects = Vec::new();
         for row in rows.iter().filter(|r| r.is_committed() || r.is_destroyed()) {
             let mut one = Whereabouts {
@@ -70,7 +79,11 @@ impl Group {
             for lease in leases.iter().filter(asked) {
                 let name = lease.member.name().to_owned();
                 let held = row.copies.contains(&name);
+                // What one lacks that was away or set back tells nothing, nor what it has of what is destroyed.
+                let is_behind = behind.contains(&name);
                 match self.find_copy(ledger, lease, row) {
+                    Ok(Copy::At(_)) if is_behind && row.is_destroyed() => {}
+                    Ok(Copy::Absent) if is_behind => {}
                     Ok(Copy::At(_)) => one.on.push(name),
                     Ok(Copy::Absent) if held || row.is_copyable() => one.gone_from.push(name),
                     Ok(Copy::Absent) => {}

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use ha_token::{Attribute, ObjectHandle, Result, Template, TemplateExt, ck};
 
 use super::ledger::Identity;
-use super::{On, find_all, records};
+use super::{On, create_whole, find_all, records};
 
 /// `CKA_APPLICATION` of what is ours.
 pub(super) const APPLICATION: &[u8] = b"pkcs11-ha";
@@ -76,13 +76,14 @@ pub fn find(on: On<'_>) -> Result<Markers> {
 /// # Errors
 /// The member's answer. One of them is there all the same.
 pub fn write(on: On<'_>, marker: &Marker, before: &Markers) -> Result<()> {
+    let value = marker.to_bytes();
     let mut template = called();
     template.extend([
         Attribute::bool(ck::CKA_TOKEN, true),
         Attribute::bool(ck::CKA_PRIVATE, true),
-        Attribute::bytes(ck::CKA_VALUE, marker.to_bytes()),
+        Attribute::bytes(ck::CKA_VALUE, &*value),
     ]);
-    on.token.create_object(on.session, &template)?;
+    create_whole(on, &template, &value)?;
     before.handles.iter().try_for_each(|handle| on.token.destroy_object(on.session, *handle))
 }
 

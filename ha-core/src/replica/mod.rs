@@ -154,6 +154,20 @@ fn begin_search(on: On<'_>, template: &Template) -> Result<()> {
     answer
 }
 
+/// Makes a data object, and reads it again: a token that is full may have made a part of it, and say that all is well.
+///
+/// # Errors
+/// The member's answer; `CKR_DEVICE_MEMORY` for what is not as it was given, which is destroyed again.
+fn create_whole(on: On<'_>, template: &Template, value: &[u8]) -> Result<()> {
+    let made = on.token.create_object(on.session, template)?;
+    let read = on.read(made, &[ck::CKA_VALUE])?;
+    if read.first().and_then(|there| there.value.as_bytes()) == Some(value) {
+        return Ok(());
+    }
+    on.discard(made);
+    Err(Rv::DEVICE_MEMORY)
+}
+
 /// Whether an object of these names is one of the group's own, which no application sees. `id`: `CKA_ID`, or `CKA_APPLICATION`
 /// of a data object.
 pub fn is_ours(label: &[u8], id: &[u8]) -> bool {

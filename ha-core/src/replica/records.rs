@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{ObjectId, Record};
 use super::marker::APPLICATION;
-use super::{On, find_all};
+use super::{On, create_whole, find_all};
 
 /// `CKA_LABEL` of what is ours, up to the bucket's name.
 const LABEL: &str = "pkcs11-ha record ";
@@ -122,13 +122,14 @@ pub fn write(on: On<'_>, bucket: Bucket, epoch: u64, records: Vec<Record>) -> Re
     let template = called(Some(&bucket.name()));
     let before = find_all(on, &template, 8)?;
     if !records.is_empty() {
+        let value = encode(epoch, records)?;
         let mut template = template;
         template.extend([
             Attribute::bool(ck::CKA_TOKEN, true),
             Attribute::bool(ck::CKA_PRIVATE, true),
-            Attribute::bytes(ck::CKA_VALUE, encode(epoch, records)?),
+            Attribute::bytes(ck::CKA_VALUE, &*value),
         ]);
-        on.token.create_object(on.session, &template)?;
+        create_whole(on, &template, &value)?;
     }
     before.into_iter().try_for_each(|handle| on.token.destroy_object(on.session, handle))
 }

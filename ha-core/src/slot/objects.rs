@@ -27,8 +27,11 @@ impl VirtualSlot {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
         self.group.vet_template(template)?;
-        let names = [ck::CKA_LABEL, ck::CKA_ID].map(|kind| template.get_bytes(kind).unwrap_or(&[]));
-        self.group.vet_names(Function::CreateObject, names[0], names[1])
+        let named = |kind| template.get_bytes(kind).unwrap_or(&[]);
+        // A data object has the other one in its place.
+        [ck::CKA_ID, ck::CKA_APPLICATION]
+            .into_iter()
+            .try_for_each(|id| self.group.vet_names(Function::CreateObject, named(ck::CKA_LABEL), named(id)))
     }
 
     /// Where a new object of a session is best: where this session works, or else where there are session objects, so that

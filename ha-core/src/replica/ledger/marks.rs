@@ -147,6 +147,16 @@ impl Ledger {
         Ok(self.connection()?.first(sql, [], |r| r.get(0))?)
     }
 
+    /// Whether any token has a marker of this ledger's: one that was begun when another was missed is nobody's.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn is_known_to_tokens(&self) -> Result<bool> {
+        let connection = self.connection()?;
+        let sql = "SELECT EXISTS (SELECT 1 FROM mark WHERE written > 0)";
+        Ok(connection.has_table("mark")? && connection.first(sql, [], |r| r.get(0))?)
+    }
+
     /// What is known of a member's marker; `None` where none was ever written by this ledger.
     ///
     /// # Errors

@@ -101,6 +101,7 @@ impl Ledger {
         group: &str,
         identity: &Identity,
         epoch: u64,
+        behind: &[String],
         records: &[Record],
     ) -> Result<()> {
         let path = dir.join(super::open::file_name(group));
@@ -114,6 +115,10 @@ impl Ledger {
         transaction.run(set, params!["group", identity.group])?;
         transaction.run(set, params!["ledger", identity.ledger])?;
         transaction.run(set, params!["serial", identity.serial.as_bytes()])?;
+        for member in behind {
+            let sql = "INSERT INTO mark (member, begun, written, set_back) VALUES (?1, ?2, ?2, 1)";
+            transaction.run(sql, params![member, epoch as i64])?;
+        }
         begins_after(&transaction, epoch)?;
         for record in records {
             // Members whose markers are older may have missed any of it.
@@ -166,8 +171,10 @@ mod tests {
         assert_eq!(ledger.count_recorded().unwrap(), 2);
         let records: Vec<_> = Bucket::all(2).flat_map(|b| ledger.records_of(b).unwrap()).collect();
         assert_eq!(records.len(), 2);
-        Ledger::from_records(other.path(), "g", &ledger.identity(), 4, &records).unwrap();
-        assert!(Ledger::from_records(other.path(), "g", &ledger.identity(), 4, &records).is_err());
+        Ledger::from_records(other.path(), "g", &ledger.identity(), 4, &["b".into()], &records).unwrap();
+        assert!(
+            Ledger::from_records(other.path(), "g", &ledger.identity(), 4, &["b".into()], &records).is_err()
+        );
         let made = open_in(other.path()).unwrap();
         assert_eq!(made.identity(), ledger.identity());
         let (was, is) = (ledger.object(one).unwrap().unwrap(), made.object(one).unwrap().unwrap());
@@ -175,6 +182,7 @@ mod tests {
         assert_eq!((is.state, is.verifier), (State::Committed, was.verifier));
         assert_eq!(made.tombstones_for("b").unwrap().len(), 1);
         assert!(made.tombstones_for("a").unwrap().is_empty());
+        assert!(made.mark_of("b").unwrap().is_some_and(|mark| mark.set_back && mark.written == 4));
     }
 
     #[test]
