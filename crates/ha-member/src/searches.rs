@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the one waits for the other: one that takes longer makes a key, or hangs. It is waited for once.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause between two looks; a search is shorter.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -16,12 +16,14 @@ const WRITER: u64 = 1 << 32;
 const SEARCHES: u64 = WRITER - 1;
 
 /// Who searches and who writes, of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Searches {
+    patience: Duration,
     /// No lock: one that a forked child inherits would stay locked there.
     state: AtomicU64,
-    /// Whether a search has waited for those who write in vain.
+    /// Whether a search has waited for those who write in vain, and a write for those who search.
     is_given_up: AtomicBool,
+    are_given_up: AtomicBool,
 }
 
 /// A search, until it is dropped.
@@ -30,14 +32,29 @@ pub(crate) struct Searching<'a>(&'a Searches);
 /// A write, until it is dropped.
 pub(crate) struct Writing<'a>(&'a Searches);
 
+impl Default for Searches {
+    fn default() -> Self {
+        Searches::new(PATIENCE)
+    }
+}
+
 impl Searches {
+    fn new(patience: Duration) -> Self {
+        Searches {
+            patience,
+            state: AtomicU64::new(0),
+            is_given_up: AtomicBool::new(false),
+            are_given_up: AtomicBool::new(false),
+        }
+    }
+
     /// A search begins, when nobody writes.
     pub(crate) fn search(&self) -> Searching<'_> {
         let begun = Instant::now();
         let mut seen = self.state.load(Ordering::SeqCst);
         loop {
             let may = seen < WRITER || self.is_given_up.load(Ordering::SeqCst);
-            if !may && begun.elapsed() < PATIENCE {
+            if !may && begun.elapsed() < self.patience {
                 std::thread::sleep(PAUSE);
                 seen = self.state.load(Ordering::SeqCst);
                 continue;
@@ -57,7 +74,10 @@ impl Searches {
     pub(crate) fn write(&self) -> Writing<'_> {
         self.state.fetch_add(WRITER, Ordering::SeqCst);
         let begun = Instant::now();
-        while self.state.load(Ordering::SeqCst) & SEARCHES > 0 && begun.elapsed() < PATIENCE {
+        while self.state.load(Ordering::SeqCst) & SEARCHES > 0 && !self.are_given_up.load(Ordering::SeqCst) {
+            if begun.elapsed() >= self.patience {
+                self.are_given_up.store(true, Ordering::SeqCst);
+            }
             std::thread::sleep(PAUSE);
         }
         Writing(self)
@@ -66,7 +86,9 @@ impl Searches {
 
 impl Drop for Searching<'_> {
     fn drop(&mut self) {
-        self.0.state.fetch_sub(1, Ordering::SeqCst);
+        if self.0.state.fetch_sub(1, Ordering::SeqCst) & SEARCHES == 1 {
+            self.0.are_given_up.store(false, Ordering::SeqCst);
+        }
     }
 }
 
@@ -102,7 +124,7 @@ mod tests {
 
     #[test]
     fn nobody_is_waited_for_for_ever_and_only_once() {
-        let searches = Searches::default();
+        let searches = Searches::new(Duration::from_millis(50));
         let hanging = searches.write();
         drop(searches.search());
         assert!(searches.is_given_up.load(Ordering::SeqCst));
@@ -113,7 +135,9 @@ mod tests {
         assert!(!searches.is_given_up.load(Ordering::SeqCst));
         let search = searches.search();
         drop(searches.write());
+        assert!(searches.are_given_up.load(Ordering::SeqCst));
         drop(search);
+        assert!(!searches.are_given_up.load(Ordering::SeqCst));
         assert_eq!(searches.state.load(Ordering::SeqCst), 0);
     }
 }

@@ -366,8 +366,8 @@ fn a_token_that_was_set_back_when_the_ledger_was_lost_brings_nothing_back_and_ta
 
 fn ec_point(token: &dyn ha_token::Token, s: ha_token::SessionHandle, label: &str) -> Vec<u8> {
     let read = |o| token.get_attributes(s, o, &[ha_token::ck::CKA_EC_POINT]).unwrap();
-    let points = find(token, s, label).into_iter().filter_map(|o| read(o)[0].bytes().map(<[u8]>::to_vec));
-    points.filter(|point| !point.is_empty()).next().unwrap()
+    let mut points = find(token, s, label).into_iter().filter_map(|o| read(o)[0].bytes().map(<[u8]>::to_vec));
+    points.find(|point| !point.is_empty()).unwrap()
 }
 
 #[test]

@@ -295,7 +295,10 @@ impl Group {
                 return Ok(());
             }
             self.work_through(ledger, lease, extent, &mut done)?;
-            if extent == Extent::Rehearsal || done.undone { Ok(()) } else { self.mark(ledger, lease, &seen) }
+            if extent != Extent::Rehearsal && !done.undone {
+                done.undone = !self.mark(ledger, lease, &seen, &|| self.is_cut_off(extent))?;
+            }
+            Ok(())
         };
         match work() {
             Ok(()) => Ok(done),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Template, ck};
 
-use super::copies::Trouble;
+use super::copies::{Trouble, changes_names};
 use super::matching::{Match, id_kind};
 use super::{Group, Lease, Member, Traits, Who};
 use crate::mutants::wrong;
@@ -15,6 +15,7 @@ use crate::policy::marker::{Known, Said, Verdict, judge};
 use crate::replica::is_ours;
 use crate::replica::ledger::{Ledger, ObjectRow};
 use crate::replica::marker::{self, Marker, Markers};
+use crate::replica::proof::Outcome;
 use crate::replica::records::{self, Bucket};
 use crate::seam::step;
 
@@ -32,6 +33,8 @@ pub(super) struct Seen {
     markers: Markers,
     /// Whether it was found now that the token was set back.
     is_set_back: bool,
+    /// Whether who wrote it did not come to the end.
+    is_unfinished: bool,
 }
 
 /// What may have been changed of an object, besides its names.
@@ -77,8 +80,9 @@ impl Group {
     ) -> std::result::Result<Seen, Trouble> {
         let (member, name) = (&lease.member, lease.member.name());
         if self.is_to_be_rebuilt.load(Ordering::Acquire) {
-            return Ok(Seen { markers: Markers::default(), is_set_back: false });
+            return Ok(Seen { markers: Markers::default(), is_set_back: false, is_unfinished: false });
         }
+        let visit = self.visit(&lease.link);
         // Before the ledger: who writes it has announced it there first.
         let markers = marker::find(lease.on())?;
         lease.link.set_markers(records::all(lease.on())?.len());
@@ -90,9 +94,20 @@ impl Group {
             epoch: said.epoch,
         });
         let epoch = said.map_or(0, |said| said.epoch);
-        let mut is_set_back = false;
+        let (mut is_set_back, mut is_unfinished) = (false, false);
         member.set_back.store(mark.is_some_and(|m| m.set_back), Ordering::Release);
-        match if wrong!(MarkerNotRead) { Verdict::New } else { judge(known, said) } {
+        let verdict = if wrong!(MarkerNotRead) { Verdict::New } else { judge(known, said) };
+        if verdict == Verdict::SetBack {
+            // A lost SoftHSM token finds nothing and says that all is well, as does one that has lost its login.
+            self.looks_alive(member, &lease.link)?;
+            let is_in = lease.token().session_info(lease.session)?.state == ck::CKS_RW_USER_FUNCTIONS;
+            if !is_in || visit.is_none() || self.visit(&lease.link) != visit {
+                return Err(Trouble::Member(Rv::USER_NOT_LOGGED_IN));
+            }
+        }
+        match verdict {
+            // As it was when it was opened, perhaps.
+            Verdict::LedgerIsOlder if ledger.is_read_only() => {}
             Verdict::LedgerIsOlder => self.refuse_changes(ledger, name,
                 "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger rebuild --replace` makes it anew of what the tokens know"),
             Verdict::AnotherLedgers if !ledger.is_known_to_tokens()? => self.refuse_changes(ledger, name,
@@ -114,6 +129,7 @@ impl Group {
             Verdict::Restored if note => ledger.mark_found(name, epoch)?,
             Verdict::AsItWas if note && known.is_some_and(|known| known.written != epoch) => {
                 ledger.mark_written(name, epoch)?;
+                is_unfinished = true;
             }
             Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
         }
@@ -123,7 +139,7 @@ impl Group {
             ledger.may_have_missed(name, said.map_or(untold, |said| said.epoch), &once_more)?;
             lease.link.was_looked_at();
         }
-        Ok(Seen { markers, is_set_back })
+        Ok(Seen { markers, is_set_back, is_unfinished })
     }
 
     /// As [`look_at_marker`](Self::look_at_marker), where nothing is noted.
@@ -149,7 +165,7 @@ impl Group {
     }
 
     /// Writes a member's marker anew, where that is due, and before it the records of what was done since the one before. A
-    /// token that takes none has none.
+    /// token that takes none has none. Answers whether that came to its end before it was cut off.
     ///
     /// # Errors
     /// [`Trouble`], of what says that the member cannot be used.
@@ -158,23 +174,24 @@ impl Group {
         ledger: &Ledger,
         lease: &Lease,
         seen: &Seen,
-    ) -> std::result::Result<(), Trouble> {
+        is_cut_off: &dyn Fn() -> bool,
+    ) -> std::result::Result<bool, Trouble> {
         let name = lease.member.name();
         let said = seen.markers.latest.as_ref();
         let members: Vec<String> = self.members.iter().map(|m| m.name().to_owned()).collect();
-        let is_outdated = said.is_some_and(|said| said.members != members || seen.is_set_back);
+        let is_outdated = seen.is_set_back || said.is_some_and(|said| said.members != members);
         let is_due = ledger.is_to_be_marked(name)? || is_outdated || seen.markers.handles.len() > 1;
         if !is_due || lease.link.refuses_markers() || !ledger.has_begun()? {
-            return Ok(());
+            return Ok(true);
         }
-        match self.write_marker(ledger, lease, seen, members) {
+        match self.write_marker(ledger, lease, seen, members, is_cut_off) {
             Err(Trouble::Member(rv)) => match classify(Function::CreateObject, rv) {
                 Class::Member | Class::Session | Class::Login => Err(Trouble::Member(rv)),
                 Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => {
                     tracing::debug!(group = %self.config.label, member = name, %rv, "the marker cannot be written");
                     lease.link.refuse_markers();
                     lease.link.set_markers(records::all(lease.on())?.len());
-                    Ok(())
+                    Ok(true)
                 }
             },
             answer => answer,
@@ -187,7 +204,8 @@ impl Group {
         lease: &Lease,
         seen: &Seen,
         members: Vec<String>,
-    ) -> std::result::Result<(), Trouble> {
+        is_cut_off: &dyn Fn() -> bool,
+    ) -> std::result::Result<bool, Trouble> {
         let (on, name) = (lease.on(), lease.member.name());
         let epoch = ledger.mark_begun(name)?;
         // What was recorded on the token is as old as its marker.
@@ -206,6 +224,9 @@ impl Group {
             _ => Bucket::all(bits).collect(),
         };
         for bucket in buckets {
+            if is_cut_off() {
+                return Ok(false);
+            }
             records::write(on, bucket, epoch, ledger.records_of(bucket)?)?;
             step!(Recorded);
         }
@@ -214,11 +235,12 @@ impl Group {
         let marker = Marker { identity, epoch, label, members, record_bits: Some(bits) };
         marker::write(on, &marker, &seen.markers)?;
         step!(Marked);
-        if !is_shared_out_so {
+        if !is_shared_out_so || seen.is_unfinished {
             records::clear_others(on, bits)?;
         }
         lease.link.set_markers(records::all(on)?.len());
-        Ok(ledger.mark_written(name, epoch)?)
+        ledger.mark_written(name, epoch)?;
+        Ok(true)
     }
 
     /// After a token that was set back was given what it lacks: where nothing unknown is on it, it counts like any other.
@@ -284,10 +306,18 @@ impl Group {
         let ledger = self.ledger()?;
         let member = self.up().find(|m| m.name() == member).ok_or(Rv::TOKEN_NOT_PRESENT)?;
         let lease = self.sound_lease(member)?;
+        let lock = ledger.member_lock(member.name(), &*self.world, &|| false);
+        let _host = lock.map_err(|e| self.ledger_failed(e))?;
         let mut discarded = Discarded::default();
         for (handle, traits) in self.unknown_on(&lease)? {
             let what =
                 format!("{} {:?}", crate::names::class(traits.class), String::from_utf8_lossy(&traits.label));
+            if !self.is_surely_none(ledger, &lease, handle, &traits)? {
+                discarded.left.push(format!(
+                    "{what}: it cannot be told from an object of the group; `hactl sync` first"
+                ));
+                continue;
+            }
             let answer = if dry { Ok(()) } else { lease.token().destroy_object(lease.session, handle) };
             match answer {
                 Ok(()) => discarded.destroyed.push(what),
@@ -305,6 +335,30 @@ impl Group {
             self.trust_token(ledger, member)?;
         }
         Ok(discarded)
+    }
+
+    /// Whether a member's object is none of the group's, whatever it is called: of those with its names each is proven to be
+    /// another one, and none has another name here.
+    fn is_surely_none(
+        &self,
+        ledger: &Ledger,
+        lease: &Lease,
+        handle: ObjectHandle,
+        traits: &Traits,
+    ) -> Result<bool> {
+        let failed = |e| self.ledger_failed(e);
+        let pending = ledger.pending_for(lease.member.name()).map_err(failed)?;
+        if pending.iter().any(|p| changes_names(&p.template)) {
+            return Ok(false);
+        }
+        let rows = ledger.find(traits.class, traits.key_type, &traits.id, &traits.label).map_err(failed)?;
+        for row in rows.iter().filter(|row| !row.is_destroyed()) {
+            let Some(verifier) = row.verifier() else { return Ok(false) };
+            if self.prove(lease, handle, traits.class, &verifier)? != Outcome::Different {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The token objects of a member that the ledger does not know.

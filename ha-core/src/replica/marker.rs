@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use ha_token::{Attribute, ObjectHandle, Result, Template, TemplateExt, ck};
+use ha_token::{Attribute, ObjectHandle, Result, Rv, Template, TemplateExt, ck};
 
 use super::ledger::Identity;
 use super::{On, create_whole, find_all, records};
@@ -61,7 +61,11 @@ fn called() -> Template {
 pub fn find(on: On<'_>) -> Result<Markers> {
     let mut markers = Markers::default();
     for handle in find_all(on, &called(), 8)? {
-        let read = on.read(handle, &[ck::CKA_VALUE])?;
+        let read = match on.read(handle, &[ck::CKA_VALUE]) {
+            // Another process has just written another one.
+            Err(Rv::OBJECT_HANDLE_INVALID) => continue,
+            read => read?,
+        };
         let said = read.get_bytes(ck::CKA_VALUE).and_then(Marker::from_bytes);
         if said.as_ref().is_some_and(|said| markers.latest.as_ref().is_none_or(|l| l.epoch < said.epoch)) {
             markers.latest = said;

@@ -136,7 +136,7 @@ pub fn find_all(on: On<'_>, template: &Template, batch: usize) -> Result<Vec<Obj
 }
 
 /// How often a search is begun that fails for no reason of its own. SoftHSM wants one that failed ended, too.
-const BEGINNINGS: usize = 8;
+const BEGINNINGS: usize = 5;
 
 fn begin_search(on: On<'_>, template: &Template) -> Result<()> {
     let mut answer = Err(Rv::GENERAL_ERROR);

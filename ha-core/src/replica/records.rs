@@ -16,7 +16,7 @@ const LABEL: &str = "pkcs11-ha record ";
 /// The format of what is written.
 const VERSION: u8 = 1;
 /// How many objects are to share a data object, on the average.
-const SHARED_BY: usize = 8;
+const SHARED_BY: usize = 16;
 /// How many more bits there are at once, so that not all is written anew too often; and how many at the most.
 const STEP: u8 = 2;
 const MOST_BITS: u8 = 12;

@@ -58,7 +58,10 @@ fn set_epoch(connection: &Connection, epoch: u64) -> rusqlite::Result<()> {
 /// Destroyed objects that nobody holds any more, this one or all of them, are none, and remembered. Of what nothing can be
 /// proven nothing would be found again.
 pub(super) fn settle_gone(connection: &Connection, id: Option<ObjectId>) -> Result<()> {
-    let gone = "state = 4 AND (?1 IS NULL OR id = ?1) AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)";
+    // One is found by its key.
+    let which = if id.is_some() { "id = ?1" } else { "?1 IS NULL" };
+    let gone =
+        format!("state = 4 AND {which} AND NOT EXISTS (SELECT 1 FROM copy WHERE copy.object = object.id)");
     let id = id.map(|id| id.0);
     if !wrong!(SettledForgotten) {
         let sql = format!(
@@ -121,7 +124,9 @@ const LATEST: &str = "SELECT max(epoch) FROM (SELECT max(epoch) AS epoch FROM se
 
 /// A member joins: what was destroyed before it never held.
 pub(super) fn joins(connection: &Connection, member: &str) -> Result<()> {
-    let sql = "INSERT OR IGNORE INTO mark (member, begun, written) VALUES (?1, ?2, 0)";
+    // A restored ledger may not know for how long it has been there.
+    let sql = "INSERT OR IGNORE INTO mark (member, begun, written)
+               SELECT ?1, ?2, 0 WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'restored')";
     connection.run(sql, params![member, epoch(connection)? as i64])?;
     Ok(())
 }
