@@ -17,8 +17,8 @@ const LABEL: &str = "pkcs11-ha record ";
 const VERSION: u8 = 1;
 /// How many objects are to share a data object, on the average.
 const SHARED_BY: usize = 16;
-/// How many more bits there are at once, so that not all is written anew too often; and how many at the most.
-const STEP: u8 = 2;
+/// How many more bits there are at once: each time all is written anew. And how many there are at the most.
+const STEP: u8 = 1;
 const MOST_BITS: u8 = 12;
 
 /// The objects whose identities begin with the same bits.
