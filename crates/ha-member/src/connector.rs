@@ -11,8 +11,9 @@ use ha_token::{ConnectError, Connector, Function, Rv, Selector, SlotInfo, Token,
 use crate::fork::{ForkLock, Held};
 use crate::instance::{Copy, LEAVE, Life, inside_member};
 use crate::search::{self, Seen};
+use crate::searches::Searches;
 use crate::token::RealToken;
-use crate::writes::Writes;
+use crate::writes::{Writes, are_missed_by};
 
 /// Copies of its module that one connector may have: all but one are hung.
 const COPIES: usize = 8;
@@ -104,7 +105,8 @@ impl ModuleConnector {
         let info = seen.iter().find(|(s, _, _)| *s == slot).and_then(|(_, _, info)| info.as_ref().ok());
         let written =
             self.writes.as_ref().zip(info).and_then(|(writes, info)| writes.seen_by(&info.manufacturer));
-        Arc::new(RealToken::new(Arc::clone(life), slot, written))
+        let searches = info.is_some_and(|info| are_missed_by(&info.manufacturer)).then(Searches::default);
+        Arc::new(RealToken::new(Arc::clone(life), slot, written, searches))
     }
 
     fn path(&self) -> &Path {

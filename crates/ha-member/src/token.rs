@@ -17,7 +17,7 @@ use crate::instance::{Call, Life, ulong};
 use crate::makings::Makings;
 use crate::messages;
 use crate::operations::{self, made, make, with_mechanism, with_template};
-use crate::searches::Writing;
+use crate::searches::{Searches, Writing};
 use crate::writes::{Knowledge, Turn};
 
 type Messages = BTreeMap<(SessionHandle, MessageKind), Ulong>;
@@ -34,6 +34,8 @@ pub(crate) struct RealToken {
     makings: Makings,
     /// What is known of other processes' writes.
     knowledge: Option<Knowledge>,
+    /// The connection's threads that search, and that write, where they are to be kept apart.
+    searches: Option<Searches>,
 }
 
 /// A write, until it is dropped: apart from this connection's searches, and in turn with other processes.
@@ -49,8 +51,13 @@ impl fmt::Debug for RealToken {
 }
 
 impl RealToken {
-    /// `knowledge` where those who write take turns.
-    pub(crate) fn new(life: Arc<Life>, slot: Ulong, knowledge: Option<Knowledge>) -> Self {
+    /// `knowledge` where those who write take turns, `searches` where those who search are kept from them.
+    pub(crate) fn new(
+        life: Arc<Life>,
+        slot: Ulong,
+        knowledge: Option<Knowledge>,
+        searches: Option<Searches>,
+    ) -> Self {
         RealToken {
             life,
             slot,
@@ -58,14 +65,15 @@ impl RealToken {
             message_count: AtomicUsize::new(0),
             makings: Makings::default(),
             knowledge,
+            searches,
         }
     }
 
     /// The turn to write, if there are turns. Taken before the module is entered: some are entered by one thread at a time.
     fn turn(&self) -> Option<Write<'_>> {
-        let knowledge = self.knowledge.as_ref()?;
-        let turn = knowledge.begin(|| self.looks());
-        Some(Write { _alone: knowledge.searches().write(), _turn: turn })
+        let searches = self.searches.as_ref()?;
+        let turn = self.knowledge.as_ref().and_then(|knowledge| knowledge.begin(|| self.looks()));
+        Some(Write { _alone: searches.write(), _turn: turn })
     }
 
     /// The turn to write to the token itself, if there are turns.
@@ -76,7 +84,7 @@ impl RealToken {
     /// The turn to make an object of these templates. A session object is no write, and what does not say which it is may
     /// be a copy of a token object.
     fn turn_to_make(&self, templates: &[&Template]) -> Option<Write<'_>> {
-        self.knowledge.as_ref()?;
+        self.searches.as_ref()?;
         let is_session_object = |template: &&Template| {
             template.iter().any(|a| a.kind == ck::CKA_TOKEN && a.value.as_bool() == Some(false))
         };
@@ -85,7 +93,7 @@ impl RealToken {
 
     /// The turn to destroy an object, unless it is a session object.
     fn turn_to_destroy(&self, session: SessionHandle, object: ObjectHandle) -> Option<Write<'_>> {
-        self.knowledge.as_ref()?;
+        self.searches.as_ref()?;
         let fetched = self.get_attributes(session, object, &[ck::CKA_TOKEN]);
         let is_session_object = |f: &Fetched| matches!(f, Fetched::Value(v) if v.as_bool() == Some(false));
         if fetched.is_ok_and(|all| all.iter().any(is_session_object)) { None } else { self.turn() }
@@ -338,7 +346,7 @@ impl Token for RealToken {
         object: ObjectHandle,
         template: &Template,
     ) -> Result<()> {
-        let _alone = self.knowledge.as_ref().map(|knowledge| knowledge.searches().write());
+        let _alone = self.searches.as_ref().map(|searches| searches.write());
         let call = self.enter()?;
         with_template(template, |attributes, count| {
             invoke!(call, C_SetAttributeValue, session.0, object.0, attributes, count)
@@ -358,7 +366,7 @@ impl Token for RealToken {
     }
 
     fn find_objects_init(&self, session: SessionHandle, template: &Template) -> Result<()> {
-        let _search = self.knowledge.as_ref().map(|knowledge| knowledge.searches().search());
+        let _search = self.searches.as_ref().map(|searches| searches.search());
         let call = self.enter()?;
         with_template(template, |attributes, count| {
             invoke!(call, C_FindObjectsInit, session.0, attributes, count)

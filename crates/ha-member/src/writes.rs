@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use crate::fork::{Gate, Held};
 use crate::plain::open_plain;
-use crate::searches::Searches;
 
 /// How long a turn is waited for: one who has it for longer hangs in its module, or was stopped. It is waited for once.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -41,7 +40,6 @@ pub(crate) struct Writes {
 pub(crate) struct Knowledge {
     writes: Arc<Writes>,
     count: Mutex<Option<u64>>,
-    searches: Searches,
 }
 
 /// A turn, until it is dropped.
@@ -52,8 +50,8 @@ pub(crate) struct Turn<'a> {
     _here: Held<'a>,
 }
 
-/// Whether a token's module needs this.
-fn are_missed_by(manufacturer: &str) -> bool {
+/// Whether a token's module needs this, and that its threads are kept apart.
+pub(crate) fn are_missed_by(manufacturer: &str) -> bool {
     manufacturer.starts_with("SoftHSM")
 }
 
@@ -67,11 +65,7 @@ impl Writes {
     pub(crate) fn seen_by(self: &Arc<Self>, manufacturer: &str) -> Option<Knowledge> {
         let is_missed = are_missed_by(manufacturer);
         self.is_needless.store(!is_missed, Ordering::Relaxed);
-        is_missed.then(|| Knowledge {
-            writes: Arc::clone(self),
-            count: Mutex::new(None),
-            searches: Searches::default(),
-        })
+        is_missed.then(|| Knowledge { writes: Arc::clone(self), count: Mutex::new(None) })
     }
 
     fn open(&self) -> Option<File> {
@@ -131,11 +125,6 @@ impl Drop for Turn<'_> {
 }
 
 impl Knowledge {
-    /// The connection's threads that search, and that write.
-    pub(crate) fn searches(&self) -> &Searches {
-        &self.searches
-    }
-
     /// See [`Writes::take`].
     pub(crate) fn take(&self) -> Option<Turn<'_>> {
         self.writes.take()
