@@ -212,9 +212,10 @@ impl Rig {
         Ok(found.len())
     }
 
-    /// How many objects of a class a member has.
+    /// How many objects of a class a member has, but for the group's own.
     fn count(&self, device: usize, class: ha_token::Ulong) -> usize {
-        self.devices[device].inspect().iter().filter(|o| o.class == class).count()
+        let is_meant = |label: &[u8]| !label.starts_with(b"pkcs11-ha ");
+        self.devices[device].inspect().iter().filter(|o| o.class == class && is_meant(&o.label)).count()
     }
 }
 

@@ -272,8 +272,10 @@ impl Ledger {
             }
             transaction.commit()?;
         }
-        let altered = "o.id IN (SELECT object FROM copy WHERE member = ?2) AND (
-                       (o.state = 2 AND o.id IN (SELECT object FROM altered WHERE changed > ?1))
+        // What it is to change all the same it does not change twice.
+        let altered = "o.id IN (SELECT object FROM copy WHERE member = ?2)
+                       AND o.id NOT IN (SELECT object FROM pending WHERE member = ?2)
+                       AND ((o.state = 2 AND o.id IN (SELECT object FROM altered WHERE changed > ?1))
                        OR (o.state = 4 AND o.id IN (SELECT object FROM altered WHERE named > ?1)))";
         let rows = self.select(altered, params![since, member])?;
         let mut connection = self.writable()?;
