@@ -133,7 +133,7 @@ impl Group {
             }
             Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
         }
-        if note && !ledger.is_read_only() && lease.link.is_new() {
+        if note && !ledger.is_read_only() && (is_set_back || lease.link.is_new()) {
             // Without a marker it held nothing before it joined, or takes none.
             let untold = known.filter(|known| known.written == 0).map_or(0, |known| known.begun);
             ledger.may_have_missed(name, said.map_or(untold, |said| said.epoch), &once_more)?;
