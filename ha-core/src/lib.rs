@@ -18,6 +18,7 @@ pub mod api;
 mod bare;
 pub mod board;
 pub mod config;
+mod digest;
 pub mod group;
 mod lanes;
 mod log;

@@ -242,6 +242,7 @@ fn ha_toml(dir: &Path, module: &Path, label: &str, members: &[String]) -> Result
     };
     let config = Config {
         path: None,
+        digest: None,
         ha_only: true,
         state_dir: dir.join("state"),
         log: Log::default(),

@@ -180,9 +180,8 @@ enum MemberVerb {
         /// active, or standby: used only when no active member is up.
         #[arg(long)]
         role: Role,
-        /// The group's label, where several have a member of that name.
-        #[arg(long, value_name = "LABEL")]
-        group: Option<String>,
+        #[command(flatten)]
+        how: membership::How,
     },
     /// Takes a member out of use, for maintenance, until `resume`: calls under way end, and new ones go to the others.
     Drain {
@@ -308,8 +307,8 @@ fn main() -> ExitCode {
         }
         Verb::Sync { dry_run, .. } => adopt::sync(&context, dry_run),
         Verb::Adopt { member, group, dry_run } => adopt::adopt(&context, &member, group.as_deref(), dry_run),
-        Verb::Member { verb: MemberVerb::Set { name, role, group } } => {
-            membership::set(&context, &name, group.as_deref(), role.into())
+        Verb::Member { verb: MemberVerb::Set { name, role, how } } => {
+            membership::set(&context, &name, &how, role.into())
         }
         Verb::Ledger { verb: LedgerVerb::Backup { file, group } } => {
             ledger::backup(&context, &file, group.as_deref())

@@ -131,7 +131,7 @@ fn look(group: &Arc<Group>) -> GroupDocument {
     let until = Instant::now() + patience;
     let mut enrolment = None;
     let mut seen = Vec::new();
-    for (asked, member) in asked.into_iter().zip(&group.members) {
+    for (asked, member) in asked.into_iter().zip(group.members.iter()) {
         let answer = asked.map(|a| {
             a.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or(Err(Rv::DEVICE_ERROR))
         });

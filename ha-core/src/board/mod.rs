@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use ha_member::SharedWord;
 
-pub use seat::{Process, Seen};
+pub use seat::{Process, Seen, Sights};
 pub use wishes::{Turn, What, Wish};
 
 use crate::replica::ledger;
@@ -166,6 +166,11 @@ impl Board {
         Ok(number)
     }
 
+    /// Those who have the board open look at what has changed beside it, too: the configuration.
+    pub fn raise(&self) {
+        _ = self.word.as_ref().map(SharedWord::raise);
+    }
+
     fn writable(&self) -> Result<&SharedWord, Error> {
         let why = "the state folder cannot be written";
         self.word.as_ref().ok_or_else(|| Error::new(std::io::ErrorKind::PermissionDenied, why))
@@ -193,12 +198,12 @@ impl Board {
             seat.as_ref().and_then(|s| s.path().file_name().map(|n| n.to_string_lossy().into_owned()))
         };
         let seat = process.map(|p| p.seat.clone()).or_else(mine).unwrap_or_default();
-        text::digest(format!("{wish} {seat}").as_bytes())
+        crate::digest::short(format!("{wish} {seat}").as_bytes())
     }
 
     /// Says how this process sees the members, where that has changed. `now` is the host's time; what changes all the time
     /// is said after `now_and_then`.
-    pub(crate) fn show(&self, now: Duration, now_and_then: Duration, members: impl FnOnce() -> Vec<Seen>) {
+    pub(crate) fn show(&self, now: Duration, now_and_then: Duration, sights: impl FnOnce() -> Sights) {
         let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
         // A forked child has its parent's.
         let Some(seat) = seat.as_mut().filter(|s| s.is_ours()) else { return };
@@ -209,7 +214,7 @@ impl Board {
             *seat = another;
         }
         self.shown_at.store(now.as_micros() as u64, Ordering::Relaxed);
-        match seat.write(&members(), now, now_and_then) {
+        match seat.write(&sights(), now, now_and_then) {
             Ok(is_new) => {
                 self.is_unsaid.store(false, Ordering::Relaxed);
                 if is_new {
@@ -276,7 +281,7 @@ mod tests {
             assert_eq!((wish.number, wish.drained, board.wish("b")), (number, true, None));
         }
         assert_eq!(operator.processes()[0].program, "unknown", "it has said nothing yet");
-        user.show(Duration::ZERO, Duration::ZERO, Vec::new);
+        user.show(Duration::ZERO, Duration::ZERO, Sights::default);
         assert_eq!((operator.processes().len(), user.others().len()), (1, 0));
         assert_ne!(operator.processes()[0].program, "unknown");
         user.leave();
@@ -298,7 +303,7 @@ mod tests {
     fn a_seat_that_was_cleared_away_is_taken_anew_and_given_back() {
         let dir = tempfile::tempdir().unwrap();
         let user = Board::open(dir.path(), "g", Part::User, Duration::ZERO).unwrap();
-        let show = || user.show(Duration::ZERO, Duration::ZERO, Vec::new);
+        let show = || user.show(Duration::ZERO, Duration::ZERO, Sights::default);
         show();
         let seats = || {
             let files = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
@@ -352,7 +357,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let user = Board::open(dir.path(), "g", Part::User, Duration::ZERO).unwrap();
         let (moment, rarely) = (Duration::from_secs(1), Duration::from_secs(60));
-        let show = |now| user.show(now, rarely, Vec::new);
+        let show = |now| user.show(now, rarely, Sights::default);
         let may_write = |may| user.seat.lock().unwrap().as_mut().unwrap().open_again(may);
         let mut now = Duration::from_secs(100);
         show(now);

@@ -38,7 +38,18 @@ pub struct Process {
     pub since: Duration,
     /// The name of its file, which no other one has.
     pub seat: String,
+    /// The digest of the configuration by which it goes; `None` where it has none in a file, or says nothing.
+    pub configuration: Option<String>,
     /// How it sees the members; empty where it has not said so yet, or its file cannot be read.
+    pub members: Vec<Seen>,
+}
+
+/// What a process says of itself on the board.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sights {
+    /// The digest of the configuration by which it goes.
+    pub configuration: Option<String>,
+    /// How it sees the members.
     pub members: Vec<Seen>,
 }
 
@@ -140,16 +151,16 @@ impl Seat {
     /// The operating system's.
     pub(super) fn write(
         &mut self,
-        members: &[Seen],
+        sights: &Sights,
         now: Duration,
         now_and_then: Duration,
     ) -> Result<bool, Error> {
-        let matters = rows(members, false);
+        let matters = rows(sights, false);
         let has_changed = matters != self.written;
         if !has_changed && now < self.written_at + now_and_then {
             return Ok(false);
         }
-        let bytes = text::file(&format!("{}{}", self.header, rows(members, true)));
+        let bytes = text::file(&format!("{}{}", self.header, rows(sights, true)));
         self.lock.file().write_all_at(&bytes, 0)?;
         (self.written, self.written_at) = (matters, now);
         Ok(has_changed)
@@ -250,7 +261,8 @@ fn unknown(file: &File, name: &OsStr) -> Process {
     let written = file.metadata().and_then(|m| m.modified()).ok();
     let since = written.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let seat = name.to_string_lossy().into_owned();
-    Process { pid, program: "unknown".into(), since, seat, members: Vec::new() }
+    let program = "unknown".into();
+    Process { pid, program, since, seat, configuration: None, members: Vec::new() }
 }
 
 fn read(file: &File, name: &OsStr) -> Option<(Process, Identity)> {
@@ -284,19 +296,32 @@ fn parse(body: &str, name: &OsStr) -> Option<(Process, Identity)> {
         return None;
     }
     let identity = Identity { namespace: namespace.parse().ok()?, start: start.parse().ok()? };
+    // One that has said nothing yet has no further line.
+    let configuration = match lines.next() {
+        Some(fields) => configuration(&fields)?,
+        None => None,
+    };
     let members = lines.map(|fields| seen(&fields)).collect::<Option<_>>()?;
     let since = Duration::from_secs(since.parse().ok()?);
     let (pid, program, seat) = (pid.parse().ok()?, program.clone(), name.to_string_lossy().into_owned());
-    Some((Process { pid, program, since, seat, members }, identity))
+    Some((Process { pid, program, since, seat, configuration, members }, identity))
 }
 
 /// What stands for a moment that there is none of.
 const NONE: &str = "-";
 
-fn rows(members: &[Seen], with_round_trips: bool) -> String {
+fn configuration(fields: &[String]) -> Option<Option<String>> {
+    match fields {
+        [kind, digest] if kind == "configuration" => Some((digest != NONE).then(|| digest.clone())),
+        _ => None,
+    }
+}
+
+fn rows(sights: &Sights, with_round_trips: bool) -> String {
     let moment = |t: Option<Duration>| t.map_or(NONE.to_owned(), |t| t.as_micros().to_string());
     let mut out = String::new();
-    for member in members {
+    text::line(&mut out, &["configuration", sights.configuration.as_deref().unwrap_or(NONE)]);
+    for member in &sights.members {
         let sight = &member.sight;
         let fields = [
             "member".to_owned(),
@@ -370,7 +395,7 @@ fn program() -> String {
 mod tests {
     use super::*;
 
-    fn sees(state: State) -> Vec<Seen> {
+    fn sees(state: State) -> Sights {
         let sight = Sight {
             state,
             since: Duration::from_secs(1),
@@ -379,14 +404,19 @@ mod tests {
             trying: Some(Duration::from_micros(7)),
             failures: 3,
         };
-        vec![Seen {
+        let seen = Seen {
             name: "a\tb".into(),
             sight,
             fault: Some("line\nline".into()),
             round_trip: Some(Duration::from_micros(40)),
             heeded: 9,
             refused: true,
-        }]
+        };
+        Sights { configuration: Some("digest".into()), members: vec![seen] }
+    }
+
+    fn said(process: &Process) -> Sights {
+        Sights { configuration: process.configuration.clone(), members: process.members.clone() }
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -402,14 +432,14 @@ mod tests {
         let others = read_all(&base, Some(one.path()), true);
         assert_eq!(others.len(), 1);
         assert_eq!((others[0].pid, others[0].since), (std::process::id(), SECOND * 2));
-        assert_eq!(others[0].members, sees(State::Up));
+        assert_eq!(said(&others[0]), sees(State::Up));
         assert_eq!(read_all(&base, None, true).len(), 2);
         assert!(
             two.write(&sees(State::Drained), SECOND, SECOND).unwrap(),
             "a longer text, then a shorter one"
         );
         assert!(two.write(&sees(State::Up), SECOND, SECOND).unwrap());
-        assert_eq!(read_all(&base, Some(one.path()), true)[0].members, sees(State::Up));
+        assert_eq!(read_all(&base, Some(one.path()), true).first().map(said), Some(sees(State::Up)));
         drop((one, two));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -421,11 +451,11 @@ mod tests {
         let mut seat = Seat::take(&base, 0o600, SECOND).unwrap();
         let mut members = sees(State::Up);
         assert!(seat.write(&members, SECOND, SECOND).unwrap());
-        members[0].round_trip = Some(SECOND);
+        members.members[0].round_trip = Some(SECOND);
         assert!(!seat.write(&members, SECOND + SECOND / 2, SECOND).unwrap());
-        assert_eq!(read_all(&base, None, true)[0].members, sees(State::Up));
+        assert_eq!(read_all(&base, None, true).first().map(said), Some(sees(State::Up)));
         assert!(!seat.write(&members, SECOND * 2, SECOND).unwrap());
-        assert_eq!(read_all(&base, None, true)[0].members, members);
+        assert_eq!(read_all(&base, None, true).first().map(said), Some(members));
     }
 
     #[test]

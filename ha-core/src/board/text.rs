@@ -1,10 +1,10 @@
 //! How a file of the board is written: a first line that says what it is, how long the rest is and what its digest is;
 //! then lines of fields between tabs. Who reads while it is written sees a digest that does not fit, and reads again.
 
-use sha2::{Digest, Sha256};
+use crate::digest::short as digest;
 
 /// The first words of a file, with the number of its form.
-const MAGIC: &str = "pkcs11-ha board 1";
+const MAGIC: &str = "pkcs11-ha board 2";
 /// Longer than any file of the board: what is longer is none.
 pub(super) const LONGEST: usize = 1 << 20;
 
@@ -24,11 +24,6 @@ pub(super) fn body(bytes: &[u8]) -> Option<&str> {
         return None;
     }
     std::str::from_utf8(body).ok()
-}
-
-pub(super) fn digest(bytes: &[u8]) -> String {
-    let digest: [u8; 32] = Sha256::digest(bytes).into();
-    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Adds a line of fields.

@@ -53,7 +53,7 @@ pub enum ConfigError {
 const LARGEST: u64 = 1 << 20;
 
 impl Config {
-    pub(super) fn read(path: &Path, surroundings: &Surroundings) -> std::result::Result<Config, ConfigError> {
+    pub(crate) fn read(path: &Path, surroundings: &Surroundings) -> std::result::Result<Config, ConfigError> {
         let failed = |source| ConfigError::Read { path: path.to_owned(), source };
         let meta = std::fs::metadata(path).map_err(failed)?;
         if meta.mode() & 0o002 != 0 {
@@ -64,6 +64,7 @@ impl Config {
         }
         let bytes = std::fs::read(path).map_err(failed)?;
         Self::parse_bytes(&bytes, Some(path), surroundings)
+            .map(|config| Config { digest: Some(crate::digest::short(&bytes)), ..config })
             .map_err(|mistake| ConfigError::Wrong { path: path.display().to_string(), mistake })
     }
 
@@ -107,6 +108,7 @@ fn parse_in(text: &str, path: Option<&Path>, surroundings: &Surroundings) -> Res
     }
     Ok(Config {
         path: path.map(Path::to_owned),
+        digest: None,
         ha_only,
         state_dir: state_dir.unwrap_or_else(|| surroundings.state_dir(path)),
         log,

@@ -305,6 +305,7 @@ fn configs() -> impl Strategy<Value = Config> {
     (any::<bool>(), paths(), log, labels, vec(groups(), 3)).prop_map(
         |(ha_only, state_dir, log, labels, groups)| Config {
             path: None,
+            digest: None,
             ha_only,
             state_dir,
             log,

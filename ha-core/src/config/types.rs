@@ -14,6 +14,8 @@ use ha_token::{Selector, Ulong};
 pub struct Config {
     /// The file it was read from.
     pub path: Option<PathBuf>,
+    /// A digest of its text.
+    pub digest: Option<String>,
     /// Only virtual slots; else every member's own slot too.
     pub ha_only: bool,
     /// Where the ledgers are.

@@ -21,7 +21,11 @@ impl Config {
         // Only paths can fail here; what else no file can say is found by reading it back.
         self.write(&mut out).ok_or(ConfigError::Unsayable)?;
         let read = Config::parse(&out)?;
-        if read == (Config { path: None, ..self.clone() }) { Ok(out) } else { Err(ConfigError::Unsayable) }
+        if read == (Config { path: None, digest: None, ..self.clone() }) {
+            Ok(out)
+        } else {
+            Err(ConfigError::Unsayable)
+        }
     }
 
     fn write(&self, out: &mut String) -> Option<()> {

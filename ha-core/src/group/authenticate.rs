@@ -91,7 +91,7 @@ impl Group {
             accepted.refused.forget(user);
         }
         judge.lead(|| self.login.set(who, pin));
-        for member in &self.members {
+        for member in self.members.iter() {
             if Arc::ptr_eq(member, accepted) {
                 continue;
             }
@@ -499,7 +499,7 @@ impl Group {
         for object in self.objects.select(|o| o.private) {
             self.forget_object(&object);
         }
-        for member in &self.members {
+        for member in self.members.iter() {
             if let Some(link) = member.link() {
                 let gone = |v| v == 0 || self.objects.get(ha_token::ObjectHandle(v)).is_err();
                 link.unbind_where(gone);

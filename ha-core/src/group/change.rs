@@ -57,7 +57,7 @@ impl Group {
                     step!(is_first => DestroyedOnFirst, DestroyedOnAnother);
                     let noted = if is_first { ledger.destroy_final(id) } else { Ok(()) };
                     if wrong!(DestructionCountsForAll) {
-                        for member in &self.members {
+                        for member in self.members.iter() {
                             _ = ledger.acknowledge(id, member.name());
                         }
                     }

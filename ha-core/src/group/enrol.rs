@@ -66,7 +66,7 @@ impl Group {
             }
         }
         *writers = all.into_iter().enumerate().filter(|(n, _)| kept.contains(n)).map(|(_, w)| w).collect();
-        if writers.len() < self.config.min_copies {
+        if writers.len() < self.min_copies() {
             return Err(Rv::DEVICE_ERROR);
         }
         Ok(())

@@ -25,7 +25,7 @@ impl Group {
         let _turn = self.login.turn();
         let ledger = self.ledger()?;
         let mut links: Vec<(&Arc<Member>, Arc<Link>)> = Vec::new();
-        for member in &self.members {
+        for member in self.members.iter() {
             let Some(link) = member.link().filter(|_| member.is_up()) else {
                 let why = format!("member {:?} is not up, and its copies would stay", member.name());
                 self.reporter.refused(Function::InitToken, Rv::DEVICE_ERROR, &why);

@@ -46,26 +46,18 @@ impl Group {
             return Ok(());
         }
         let first = self.world.event();
-        let (sender, answers) = crossbeam::channel::bounded(self.members.len());
-        let mut keepers = Vec::new();
-        for member in &self.members {
-            let (group, member, sender, first) =
-                (Arc::clone(self), Arc::clone(member), sender.clone(), Arc::clone(&first));
-            let name = format!("ha-{}", member.name());
-            keepers.push(self.world.spawn(
-                &name,
-                Box::new(move || {
-                    group.connect_first(&member);
-                    _ = sender.send(());
-                    first.set();
-                    drop((sender, first));
-                    group.keep(&member);
-                }),
-            )?);
+        let members: Vec<_> = self.members.iter().cloned().collect();
+        let (sender, answers) = crossbeam::channel::bounded(members.len());
+        for member in &members {
+            let (sender, first) = (sender.clone(), Arc::clone(&first));
+            self.keep_in_thread(member, move |group, member| {
+                group.connect_first(member);
+                _ = sender.send(());
+                first.set();
+            })?;
         }
-        *self.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = keepers;
         let began = self.world.now();
-        while answers.len() < self.members.len() {
+        while answers.len() < members.len() {
             let now = self.world.now();
             // Without any member there is nothing to go on with.
             let patience = match self.config.deadline {
@@ -79,6 +71,26 @@ impl Group {
             }
             first.wait(Some(until - now));
         }
+        Ok(())
+    }
+
+    /// Starts a member's keeper, which does `first` before all else.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn keep_in_thread(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        first: impl FnOnce(&Group, &Arc<Member>) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (group, keeps) = (Arc::clone(self), Arc::clone(member));
+        let keeper = move || {
+            first(&group, &keeps);
+            group.keep(&keeps);
+        };
+        let thread = self.world.spawn(&format!("ha-{}", member.name()), Box::new(keeper))?;
+        let mut keepers = self.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        keepers.push((member.index, thread));
         Ok(())
     }
 
@@ -107,6 +119,10 @@ impl Group {
         // Those since it refused something that it may take another time.
         let mut since: u32 = 0;
         while !self.is_stopping() {
+            self.reconfigure(Some(self));
+            if member.has_left() {
+                return self.part_with(member);
+            }
             self.share(member);
             if self.connect_if_asked(member) {
                 continue;
@@ -179,6 +195,12 @@ impl Group {
         if !self.alone.load(Ordering::Relaxed) {
             return;
         }
+        if self.has_new_configuration() {
+            self.reconfigure(None);
+        }
+        for member in self.members.seats().filter(|m| m.has_left() && m.link().is_some()) {
+            self.is_let_go(member);
+        }
         self.heed_wishes_alone();
         for member in self.members.iter().filter(|m| m.is_up() && self.is_behind(m)) {
             // Another caller is at it, or it is not to be tried again yet: that may wait for another process.
@@ -250,7 +272,7 @@ impl Group {
 
     /// The first tries, before the start goes on without the member: SoftHSM does not see a token for a moment while
     /// another process writes to it.
-    fn connect_first(&self, member: &Arc<Member>) {
+    pub(super) fn connect_first(&self, member: &Arc<Member>) {
         if member.state() == State::Drained {
             return;
         }
@@ -452,14 +474,17 @@ impl Group {
 
     /// What the members' tokens could do when they were last connected.
     pub(super) fn recall_mechanisms(&self) {
+        self.members.iter().for_each(|member| self.recall_mechanisms_of(member));
+    }
+
+    /// The same of one.
+    pub(super) fn recall_mechanisms_of(&self, member: &Member) {
         let Some(ledger) = &self.ledger else { return };
-        for member in &self.members {
-            match ledger.mechanisms_of(member.name()) {
-                Ok(Some(list)) => member.set_mechanisms(list),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(group = %self.config.label, member = member.name(), %error, "the ledger cannot say what the member's mechanisms were");
-                }
+        match ledger.mechanisms_of(member.name()) {
+            Ok(Some(list)) => member.set_mechanisms(list),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(group = %self.config.label, member = member.name(), %error, "the ledger cannot say what the member's mechanisms were");
             }
         }
     }

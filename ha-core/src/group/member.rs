@@ -25,10 +25,15 @@ const STARTED: u64 = 1 << 20;
 
 /// One token of the group.
 pub struct Member {
-    /// Its place in the group and in the configuration file.
+    /// Its seat in the group: its own for good.
     pub index: usize,
-    /// What the file says of it.
+    /// What the file said of it when it joined; its role and its place there may be others by now.
     pub config: MemberConfig,
+    /// Its place in the configuration file.
+    place: AtomicU8,
+    standby: AtomicBool,
+    /// Whether the configuration names it no more.
+    left_group: AtomicBool,
     connector: Box<dyn Connector>,
     link: ArcSwapOption<Link>,
     /// Its token's mechanisms as last known, from this connection, an earlier one or the ledger.
@@ -121,6 +126,9 @@ impl Member {
         let state = AtomicU8::new(health.state() as u8);
         Member {
             index,
+            place: AtomicU8::new(index as u8),
+            standby: AtomicBool::new(config.role == Role::Standby),
+            left_group: AtomicBool::new(false),
             config,
             connector,
             link: ArcSwapOption::empty(),
@@ -205,7 +213,29 @@ impl Member {
 
     /// Whether it serves only when no active member is up.
     pub fn is_standby(&self) -> bool {
-        self.config.role == Role::Standby
+        self.standby.load(Ordering::Relaxed)
+    }
+
+    /// Its place in the configuration.
+    #[inline]
+    pub(super) fn place(&self) -> u8 {
+        self.place.load(Ordering::Relaxed)
+    }
+
+    /// The configuration says another place or role of it, perhaps.
+    pub(super) fn stands_as(&self, place: usize, role: Role) {
+        self.place.store(u8::try_from(place).unwrap_or(u8::MAX), Ordering::Relaxed);
+        self.standby.store(role == Role::Standby, Ordering::Relaxed);
+    }
+
+    /// Whether the configuration names it no more: it is none of the group's.
+    #[inline]
+    pub(super) fn has_left(&self) -> bool {
+        self.left_group.load(Ordering::Acquire)
+    }
+
+    pub(super) fn leave(&self) {
+        self.left_group.store(true, Ordering::Release);
     }
 
     /// Operations at this moment.

@@ -33,11 +33,13 @@ mod out_of_reach;
 mod pins;
 mod probe;
 mod put;
+mod reconfigure;
 mod recorded;
 mod refused;
 mod replicate;
 mod report;
 mod restored;
+mod roster;
 mod set_back;
 mod sharing;
 mod status;
@@ -69,9 +71,11 @@ pub use marked::Discarded;
 pub use member::{Fault, Member};
 pub use membership::TakenOff;
 pub use objects::{Object, Objects, Origin, Place, Traits, Trust};
+pub use reconfigure::{ConfigSource, News};
 pub use recorded::{NotRecorded, Recorded};
 pub use report::{GroupEvent, Reporter};
 pub use restored::{Partly, Whereabouts};
+pub use roster::Roster;
 pub use status::{GroupStatus, MemberStatus};
 pub use sync::Adopted;
 pub(crate) use vouch::PublicHalf;
@@ -97,12 +101,15 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Several member tokens behind one virtual slot. All methods may be called from any thread.
 pub struct Group {
-    /// What the configuration file says.
+    /// What the configuration file said at the start; who the members are now [`Group::members`] says, and
+    /// [`Group::min_copies`] how many copies are wanted.
     pub config: GroupConfig,
     /// Time, randomness and threads.
     pub world: Arc<dyn World>,
-    /// The members in the order of the file.
-    pub members: Vec<Arc<Member>>,
+    /// The members.
+    pub members: Roster,
+    /// What of the configuration may change while the group is running.
+    configured: reconfigure::Configured,
     /// The virtual objects.
     pub objects: Objects,
     /// The application's login.
@@ -138,7 +145,8 @@ pub struct Group {
     heeded: AtomicI64,
     /// Whether no keeper looks after the members: whoever calls does.
     alone: AtomicBool,
-    keepers: Mutex<Vec<Box<dyn Thread>>>,
+    /// The keepers' threads, with their members' seats.
+    keepers: Mutex<Vec<(usize, Box<dyn Thread>)>>,
     /// Held by the caller that takes in what operators wish, where no keeper does.
     heeding: Mutex<()>,
     /// The lanes of every connection that there was.
@@ -184,13 +192,15 @@ impl<'a> Need<'a> {
 }
 
 impl Group {
-    /// A group whose members are not connected yet; [`Group::start`] does that.
+    /// A group whose members are not connected yet; [`Group::start`] does that. `configuration`: the digest of what it was
+    /// read from, and where it is looked whether that has changed.
     pub fn new(
         config: GroupConfig,
         connectors: Vec<Box<dyn Connector>>,
         ledger: Option<Ledger>,
         board: Option<Board>,
         world: Arc<dyn World>,
+        configuration: (Option<String>, Option<Box<dyn ConfigSource>>),
     ) -> Arc<Self> {
         let settings = health::Settings::from(&config.recovery);
         let mut key = [0; 32];
@@ -202,19 +212,16 @@ impl Group {
             // Without randomness processes take their turns in the same order each time, which is harmless.
             drop(world.random(&mut lot));
         }
-        let members = config
-            .members
-            .iter()
-            .cloned()
-            .zip(connectors)
-            .enumerate()
-            .map(|(i, (c, connector))| {
+        let members =
+            config.members.iter().cloned().zip(connectors).enumerate().map(|(i, (c, connector))| {
                 Arc::new(Member::new(i, c, connector, Health::new(settings), world.event()))
-            })
-            .collect();
+            });
+        let members = Roster::new(members);
+        let (digest, source) = configuration;
         let group = Arc::new(Group {
             reporter: Reporter::new(&config.label, Arc::clone(&world)),
             members,
+            configured: reconfigure::Configured::new(config.min_copies, digest, source),
             objects: Objects::new(),
             board,
             lot: u64::from_ne_bytes(lot),
@@ -291,17 +298,18 @@ impl Group {
     }
 
     fn plan_on(&self, seats: u32, need: &Need<'_>, turn: u64) -> Plan {
-        let none = Candidate { usable: false, standby: false, aside: false, load: 0 };
+        let none = Candidate { usable: false, standby: false, aside: false, load: 0, place: 0 };
         let mut candidates = [none; MAX_MEMBERS];
-        for (candidate, member) in candidates.iter_mut().zip(&self.members) {
+        for (candidate, member) in candidates.iter_mut().zip(self.members.seats()) {
             *candidate = Candidate {
                 usable: self.can_serve(member, seats, need),
                 standby: member.is_standby(),
                 aside: self.stands_aside(member, turn),
                 load: member.load(),
+                place: member.place(),
             };
         }
-        let count = self.members.len().min(MAX_MEMBERS);
+        let count = self.members.next();
         plan(self.config.balance, candidates.get(..count).unwrap_or(&[]), turn, need.preferred)
     }
 
@@ -316,6 +324,7 @@ impl Group {
             standby: m.is_standby(),
             aside: false,
             load: m.load(),
+            place: m.place(),
         };
         // Who starts slowly has its share of the turns: each operation has one.
         let has_its_share = |m: &Arc<Member>| !m.starts_slowly() || !m.is_up();
@@ -328,9 +337,9 @@ impl Group {
             && may_stay(
                 self.config.balance,
                 (member.index, candidate(member)),
-                self.members.iter().map(|m| candidate(m)),
+                self.members.seats().map(|m| candidate(m)),
             )
-            && self.members.iter().all(has_its_share)
+            && self.members.seats().all(has_its_share)
     }
 
     /// Whether a member stands aside in this turn, because it has just come back.
@@ -530,14 +539,16 @@ impl Group {
     /// the process may end next, and its modules with it.
     pub(crate) fn rest(&self, patience: Duration) {
         self.stopping.store(true, Ordering::Release);
-        for member in &self.members {
+        for member in self.members.seats() {
             member.wake.set();
         }
         let Ok(keepers) = self.keepers.try_lock() else { return };
         let until = self.world.now() + patience;
         let pause = self.world.event();
-        let is_in_one =
-            || keepers.iter().any(|k| !k.is_finished()) || self.members.iter().any(|m| m.pending.left() > 0);
+        let is_in_one = || {
+            keepers.iter().any(|(_, k)| !k.is_finished())
+                || self.members.seats().any(|m| m.pending.left() > 0)
+        };
         while is_in_one() && self.world.now() < until {
             pause.wait(Some(Duration::from_millis(1)));
         }

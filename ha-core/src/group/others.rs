@@ -44,7 +44,7 @@ impl Group {
             ledger.heeded(destroyed);
         }
         let is_user = self.login.who() == Who::User;
-        for member in &self.members {
+        for member in self.members.iter() {
             if !is_user {
                 // Nothing can be given to it, and nothing private is looked for.
                 member.lacks.store(ledger.lacks_public(member.name())?, Ordering::Release);

@@ -171,7 +171,7 @@ impl Group {
     /// Every member's connection, logged in as the application is; refused where a PIN change could not reach all.
     fn all_links(&self, function: Function) -> Result<Links<'_>> {
         let mut links = Vec::new();
-        for member in &self.members {
+        for member in self.members.iter() {
             if member.config.pin.is_some() {
                 let reason = format!("member {:?} has a PIN of its own in the configuration", member.name());
                 self.reporter.refused(function, Rv::ACTION_PROHIBITED, &reason);

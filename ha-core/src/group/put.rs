@@ -138,7 +138,7 @@ impl Group {
                 }
             }
         }
-        let wanted = if local || wrong!(AcknowledgedOnOneCopy) { 1 } else { self.config.min_copies };
+        let wanted = if local || wrong!(AcknowledgedOnOneCopy) { 1 } else { self.min_copies() };
         let outcome = if done.len() < wanted {
             Err(match (refused, unproven) {
                 (Some(rv), _) => rv,

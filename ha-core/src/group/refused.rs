@@ -241,7 +241,7 @@ impl Group {
         let mut made: Option<KeptDigest> = None;
         rows.iter().find_map(|row| {
             let kept = row.pin?;
-            let by = self.members.iter().position(|m| m.name() == row.member)?;
+            let by = self.members.iter().find(|m| m.name() == row.member)?.index;
             if made.is_none_or(|m| m.salt != kept.salt) {
                 made = pin.kept(kept.salt);
             }

@@ -75,7 +75,7 @@ impl Group {
                     if in_vain
                         || too_often
                         // Those that were found dead may have been restarted while nobody used them.
-                        || !self.wait_for_return(self.config.min_copies, 0)
+                        || !self.wait_for_return(self.min_copies(), 0)
                         || !self.may_retry(tries == 1)
                     {
                         // The wrapping keys are the group's own, and so are its connections and sessions.
@@ -319,7 +319,7 @@ impl Group {
     fn give_source(&self, writers: &[Lease], source: &ObjectRow) {
         let (have, lack): (Vec<&Lease>, Vec<&Lease>) =
             writers.iter().partition(|w| source.copies.iter().any(|member| member == w.member.name()));
-        if have.len() >= self.config.min_copies {
+        if have.len() >= self.min_copies() {
             return;
         }
         for writer in lack {

@@ -38,6 +38,16 @@ pub enum GroupEvent {
         /// Why, in words.
         cause: String,
     },
+    /// The configuration, which has changed, names a new member.
+    Joined {
+        /// The member.
+        member: String,
+    },
+    /// It names one no more.
+    Left {
+        /// The member.
+        member: String,
+    },
     /// A call to a member failed and was put down to the member.
     Fault {
         /// The member.
@@ -243,6 +253,18 @@ impl Reporter {
             _ => tracing::warn!(group = %self.group, member, %from, %to, cause, "member is not used"),
         }
         self.tell(&GroupEvent::Member { member: member.to_owned(), from, to, cause: cause.to_owned() });
+    }
+
+    /// The configuration names a new member.
+    pub fn joined(&self, member: &str) {
+        tracing::info!(group = %self.group, member, "the configuration names a new member: it is brought up to date and proven, and serves then");
+        self.tell(&GroupEvent::Joined { member: member.to_owned() });
+    }
+
+    /// The configuration names a member no more.
+    pub fn left(&self, member: &str) {
+        tracing::info!(group = %self.group, member, "the configuration names the member no more: it is not used any longer");
+        self.tell(&GroupEvent::Left { member: member.to_owned() });
     }
 
     /// A call to a member failed and was put down to the member.

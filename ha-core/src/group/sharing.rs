@@ -8,7 +8,7 @@ use std::time::Duration;
 use ha_token::UserType;
 
 use super::{Group, Member};
-use crate::board::{Board, Process, Seen, Wish};
+use crate::board::{Board, Process, Seen, Sights, Wish};
 use crate::policy::health::{Event, State};
 use crate::policy::shared::{Again, Asker, Own, Sight, plan, send_again};
 
@@ -59,12 +59,15 @@ impl Group {
 
     /// Before any member is connected: what operators wished before this process began.
     pub(super) fn heed_earlier_wishes(&self) {
-        for member in &self.members {
-            let Some(wish) = self.wish(member) else { continue };
-            member.shown.heeded.store(wish.number, Ordering::Release);
-            if wish.drained {
-                self.health_event(member, Event::Drain);
-            }
+        self.members.iter().for_each(|member| self.heed_earlier_wish(member));
+    }
+
+    /// The same of one member.
+    pub(super) fn heed_earlier_wish(&self, member: &Member) {
+        let Some(wish) = self.wish(member) else { return };
+        member.shown.heeded.store(wish.number, Ordering::Release);
+        if wish.drained {
+            self.health_event(member, Event::Drain);
         }
     }
 
@@ -154,9 +157,16 @@ impl Group {
         if !is_new && !board.is_due(now, self.config.recovery.max_interval, TICK) {
             return;
         }
-        board.show(now, self.config.recovery.max_interval, || {
-            self.members.iter().map(|m| self.how_it_sees(m)).collect()
+        board.show(now, self.config.recovery.max_interval, || Sights {
+            configuration: self.configuration(),
+            members: self.members.iter().map(|m| self.how_it_sees(m)).collect(),
         });
+    }
+
+    /// Says how this process sees the members, and by which configuration it goes.
+    pub(super) fn show_anew(&self) {
+        self.members.iter().for_each(|m| m.shown.is_new.store(true, Ordering::Release));
+        self.show();
     }
 
     fn how_it_sees(&self, member: &Member) -> Seen {
@@ -260,7 +270,7 @@ impl Group {
             Err(TryLockError::Poisoned(one)) => one.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        for member in &self.members {
+        for member in self.members.iter() {
             let number = self.board.as_ref().map_or(0, Board::number);
             member.shown.seen.store(number, Ordering::Release);
             self.share(member);
@@ -295,10 +305,12 @@ impl Group {
         self.members.iter().any(|m| is_news(&m.shown)) || board.has_left_some(self.world.host_time(), TICK)
     }
 
-    /// A keeper's rest: until it is woken or `limit` has passed, and where processes share what they know until there is
-    /// something of that to be seen. Answers whether the limit has not passed.
+    /// A keeper's rest: until it is woken or `limit` has passed; until there is something to be seen, where processes share
+    /// what they know; until the configuration has changed, or the member has left. Answers whether the limit has not passed.
     pub(super) fn rest_at(&self, member: &Arc<Member>, limit: Option<Duration>) -> bool {
-        let Some(board) = &self.board else { return member.wake.wait(limit) };
+        if self.board.is_none() && !self.configured.changes() {
+            return member.wake.wait(limit);
+        }
         let until = limit.map(|l| self.world.now() + l);
         loop {
             let left = until.map(|u| u.saturating_sub(self.world.now()));
@@ -307,10 +319,14 @@ impl Group {
                 return true;
             }
             self.share(member);
+            if self.has_new_configuration() || member.has_left() {
+                return true;
+            }
             if member.asked_for.load(Ordering::Acquire) {
                 return true;
             }
-            if member.state() == State::Down && board.number() != member.shown.seen.load(Ordering::Acquire) {
+            let is_news = |board: &Board| board.number() != member.shown.seen.load(Ordering::Acquire);
+            if member.state() == State::Down && self.board.as_ref().is_some_and(is_news) {
                 return true;
             }
             if until.is_some_and(|u| self.world.now() >= u) {

@@ -1,5 +1,6 @@
 //! What the group says of itself: the virtual token's information for applications, the members' state for operators.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ha_token::{Ulong, ck};
@@ -41,7 +42,7 @@ impl Group {
     pub fn status(&self) -> GroupStatus {
         GroupStatus {
             label: self.config.label.clone(),
-            members: self.members.iter().map(|m| m.status()).collect(),
+            members: self.in_order().map(|m| m.status()).collect(),
         }
     }
 
@@ -52,7 +53,14 @@ impl Group {
 
     /// Operations that each member has been asked to serve since the start, in the order of the file.
     pub fn served(&self) -> Vec<u64> {
-        self.members.iter().map(|m| m.served()).collect()
+        self.in_order().map(|m| m.served()).collect()
+    }
+
+    /// The members in the order of the file.
+    fn in_order(&self) -> impl Iterator<Item = &Arc<Member>> {
+        let mut members: Vec<_> = self.members.iter().collect();
+        members.sort_by_key(|m| m.place());
+        members.into_iter()
     }
 
     /// A channel of what happens from now on.
@@ -69,12 +77,8 @@ impl Group {
     pub(crate) fn serial(&self) -> String {
         match &self.ledger {
             Some(ledger) => ledger.identity().serial,
-            None => {
-                use sha2::{Digest, Sha256};
-                // Without a ledger at least the same label has the same number.
-                let digest: [u8; 32] = Sha256::digest(self.config.label.as_bytes()).into();
-                digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
-            }
+            // Without a ledger at least the same label has the same number.
+            None => crate::digest::short(self.config.label.as_bytes()),
         }
     }
 
@@ -94,7 +98,7 @@ impl Group {
             ck::CKF_RNG | ck::CKF_LOGIN_REQUIRED | ck::CKF_USER_PIN_INITIALIZED | ck::CKF_TOKEN_INITIALIZED;
         let mut common = COMMON;
         let mut any = 0;
-        for member in &self.members {
+        for member in self.members.iter() {
             if let Some(link) = member.link() {
                 common &= link.flags();
                 any |= link.flags() & ABOUT_PINS;

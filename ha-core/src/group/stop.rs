@@ -23,7 +23,7 @@ impl Group {
     /// From now on nothing new is begun: keepers end, and what is given back to a member's connection costs no call.
     pub(crate) fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        for member in &self.members {
+        for member in self.members.seats() {
             if let Some(link) = member.link() {
                 link.end();
             }
@@ -35,8 +35,10 @@ impl Group {
     /// initialisation, which is not waited for.
     pub(crate) fn is_busy(&self) -> bool {
         let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.members.iter().any(|m| m.load() > 0)
-            || keepers.iter().zip(&self.members).any(|(k, m)| !k.is_finished() && m.state() != State::Down)
+        let is_at_work = |(seat, keeper): &(usize, Box<dyn Thread>)| {
+            !keeper.is_finished() && self.members.get(*seat).is_some_and(|m| m.state() != State::Down)
+        };
+        self.members.seats().any(|m| m.load() > 0) || keepers.iter().any(is_at_work)
     }
 
     /// Finalises every member in which nothing hangs, each on a thread of its own where there may be threads.
@@ -47,7 +49,7 @@ impl Group {
         self.forget_session_objects();
         let mut parting = Parting { hung: Vec::new(), under_way: Vec::new() };
         let threads = !self.keepers.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        for member in &self.members {
+        for member in self.members.seats() {
             if member.load() > 0 || member.link().is_some_and(|link| link.hangs()) {
                 parting.hung.push(member.index);
                 continue;
@@ -87,20 +89,20 @@ impl Group {
                 hung.push(index);
             }
         };
-        keepers.into_iter().enumerate().chain(under_way).for_each(|(index, thread)| wait(index, thread));
+        keepers.into_iter().chain(under_way).for_each(|(index, thread)| wait(index, thread));
         // Now that no keeper begins another one.
-        for member in &self.members {
+        for member in self.members.seats() {
             let tidying = member.tidying.lock().unwrap_or_else(PoisonError::into_inner).take();
             tidying.into_iter().for_each(|thread| wait(member.index, thread));
         }
         if let Some(board) = &self.board {
             board.leave();
         }
-        self.lanes.end(&*self.world, until, || self.members.iter().map(|m| m.pending.left()).sum());
+        self.lanes.end(&*self.world, until, || self.members.seats().map(|m| m.pending.left()).sum());
         self.reporter.end();
         let hangs =
             |m: &&Arc<Member>| hung.contains(&m.index) || m.connector().hangs() || m.pending.left() > 0;
-        let left = self.members.iter().filter(hangs);
+        let left = self.members.seats().filter(hangs);
         left.map(|member| {
             tracing::warn!(group = %self.config.label, member = member.name(),
                 "a call to the member did not return in time; it is left behind");
@@ -112,7 +114,7 @@ impl Group {
 }
 
 /// Finalises a member's module; where that is not ours to do, undoes what was done in it.
-fn say_goodbye(member: &Member, logged_in: bool) {
+pub(super) fn say_goodbye(member: &Member, logged_in: bool) {
     if let Some(link) = member.link()
         && !member.connector().reinitialises()
     {

@@ -275,10 +275,10 @@ impl Group {
             }
         }
         let names: Vec<String> = copies.iter().map(|c| c.0.member.name().to_owned()).collect();
-        if failed.is_none() && copies.len() >= self.config.min_copies {
+        if failed.is_none() && copies.len() >= self.min_copies() {
             failed = ledger.commit(&[(id, names)]).err().map(|e| self.ledger_failed(e));
         }
-        if copies.len() < self.config.min_copies || failed.is_some() {
+        if copies.len() < self.min_copies() || failed.is_some() {
             for (writer, made, fresh) in copies {
                 if fresh {
                     // Where it fails the copy is found, and destroyed, when the member is next brought up to date.

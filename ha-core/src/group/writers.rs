@@ -18,13 +18,13 @@ impl Group {
     pub(super) fn writers(&self, function: Function) -> Result<Vec<Lease>> {
         self.ledger()?;
         let mut writers = self.those_up(function);
-        if writers.len() < self.config.min_copies {
+        if writers.len() < self.min_copies() {
             // What is held would keep others waiting.
             writers.clear();
-            self.wait_for_return(self.config.min_copies, 0);
+            self.wait_for_return(self.min_copies(), 0);
             writers = self.those_up(function);
         }
-        if writers.len() < self.config.min_copies {
+        if writers.len() < self.min_copies() {
             let missing: Vec<_> = self
                 .members
                 .iter()
@@ -33,7 +33,7 @@ impl Group {
                 .collect();
             let why = format!(
                 "min_copies is {} and {} members are up; missing: {}",
-                self.config.min_copies,
+                self.min_copies(),
                 writers.len(),
                 missing.join(", ")
             );

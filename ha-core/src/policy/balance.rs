@@ -28,6 +28,8 @@ pub struct Candidate {
     pub aside: bool,
     /// Outstanding operations.
     pub load: u32,
+    /// Its place in the configuration, which is its index unless others joined while the group was running.
+    pub place: u8,
 }
 
 /// Members in the order to try them. No allocation.
@@ -88,7 +90,7 @@ pub fn may_stay(
     for c in candidates {
         let better = match balance {
             Balance::LeastBusy => (c.standby, c.aside, c.load) < (mine.1.standby, mine.1.aside, mine.1.load),
-            Balance::Primary => (c.standby, c.aside, index) < (mine.1.standby, mine.1.aside, mine.0),
+            Balance::Primary => (c.standby, c.aside, c.place) < (mine.1.standby, mine.1.aside, mine.1.place),
             Balance::RoundRobin => true,
         };
         if better && c.usable && index != mine.0 {
@@ -118,7 +120,7 @@ pub fn plan(balance: Balance, candidates: &[Candidate], turn: u64, preferred: Op
         let (load, tie) = match balance {
             Balance::LeastBusy => (candidate.map_or(0, |c| c.load), distance),
             Balance::RoundRobin => (0, distance),
-            Balance::Primary => (0, rank),
+            Balance::Primary => (0, candidate.map_or(0, |c| usize::from(c.place))),
         };
         (
             candidate.is_some_and(|c| c.standby),
@@ -151,11 +153,20 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        proptest::collection::vec(
-            (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..5)
-                .prop_map(|(usable, standby, aside, load)| Candidate { usable, standby, aside, load }),
-            0..=MAX_MEMBERS,
-        )
+        let how = (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..5);
+        let places = Just((0..MAX_MEMBERS as u8).collect::<Vec<_>>()).prop_shuffle();
+        (proptest::collection::vec(how, 0..=MAX_MEMBERS), places).prop_map(|(members, places)| {
+            let members = members.into_iter().zip(places);
+            members
+                .map(|((usable, standby, aside, load), place)| Candidate {
+                    usable,
+                    standby,
+                    aside,
+                    load,
+                    place,
+                })
+                .collect()
+        })
     }
 
     fn balances() -> impl Strategy<Value = Balance> {
@@ -193,6 +204,12 @@ mod tests {
         }
 
         #[test]
+        fn the_first_of_the_configuration_is_picked_wherever_it_sits(c in candidates(), turn: u64) {
+            let order: Vec<_> = plan(Balance::Primary, &c, turn, None).map(|i| (c[i].standby, c[i].aside, c[i].place)).collect();
+            prop_assert!(order.is_sorted());
+        }
+
+        #[test]
         fn staying_is_never_worse_than_a_plan(c in candidates(), b in balances(), mine in 0usize..MAX_MEMBERS) {
             let Some(own) = c.get(mine) else { return Ok(()) };
             if may_stay(b, (mine, *own), c.iter().copied()) {
@@ -217,14 +234,14 @@ mod tests {
 
         #[test]
         fn who_is_alone_may_stay(load in 0u32..5, standby: bool) {
-            let c = Candidate { usable: true, standby, aside: false, load };
+            let c = Candidate { usable: true, standby, aside: false, load, place: 0 };
             prop_assert!(may_stay(Balance::LeastBusy, (0, c), [c].into_iter()));
             prop_assert!(may_stay(Balance::Primary, (0, c), [c].into_iter()));
         }
 
         #[test]
         fn ties_are_broken_evenly(n in 1usize..=MAX_MEMBERS, start in 0u64..1000) {
-            let c = vec![Candidate { usable: true, standby: false, aside: false, load: 3 }; n];
+            let c = vec![Candidate { usable: true, standby: false, aside: false, load: 3, place: 0 }; n];
             let mut picks = vec![0; n];
             for turn in start..start + 10 * n as u64 {
                 picks[plan(Balance::LeastBusy, &c, turn, None).next().unwrap()] += 1;

@@ -47,7 +47,7 @@ impl Open {
     /// Session objects that were left behind on the members, the application's own not counted.
     pub(crate) fn left_behind(&self) -> usize {
         let mut count = 0;
-        for member in &self.provider.groups()[0].members {
+        for member in self.provider.groups()[0].members.iter() {
             let link = member.link().unwrap();
             let session = vec![Attribute::bool(ck::CKA_TOKEN, false)];
             let there = found(&*link.token, link.anchor(), &session);

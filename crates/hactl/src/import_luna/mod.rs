@@ -109,6 +109,7 @@ fn import(bytes: &[u8], module: Option<&Path>) -> Read<Imported> {
     let groups = groups.iter().map(|g| Ok(GroupConfig { recovery, ..g.config(&module)? }));
     let config = Config {
         path: None,
+        digest: None,
         ha_only,
         // The file that the client's HA groups come from is the whole host's, and so is this.
         state_dir: "/var/lib/pkcs11-ha".into(),

@@ -11,6 +11,7 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -26,6 +27,9 @@ use crate::{Answer, member, output};
 use joining::not_empty;
 use leaving::Spared;
 use work::Work;
+
+/// The pause between two looks at what the processes say.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How a change of the group is made.
 #[derive(Args)]
@@ -53,7 +57,7 @@ struct Document {
     /// Who has joined, and with how many objects proven there.
     joined: Option<Joined>,
     left: Option<Left>,
-    /// Processes that use the group as it was until they start anew.
+    /// Processes that go on with the group as it was: they did not take in the changed configuration in time.
     restart: Vec<Restart>,
 }
 
@@ -119,9 +123,10 @@ pub(crate) fn add(
     let (candidate, config) = work.candidate(&editing, &Edit::Add(&joining))?;
     let known = work.known_serial(name)?;
     work.is_fit(&joining, known.as_deref())?;
+    let digest = config.digest.clone();
     let joined = work.join(config, name, trusting)?;
     candidate.put_in_place()?;
-    work.tell(Some(joined), None)
+    work.tell(digest, Some(joined), None)
 }
 
 /// Gives a member another token; the one that it had may be dead.
@@ -155,6 +160,7 @@ pub(crate) fn replace(
     work.is_a_free_name(name)?;
     let joining = new.config(name, group)?;
     let (candidate, config) = work.candidate(&editing, &Edit::Replace(old, &joining))?;
+    let digest = config.digest.clone();
     let spared = work.is_spared(old, name, given_up)?;
     work.is_fit(&joining, spared.known.as_deref())?;
     let joined = work.without(old, given_up, || {
@@ -163,7 +169,7 @@ pub(crate) fn replace(
         Ok(joined)
     })?;
     work.forget(old)?;
-    work.tell(Some(joined), Some(spared.left))
+    work.tell(digest, Some(joined), Some(spared.left))
 }
 
 /// Takes a member out of the group; with `destroy` also what its token holds of it.
@@ -178,7 +184,7 @@ pub(crate) fn remove(
     given_up: GivenUp,
 ) -> Result<Answer> {
     let (work, editing) = Work::begin(context, how, Some(name))?;
-    let (candidate, _) = work.candidate(&editing, &Edit::Remove(name))?;
+    let (candidate, without) = work.candidate(&editing, &Edit::Remove(name))?;
     let mut left = work.is_spared(name, name, given_up)?.left;
     work.without(name, given_up, || {
         if destroy {
@@ -188,7 +194,7 @@ pub(crate) fn remove(
         candidate.put_in_place()
     })?;
     work.forget(name)?;
-    work.tell(None, Some(left))
+    work.tell(without.digest, None, Some(left))
 }
 
 #[derive(Serialize)]
@@ -204,13 +210,14 @@ struct SetDocument {
 ///
 /// # Errors
 /// No such member; a configuration that would not be right, as without an active member.
-pub(crate) fn set(context: &Context, name: &str, label: Option<&str>, role: Role) -> Result<Answer> {
+pub(crate) fn set(context: &Context, name: &str, how: &How, role: Role) -> Result<Answer> {
     let config = context.load()?;
-    let label = member::the_group(&config.groups, label, name)?;
+    let label = member::the_group(&config.groups, how.group.as_deref(), name)?;
     let editing = Editing::begin(config.path.as_ref().context("the configuration has no file")?)?;
     let (board, _turn) = member::operate(&config, &label)?;
-    editing.candidate(&label, &Edit::Role(name, role))?.0.put_in_place()?;
-    let restart = restart(&board);
+    let (candidate, changed) = editing.candidate(&label, &Edit::Role(name, role))?;
+    candidate.put_in_place()?;
+    let restart = who_goes_on_as_before(&board, changed.digest, Duration::from_secs(how.timeout));
     let role = role.to_string();
     if context.json {
         let member = name.to_owned();
@@ -222,14 +229,26 @@ pub(crate) fn set(context: &Context, name: &str, label: Option<&str>, role: Role
     Ok(Answer::Well)
 }
 
-/// The processes that use the group, as it was.
-fn restart(board: &Board) -> Vec<Restart> {
-    board.processes().into_iter().map(|p| Restart { pid: p.pid, program: p.program }).collect()
+/// The processes that do not go by the configuration of this digest, after they have had time to take it in.
+fn who_goes_on_as_before(board: &Board, digest: Option<String>, patience: Duration) -> Vec<Restart> {
+    board.raise();
+    let until = Instant::now() + patience;
+    loop {
+        let mut others = board.processes();
+        others.retain(|p| p.configuration != digest);
+        if others.is_empty() || Instant::now() >= until {
+            return others.into_iter().map(|p| Restart { pid: p.pid, program: p.program }).collect();
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn tell_restart(processes: &[Restart]) {
     for process in processes {
-        println!("  {} ({}) uses the group as it was until it starts anew", process.program, process.pid);
+        println!(
+            "  {} ({}) has not taken in the changed configuration: it uses the group as it was, until it does or starts anew",
+            process.program, process.pid
+        );
     }
 }
 
@@ -248,11 +267,11 @@ impl<'a> Work<'a> {
             bail!("nothing was changed: the token of member {name:?} is the one that it was");
         }
         let joined = self.join(self.config.clone(), name, trusting)?;
-        self.tell(Some(joined), Some(left))
+        self.tell(self.config.digest.clone(), Some(joined), Some(left))
     }
 
-    fn tell(&self, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
-        let restart = restart(&self.board);
+    fn tell(&self, digest: Option<String>, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
+        let restart = who_goes_on_as_before(&self.board, digest, self.patience);
         let well = left.as_ref().is_none_or(|l| l.left.is_empty() && l.lost.is_empty());
         if self.context.json {
             output::json(&Document { schema: 1, group: self.label.clone(), joined, left, restart })?;

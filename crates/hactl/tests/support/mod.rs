@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use ha_core::board::{Board, Part, Process};
 use ha_core::config::Config;
 use ha_core::provider::{self, Provider};
+use ha_member::{Instance, ModuleConfig, ModuleConnector};
 use ha_token::{
     Attribute, Connector, Mechanism, ObjectHandle, OpKind, Output, SessionHandle, Template, Token, UserType,
     ck,
@@ -129,6 +131,46 @@ impl Made {
         drop(token);
         connector.disconnect();
         done
+    }
+
+    /// A token of its own beside the group's, called as a member would be: blank but for its PINs. Answers its configuration.
+    pub(crate) fn blank_token(&self, name: &str) -> PathBuf {
+        let conf = self.dir().join(format!("member-{name}.conf"));
+        let tokens = self.dir().join(format!("member-{name}"));
+        std::fs::create_dir(&tokens).expect("a folder");
+        let text = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
+        std::fs::write(&conf, text).expect("written");
+        self.initialise(name, &conf, &self.pin());
+        conf
+    }
+
+    /// Initialises the one token of a configuration of SoftHSM.
+    pub(crate) fn initialise(&self, name: &str, conf: &Path, pin: &[u8]) {
+        let module =
+            Config::from_file(&self.config()).expect("a configuration").groups[0].members[0].module.clone();
+        let connector = ModuleConnector::new(ModuleConfig {
+            path: module,
+            instance: Instance::Private,
+            env: vec![("SOFTHSM2_CONF".into(), conf.display().to_string())],
+            selector: ha_token::Selector::default(),
+        });
+        let token = connector.connect_blank().expect("connects");
+        let so = b"87654321";
+        token.init_token(Some(so), &format!("member-{name}")).expect("initialised");
+        let session = token.open_session(true).expect("a session");
+        token.login(session, UserType::So, Some(so)).expect("login");
+        token.init_pin(session, Some(pin)).expect("a PIN");
+        token.close_session(session).expect("closed");
+        drop(token);
+        connector.disconnect();
+    }
+
+    /// The processes that use the group, as they say themselves.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        let config = Config::from_file(&self.config());
+        let state = config.map_or_else(|_| self.dir().join("state"), |c| c.state_dir);
+        let board = Board::open(&state, "ha1", Part::Operator, std::time::Duration::ZERO).expect("a board");
+        board.processes()
     }
 
     /// Takes a member's token away, or brings it back.

@@ -22,6 +22,7 @@ use zeroize::Zeroize;
 use super::{Group, Lease, Object, Origin, Place};
 use crate::config::SessionObjects;
 use crate::mutants::wrong;
+use crate::policy::balance::MAX_MEMBERS;
 use crate::replica::ledger::Blob;
 use crate::replica::verifier::Verifier;
 use crate::sync::Mutex;
@@ -89,8 +90,9 @@ struct Owners {
 }
 
 impl Owners {
-    fn new(members: usize) -> Self {
-        Owners { closed: AtomicBool::new(false), on: (0..members).map(|_| Mutex::default()).collect() }
+    fn new() -> Self {
+        // Members may join meanwhile.
+        Owners { closed: AtomicBool::new(false), on: (0..MAX_MEMBERS).map(|_| Mutex::default()).collect() }
     }
 
     fn is_closed(&self) -> bool {
@@ -151,8 +153,7 @@ impl Group {
             self.stays(TOO_LARGE);
             return;
         }
-        let members = self.members.len();
-        self.again.all_owners().entry(session).or_insert_with(|| Arc::new(Owners::new(members)));
+        self.again.all_owners().entry(session).or_insert_with(|| Arc::new(Owners::new()));
         self.again.records().insert(object.handle, Arc::new(again));
         object.set_moves();
         // Who takes it out of the table forgets what is kept of it, before this or after.

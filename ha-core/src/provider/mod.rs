@@ -1,27 +1,37 @@
 //! The provider: every slot that an application sees, for one configuration.
 
-use std::path::PathBuf;
+mod connectors;
+mod ledgers;
+mod source;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use ha_member::{Instance, ModuleConfig, ModuleConnector};
-use ha_token::{Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, UserType, Version};
+use ha_member::ModuleConnector;
+use ha_token::{Connector, LibraryInfo, Result, Rv, SessionHandle, Token, Ulong, Version};
+
+pub use connectors::connector;
+pub use ledgers::{
+    backup_ledger, forget_member, forget_refused_pins, ledger_of, open_ledger_in, open_present_ledger,
+    replace_ledger, retire_ledger,
+};
 
 use crate::bare::BareSlot;
 use crate::board::{Board, Part};
-use crate::config::{Config, ConfigError, GroupConfig, InstanceMode, MemberConfig, RecoveryMode};
-use crate::group::Group;
+use connectors::shared_connector;
+use ledgers::open_ledger;
+use source::FileSource;
+
+use crate::config::{Config, ConfigError, RecoveryMode};
+use crate::group::{ConfigSource, Group};
 use crate::numbers::{LIBRARY_VERSION, SLOT_BITS};
-use crate::replica::ledger::{self, Ledger, LedgerError};
 use crate::seam::{System, Thread, World};
 use crate::virtual_slot::VirtualSlot;
 
 /// Longest that members get to be finalised once no call is in flight, where the caller's patience is shorter.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// Longest that a process of this host is waited for at the ledger.
-const LEDGER_WAIT: Duration = Duration::from_secs(10);
 
 /// One configured instance: the groups' virtual slots, then the members' own slots where they are shown.
 ///
@@ -189,6 +199,9 @@ impl Provider {
         let mut groups = Vec::new();
         let mut slots: Vec<Arc<dyn Token>> = Vec::new();
         let mut virtual_slots = Vec::new();
+        // An operator's command goes by the configuration that it has.
+        let watched = if part == Some(Part::User) { FileSource::of(&config) } else { Vec::new() };
+        let mut watched = watched.into_iter();
         for (group_config, connectors) in config.groups.into_iter().zip(connectors) {
             let threads = group_config.recovery.mode == RecoveryMode::Auto || group_config.deadline.is_some();
             let label = group_config.label.clone();
@@ -198,7 +211,10 @@ impl Provider {
             let ledger = open_ledger(&config.state_dir, &group_config, &*world);
             let board =
                 part.and_then(|part| Board::open(&config.state_dir, &label, part, world.wall_clock()));
-            let group = Group::new(group_config, connectors, ledger, board, Arc::clone(&world));
+            let source = watched.next().flatten().map(|source| Box::new(source) as Box<dyn ConfigSource>);
+            let configuration = (config.digest.clone(), source);
+            let group =
+                Group::new(group_config, connectors, ledger, board, Arc::clone(&world), configuration);
             let number = slots.len() as Ulong;
             let slot = Arc::new(VirtualSlot::new(Arc::clone(&group), number));
             virtual_slots.push(Arc::clone(&slot));
@@ -425,31 +441,6 @@ impl Drop for Provider {
     }
 }
 
-/// The way to a member's token that the configuration names.
-pub fn connector(member: &MemberConfig) -> ModuleConnector {
-    ModuleConnector::new(ModuleConfig {
-        path: member.module.clone(),
-        instance: match member.instance {
-            InstanceMode::Auto => Instance::Auto,
-            InstanceMode::Private => Instance::Private,
-            InstanceMode::Shared => Instance::Shared,
-        },
-        env: member.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        selector: member.selector.clone(),
-    })
-}
-
-/// The same, in turns with the other processes of this host that write to the token.
-fn shared_connector(dir: &std::path::Path, group: &GroupConfig, member: &MemberConfig) -> ModuleConnector {
-    let mode = match ledger::place(dir, &group.label) {
-        // Another user's ledger: nothing is written to the token either.
-        Some(place) if !place.is_ours => return connector(member),
-        Some(place) => place.mode,
-        None => 0o600,
-    };
-    connector(member).taking_turns(ledger::writes(dir, &group.label, &member.name), mode)
-}
-
 /// A setting that is silently not kept is worse than one that does not exist.
 fn warn_of_what_has_no_effect(config: &Config) {
     let file = config.path.as_ref().map(|p| p.display().to_string());
@@ -462,136 +453,5 @@ fn warn_of_what_has_no_effect(config: &Config) {
             consequence = without.consequence,
             "a setting has no effect in this version"
         );
-    }
-}
-
-/// What the ledger knows of PINs that a member refused is forgotten, by its operator's word: each may be sent once more.
-/// Processes that run have a memory of their own, which goes with
-/// [`Board::ask_for`](crate::board::Board::ask_for). Without a ledger there is nothing to forget.
-///
-/// # Errors
-/// The ledger cannot be written.
-pub fn forget_refused_pins(
-    config: &Config,
-    group: &GroupConfig,
-    member: &str,
-) -> std::result::Result<(), LedgerError> {
-    if !ledger::place(&config.state_dir, &group.label).is_some_and(|place| place.path.exists()) {
-        return Ok(());
-    }
-    let Some(ledger) = open_ledger(&config.state_dir, group, &*System::new()) else { return Ok(()) };
-    ledger.forget_refused(member, &[UserType::So, UserType::User, UserType::ContextSpecific])
-}
-
-/// The ledger of a group forgets which token is behind a member, and what it holds: it has left, or is to be another token.
-/// What it was yet to destroy is not remembered any more.
-///
-/// # Errors
-/// The ledger cannot be written.
-pub fn forget_member(
-    config: &Config,
-    group: &GroupConfig,
-    member: &str,
-) -> std::result::Result<(), LedgerError> {
-    match open_ledger(&config.state_dir, group, &*System::new()) {
-        Some(ledger) => ledger.member_renewed(member),
-        None => Err(LedgerError::ReadOnly),
-    }
-}
-
-/// The ledger of a group that was dissolved is put aside: who starts with the configuration begins anew. Answers where it is.
-///
-/// # Errors
-/// It cannot be written, or another process has it open.
-pub fn retire_ledger(config: &Config, group: &GroupConfig) -> std::result::Result<PathBuf, LedgerError> {
-    match open_ledger(&config.state_dir, group, &*System::new()) {
-        Some(ledger) => ledger.retire("dissolved"),
-        None => Err(LedgerError::ReadOnly),
-    }
-}
-
-/// Where a group's ledger is, if it has one.
-pub fn ledger_of(config: &Config, group: &GroupConfig) -> Option<PathBuf> {
-    ledger::place(&config.state_dir, &group.label).map(|place| place.path).filter(|path| path.exists())
-}
-
-/// Writes the ledger of a group as it is now into a new file. Processes may go on using it.
-///
-/// # Errors
-/// There is none, or the file is there already or cannot be made.
-pub fn backup_ledger(
-    config: &Config,
-    group: &GroupConfig,
-    to: &std::path::Path,
-) -> std::result::Result<(), LedgerError> {
-    let none = || LedgerError::Place {
-        path: config.state_dir.clone(),
-        reason: "the group has no ledger there that can be read".into(),
-    };
-    ledger_of(config, group).ok_or_else(none)?;
-    open_ledger(&config.state_dir, group, &*System::new()).ok_or_else(none)?.backup(to)
-}
-
-/// The ledger of a group, opened; `None` where there is none, or it cannot be opened, which is logged.
-pub fn open_present_ledger(config: &Config, group: &GroupConfig) -> Option<Ledger> {
-    ledger_of(config, group)?;
-    open_ledger(&config.state_dir, group, &*System::new())
-}
-
-/// The ledger that a group has in its configuration's state folder, made where there is none.
-///
-/// # Errors
-/// It cannot be opened for writing, which is logged.
-pub fn open_ledger_in(config: &Config, group: &GroupConfig) -> std::result::Result<Ledger, LedgerError> {
-    let opened = open_ledger(&config.state_dir, group, &*System::new());
-    opened.filter(|ledger| !ledger.is_read_only()).ok_or(LedgerError::ReadOnly)
-}
-
-/// The ledger that a group has in a folder of its own becomes the group's; the one that it has is put aside: the `present`
-/// one, or a file that is none any more. Answers where that is.
-///
-/// # Errors
-/// It cannot be written, or another process has one of them open: the group has the one that it had.
-pub fn replace_ledger(
-    config: &Config,
-    group: &GroupConfig,
-    dir: &std::path::Path,
-    present: Option<Ledger>,
-) -> std::result::Result<Option<PathBuf>, LedgerError> {
-    let new = open_ledger(dir, group, &*System::new()).ok_or(LedgerError::ReadOnly)?;
-    if let Some(present) = present {
-        return present.give_way_to(new, "replaced").map(Some);
-    }
-    let put_aside = |path: PathBuf| {
-        ledger::put_aside(&path, "replaced").map_err(|e| LedgerError::Place { path, reason: e.to_string() })
-    };
-    let aside = ledger_of(config, group).map(put_aside).transpose()?;
-    new.move_to(&config.state_dir)?;
-    Ok(aside)
-}
-
-/// Opens a group's ledger. Without one keys can be used and nothing is changed.
-fn open_ledger(dir: &std::path::Path, group: &GroupConfig, world: &dyn World) -> Option<Ledger> {
-    let mut failed = false;
-    let opened = Ledger::open(dir, &group.label, group.deadline.unwrap_or(LEDGER_WAIT), &mut |bytes| {
-        failed |= world.random(bytes).is_err()
-    });
-    match opened {
-        Ok(_) if failed => {
-            tracing::error!(group = %group.label, "no random numbers for the ledger: nothing is created, changed or destroyed");
-            None
-        }
-        Ok(ledger) => {
-            if ledger.is_beside() {
-                tracing::warn!(group = %group.label, dir = %dir.display(), "another copy of this library in this process has the ledger open (the program has it linked in and loads the module too): keys can be used as the ledger was at this moment, nothing is created, changed or destroyed here; use one of the two copies");
-            } else if let Some(why) = ledger.why_read_only() {
-                tracing::warn!(group = %group.label, dir = %dir.display(), why, "the ledger is another user's or cannot be written: until the next start keys can be used, and nothing is created, changed or destroyed");
-            }
-            Some(ledger)
-        }
-        Err(error) => {
-            tracing::error!(group = %group.label, dir = %dir.display(), %error, "no ledger: until the next start keys can be used, and nothing is created, changed or destroyed");
-            None
-        }
     }
 }
