@@ -72,6 +72,8 @@ mod seeded {
         MarkerNotRead,
         /// what every member has destroyed is not remembered
         SettledForgotten,
+        /// a member that leaves the group takes session objects with it
+        LeaverTakesSessionObjects,
         /// a member that comes back is not given what it lacks
         MissingSkipped,
         /// a member that comes back is not told of changes

@@ -264,7 +264,7 @@ impl Application<'_> {
     /// Session objects are on one member, and gone when that is.
     fn session_object(&self, kind: Kind) {
         // One that outlives its member may be left by a call that failed: no other one has its label.
-        let label = match self.stage.plan.replay {
+        let label = match self.stage.plan.replay || self.stage.plan.only_leaves() {
             true => format!("session-{}-{:?}", self.me, self.stage.model.new_id()),
             false => format!("session-{}-{}", self.me, self.stage.model.things().len()),
         };
@@ -285,7 +285,7 @@ impl Application<'_> {
             Ok(handles) => handles,
             Err(failed) => return self.failed("making of a session object", &failed),
         };
-        if self.stage.plan.replay {
+        if self.stage.plan.replay || self.stage.plan.only_leaves() {
             return self.outlives(thing, &handles);
         }
         if let Ok(proof) = self.prove(&thing, handles[0], handles.last().copied()) {
@@ -297,7 +297,7 @@ impl Application<'_> {
         }
     }
 
-    /// Where session objects are made again one is there for as long as it is not destroyed, whatever becomes of members.
+    /// Where session objects are made again, or no member goes that has one alone, one is there for as long as it is not destroyed, whatever becomes of members.
     fn outlives(&self, thing: Thing, handles: &[ObjectHandle]) {
         let pause = || self.stage.scheduler.sleep(Duration::from_millis(300));
         let known = BTreeMap::from([(self.process, handles[0])]);

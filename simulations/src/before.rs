@@ -11,7 +11,7 @@ use crate::token::{Device, Inspected};
 const LABEL: &[u8] = b"from-before-";
 
 /// No process of a history has this number.
-const NOBODY: u64 = u64::MAX;
+const NOBODY: u32 = u32::MAX;
 
 /// A secret key that a member's token has before the group knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

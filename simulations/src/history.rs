@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ha_core::config::{Config, ConfigError};
 use ha_core::seam::turns::Reached;
 use ha_token::*;
 
@@ -116,28 +115,6 @@ fn folder() -> tempfile::TempDir {
         .tempdir_in("/dev/shm")
         .or_else(|_| builder.tempdir())
         .expect("a folder for the ledger can be made")
-}
-
-/// The configuration that a plan is played under, its state in `dir`.
-///
-/// # Errors
-/// Where the plan asks for what no group can have.
-pub(crate) fn config(plan: &Plan, dir: &std::path::Path) -> std::result::Result<Config, ConfigError> {
-    let deadline = plan.deadline.map_or_else(|| "off".to_owned(), |d| format!("{}ms", d.as_millis()));
-    let mut text = format!(
-        "state_dir = {:?}\n[[group]]\nlabel = \"ha1\"\ndeadline = {deadline:?}\nbalance = {:?}\nmin_copies = {}\n\
-         verify_signatures = {}\nsession_objects = {:?}\n[group.recovery]\ninterval = \"1s\"\nmax_interval = \"5s\"\n",
-        dir.join("state"),
-        plan.balance,
-        plan.min_copies,
-        plan.verify,
-        if plan.replay { "replay" } else { "local" }
-    );
-    for i in 0..plan.members {
-        text +=
-            &format!("[[group.member]]\nname = \"m{i}\"\nmodule = \"/simulated\"\ntoken = \"member-{i}\"\n");
-    }
-    Config::parse(&text)
 }
 
 fn story(stage: &Arc<Stage>, dir: &std::path::Path, random: &mut Random) {

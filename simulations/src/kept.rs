@@ -9,7 +9,7 @@ use std::time::Duration;
 use ha_token::{Rv, ck};
 use serde::{Deserialize, Serialize};
 
-use crate::history::config;
+use crate::named::config;
 use crate::plan::{Fault, Kind, Plan};
 
 /// The form of the file that this version reads and writes.
@@ -90,7 +90,7 @@ fn no_history(error: &serde_json::Error) -> String {
 
 /// Whether a plan is one that could have been drawn, as far as playing it needs that.
 fn check(plan: &Plan) -> Result<(), String> {
-    config(plan, Path::new("/")).map_err(|e| format!("its plan asks for a wrong group: {e}"))?;
+    config(plan, Path::new("/"), None).map_err(|e| format!("its plan asks for a wrong group: {e}"))?;
     if plan.lives.is_empty() {
         return Err("its plan has no life".into());
     }
@@ -120,6 +120,9 @@ fn check(plan: &Plan) -> Result<(), String> {
             return wrong("takes longer than a day");
         }
         match &trouble.fault {
+            Fault::Leaves if config(plan, Path::new("/"), Some(trouble.member)).is_err() => {
+                return wrong("leaves fewer members than copies are asked for");
+            }
             Fault::Err { before, after, .. } if *before > 1000 || *after > 1000 => {
                 return wrong("is to befall more than 1000 of 1000 calls");
             }

@@ -17,6 +17,7 @@ pub mod kept;
 pub mod log;
 pub mod member;
 pub mod model;
+mod named;
 pub mod oracle;
 pub mod panics;
 pub mod plan;

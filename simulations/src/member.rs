@@ -146,11 +146,8 @@ impl Line {
     }
 
     /// The sessions that a process's connection opened and was not told of: nobody can close them.
-    pub fn untold(&self, process: u64) -> usize {
-        u32::try_from(process)
-            .ok()
-            .and_then(|process| self.state().untold.get(&process).copied())
-            .unwrap_or(0)
+    pub fn untold(&self, process: u32) -> usize {
+        self.state().untold.get(&process).copied().unwrap_or(0)
     }
 
     /// Waits for as long as calls hang.

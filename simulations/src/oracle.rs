@@ -166,7 +166,7 @@ pub fn when_ended(stage: &Stage, process: u32, left: &[String]) {
         // Nobody can close what is left in a call that hangs, or hung until just now.
         if !left.contains(&format!("m{member}"))
             && stage.lines[member].hanging().is_empty()
-            && let Some(open) = device.sessions_by_process().get(&process.into())
+            && let Some(open) = device.sessions_by_process().get(&process)
         {
             stage.broken("sessions", format!("{open} sessions are left open on member {member}"));
         }

@@ -146,6 +146,8 @@ pub enum Fault {
         /// Of 1000 signatures, those that are wrong.
         of: u16,
     },
+    /// The configuration names it no more, until it is over: it leaves the group, and joins it again.
+    Leaves,
     /// It dies and comes back with the objects that it had when one of its troubles began.
     SetBack {
         /// How many troubles before this one.
@@ -528,6 +530,16 @@ impl Plan {
         let operations: usize = self.programs().flatten().flatten().map(Vec::len).sum();
         let ends = self.ends.iter().filter(|end| **end != End::Kept).count();
         operations + self.troubles.len() + ends + self.kills.len()
+    }
+
+    /// Whether its configuration changes while it is played.
+    pub(crate) fn changes_members(&self) -> bool {
+        self.troubles.iter().any(|t| t.fault == Fault::Leaves)
+    }
+
+    /// Whether nothing else goes wrong than that members leave, and always another one is there.
+    pub(crate) fn only_leaves(&self) -> bool {
+        self.gentle && self.changes_members() && self.troubles.iter().all(|t| t.fault == Fault::Leaves)
     }
 
     /// What a member's token is.

@@ -39,6 +39,8 @@ pub enum Scenario {
     Liars,
     /// Session objects are made again on the member that takes over, under any trouble.
     SessionObjects,
+    /// A member leaves the group, and joins it again, while programs run.
+    Joins,
     /// Objects are changed all the time, while members refuse that, come and go, or lose what they knew in a call.
     Restless,
     /// Narrow histories, each about one rule of the core.
@@ -108,6 +110,7 @@ impl Scenario {
             | Scenario::SetBacks
             | Scenario::LedgerDisk
             | Scenario::Ledger
+            | Scenario::Joins
             | Scenario::Hangs => false,
             Scenario::Makes => {
                 matches!(fault, Fault::Die | Fault::Lost | Fault::Sessions | Fault::Logins | Fault::Handles)
@@ -124,6 +127,7 @@ impl Scenario {
             | Scenario::SetBacks
             | Scenario::LedgerDisk
             | Scenario::Ledger
+            | Scenario::Joins
             | Scenario::Hangs => 0,
             _ => drawn as usize,
         }
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!(kinds(Scenario::LedgerDisk), set(&["LedgerFull", "Torn"]));
         assert_eq!(kinds(Scenario::Ledger), set(&["LedgerFull", "LedgerGone", "Torn", "Old", "Gone"]));
         assert_eq!(kinds(Scenario::Hangs), set(&["Hang", "Slow"]));
+        assert_eq!(kinds(Scenario::Joins), set(&["Leaves"]));
         assert_eq!(kinds(Scenario::Liars), set(&["Die", "Lie"]));
         let makes = ["Die", "Lost", "Sessions", "Logins", "Handles", "SoftHsm", "Kryoptic", "Tpm"];
         assert_eq!(kinds(Scenario::Makes), set(&makes));

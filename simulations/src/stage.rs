@@ -62,6 +62,8 @@ pub struct Stage {
     alone: AtomicUsize,
     /// The number of the last process.
     last_process: AtomicU32,
+    /// How often the configuration has changed, and the member that it does not name now.
+    named: Mutex<(u64, Option<usize>)>,
     /// The processes that have not ended; of those that were killed what they held is kept.
     providers: Mutex<BTreeMap<u32, Arc<Provider>>>,
 }
@@ -157,6 +159,7 @@ impl Stage {
             ledger: Mutex::default(),
             alone: AtomicUsize::new(plan.members),
             last_process: AtomicU32::new(0),
+            named: Mutex::default(),
             providers: Mutex::default(),
         }
     }
@@ -188,15 +191,14 @@ impl Stage {
     }
 
     /// Whether a process has started, and neither ended nor been killed.
-    pub fn is_running(&self, process: u64) -> bool {
-        let process = u32::try_from(process).unwrap_or_default();
+    pub fn is_running(&self, process: u32) -> bool {
         self.providers().contains_key(&process) && !self.scheduler.is_dead(process)
     }
 
     /// A process was killed. What it was at is done or not, and the members close its sessions.
     pub fn died(&self, process: u32) {
         self.say(format_args!("process {process} is killed"));
-        self.devices.iter().for_each(|device| device.process_died(process.into()));
+        self.devices.iter().for_each(|device| device.process_died(process));
         self.model.died(process);
         if let Some(provider) = self.providers().get(&process) {
             provider.forsake();
@@ -214,10 +216,25 @@ impl Stage {
         self.liar.store(member.unwrap_or(self.plan.members), Ordering::Release);
     }
 
+    /// How often the configuration has changed, and the member that it does not name.
+    pub(crate) fn named(&self) -> (u64, Option<usize>) {
+        *self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration does not name this member from now on; `None`: it names all.
+    pub(crate) fn set_unnamed(&self, member: Option<usize>) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.1 != member {
+            *named = (named.0 + 1, member);
+        }
+    }
+
     /// Whether a process keeps a member out of use, for good.
     pub fn is_quarantined(&self, process: u32, member: usize) -> bool {
         let provider = self.providers().get(&process).cloned();
-        provider.is_some_and(|p| p.groups()[0].members[member].state() == State::Quarantined)
+        let name = format!("m{member}");
+        let is_it = |m: &Arc<ha_core::group::Member>| m.name() == name && m.state() == State::Quarantined;
+        provider.is_some_and(|p| p.groups()[0].members.iter().any(is_it))
     }
 
     /// Everything is healed, for good.

@@ -16,6 +16,7 @@ const UNNOTICED: Duration = Duration::from_secs(12);
 pub(crate) fn heal(stage: &Stage) {
     (0..stage.plan.members).for_each(|member| heal_member(stage, member));
     stage.ledger_is_full(false);
+    stage.set_unnamed(None);
     stage.set_liar(None);
     stage.set_troubled(None);
 }
@@ -66,6 +67,7 @@ pub(crate) fn happen(stage: &Stage, trouble: &Trouble) {
     match trouble.fault {
         Fault::LedgerFull => stage.ledger_is_full(false),
         Fault::LedgerGone => {}
+        Fault::Leaves => stage.set_unnamed(None),
         _ => heal_member(stage, member),
     }
     if stage.plan.gentle {
@@ -121,6 +123,7 @@ fn begin(stage: &Stage, member: usize, fault: &Fault) {
         Fault::Hang => line.set(Faults { hangs: true, ..Faults::default() }),
         Fault::LedgerFull => stage.ledger_is_full(true),
         Fault::LedgerGone => stage.ledger_goes(),
+        Fault::Leaves => stage.set_unnamed(Some(member)),
     }
 }
 

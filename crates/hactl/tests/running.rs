@@ -186,6 +186,7 @@ fn a_session_object_keeps_the_member_that_it_is_on_until_it_goes() {
     let made = Made::with(2);
     let program = Program::begin(&made);
     let template = vec![
+        Attribute::bytes(ck::CKA_LABEL, "session"),
         Attribute::ulong(ck::CKA_VALUE_LEN, 32),
         Attribute::bool(ck::CKA_SENSITIVE, false),
         Attribute::bool(ck::CKA_EXTRACTABLE, true),
@@ -204,6 +205,7 @@ fn a_session_object_keeps_the_member_that_it_is_on_until_it_goes() {
     assert_eq!(ran.json()["restart"], json!([]));
     program.signs_until(one, "b is gone", |g| !has(g, "b"));
     assert_eq!(values(), before);
+    assert_eq!(find(program.slot(), program.session, "session"), keys);
     keys.iter().for_each(|k| program.slot().destroy_object(program.session, *k).unwrap());
 }
 

@@ -13,6 +13,7 @@ use ha_token::{Attribute, AttributeType, Function, ObjectHandle, Result, Rv, Tem
 use super::copies::row_traits;
 use super::matching::Match;
 use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
+use crate::policy::health::State;
 use crate::replica::is_ours;
 use crate::replica::ledger::{ObjectId, ObjectRow};
 use crate::replica::proof::{self, Challenge, Known, Outcome};
@@ -291,6 +292,14 @@ impl Group {
     /// Whether a search has to ask this member too: it has objects that no other member has, or may have.
     pub(crate) fn has_more(&self, member: &Member) -> bool {
         member.alone.load(Ordering::Relaxed) > 0 || member.foreign.load(Ordering::Relaxed)
+    }
+
+    /// The members that are taken out and have session objects that no other member has: those are still used there.
+    pub(crate) fn drained_hosts(&self) -> impl Iterator<Item = &Arc<Member>> {
+        let hosts = |m: &&Arc<Member>| {
+            m.state() == State::Drained && m.alone.load(Ordering::Relaxed) > 0 && m.link().is_some()
+        };
+        self.members.seats().filter(hosts)
     }
 
     /// The member that is up and has the most session objects, if there are any.

@@ -14,6 +14,7 @@ use super::roster::{Change, changes};
 use super::stop::say_goodbye;
 use super::{Group, Link, Member, Object, Origin, Who};
 use crate::config::{GroupConfig, MemberConfig, Role};
+use crate::mutants::wrong;
 use crate::policy::balance::MAX_MEMBERS;
 use crate::policy::health::{self, Event, Health, State};
 use crate::sync::Mutex;
@@ -216,8 +217,10 @@ impl Group {
     pub(super) fn is_let_go(&self, member: &Member) -> bool {
         let is_on_it =
             |o: &Object| matches!(o.origin, Origin::Session(_)) && !o.moves() && o.lives_on(member.index);
-        let is_needed =
-            |link: Arc<Link>| member.load() > 0 || link.hangs() || !self.objects.select(is_on_it).is_empty();
+        let is_needed = |link: Arc<Link>| {
+            let hosts = || !self.objects.select(is_on_it).is_empty() && !wrong!(LeaverTakesSessionObjects);
+            member.load() > 0 || link.hangs() || hosts()
+        };
         if member.link().is_some_and(is_needed) {
             return false;
         }

@@ -164,7 +164,10 @@ impl Provider {
                 .map(|(g, m)| (m.name.clone(), Arc::new(shared_connector(&config.state_dir, g, m))))
                 .collect()
         };
-        let provider = Self::assemble(config, options, world, connectors, bare, Some(part))?;
+        // An operator's command goes by the configuration that it has.
+        let sources = if part == Part::User { FileSource::of(&config) } else { Vec::new() };
+        let sources = sources.into_iter().map(|s| s.map(|s| Box::new(s) as Box<dyn ConfigSource>)).collect();
+        let provider = Self::assemble(config, options, world, (connectors, sources), bare, Some(part))?;
         provider.groups.iter().for_each(ha_member::before_exit);
         Ok(provider)
     }
@@ -179,14 +182,28 @@ impl Provider {
         world: Arc<dyn World>,
         connectors: Vec<Vec<Box<dyn Connector>>>,
     ) -> std::result::Result<Self, StartError> {
-        Self::assemble(config, StartOptions { may_create_threads: true }, world, connectors, Vec::new(), None)
+        Self::with_sources(config, world, connectors, Vec::new())
+    }
+
+    /// The same, and where it is looked whether the configuration of each group has changed, in their order.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn with_sources(
+        config: Config,
+        world: Arc<dyn World>,
+        connectors: Vec<Vec<Box<dyn Connector>>>,
+        sources: Vec<Option<Box<dyn ConfigSource>>>,
+    ) -> std::result::Result<Self, StartError> {
+        let options = StartOptions { may_create_threads: true };
+        Self::assemble(config, options, world, (connectors, sources), Vec::new(), None)
     }
 
     fn assemble(
         config: Config,
         options: StartOptions,
         world: Arc<dyn World>,
-        connectors: Vec<Vec<Box<dyn Connector>>>,
+        (connectors, sources): (Vec<Vec<Box<dyn Connector>>>, Vec<Option<Box<dyn ConfigSource>>>),
         bare: Vec<(String, Arc<ModuleConnector>)>,
         part: Option<Part>,
     ) -> std::result::Result<Self, StartError> {
@@ -199,9 +216,7 @@ impl Provider {
         let mut groups = Vec::new();
         let mut slots: Vec<Arc<dyn Token>> = Vec::new();
         let mut virtual_slots = Vec::new();
-        // An operator's command goes by the configuration that it has.
-        let watched = if part == Some(Part::User) { FileSource::of(&config) } else { Vec::new() };
-        let mut watched = watched.into_iter();
+        let mut sources = sources.into_iter();
         for (group_config, connectors) in config.groups.into_iter().zip(connectors) {
             let threads = group_config.recovery.mode == RecoveryMode::Auto || group_config.deadline.is_some();
             let label = group_config.label.clone();
@@ -211,8 +226,7 @@ impl Provider {
             let ledger = open_ledger(&config.state_dir, &group_config, &*world);
             let board =
                 part.and_then(|part| Board::open(&config.state_dir, &label, part, world.wall_clock()));
-            let source = watched.next().flatten().map(|source| Box::new(source) as Box<dyn ConfigSource>);
-            let configuration = (config.digest.clone(), source);
+            let configuration = (config.digest.clone(), sources.next().flatten());
             let group =
                 Group::new(group_config, connectors, ledger, board, Arc::clone(&world), configuration);
             let number = slots.len() as Ulong;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ha_token::{ObjectHandle, Result, Rv, SessionHandle, Template, ck};
+use ha_token::{Attribute, ObjectHandle, Result, Rv, SessionHandle, Template, TemplateExt, ck};
 
 use super::VirtualSlot;
 use super::run::Call;
@@ -106,6 +106,14 @@ impl VirtualSlot {
             // A member that fails is left, and what only it has is not there; one that refuses the search has none of it.
             let which = if more.is_err() { &mut *failed } else { &mut answered };
             *which |= 1 << member.index;
+            found.extend(more.map(|(found, _)| found).unwrap_or_default());
+        }
+        let is_of_tokens = template.get_bool(ck::CKA_TOKEN) == Some(true);
+        for member in group.drained_hosts().filter(|m| m.index != first && !is_of_tokens) {
+            // What else it has the others have, or it is out of use.
+            let mut of_sessions = template.clone();
+            of_sessions.push(Attribute::bool(ck::CKA_TOKEN, false));
+            let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, &of_sessions));
             found.extend(more.map(|(found, _)| found).unwrap_or_default());
         }
         if behind {

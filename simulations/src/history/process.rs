@@ -4,18 +4,18 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ha_core::group::ConfigSource;
 use ha_core::policy::health::State;
 use ha_core::provider::Provider;
 use ha_token::*;
 
-use super::{PIN, WRONG, config};
+use super::{PIN, WRONG};
 use crate::application::Application;
-use crate::member::LineConnector;
 use crate::model::Owner;
+use crate::named::{Source, config, connector};
 use crate::oracle;
 use crate::plan::{End, Kind, Op};
 use crate::random::Random;
@@ -261,15 +261,16 @@ struct Started {
     slot: Arc<dyn Token>,
 }
 
-fn provider(stage: &Stage, dir: &Path, world: Arc<SimWorld>, process: u32) -> Arc<Provider> {
-    let connectors = stage.lines.iter().zip(&stage.devices).map(|(line, device)| {
-        let real = device.connector_of(process.into());
-        let attempt = AtomicU64::new(0);
-        Box::new(LineConnector { line: Arc::clone(line), real, process, attempt }) as Box<dyn Connector>
-    });
-    let connectors = vec![connectors.collect()];
-    let config = config(&stage.plan, dir).expect("plans are drawn so, and kept ones are looked at");
-    let provider = Provider::with_members(config, world, connectors);
+fn provider(stage: &Arc<Stage>, dir: &Path, world: Arc<SimWorld>, process: u32) -> Arc<Provider> {
+    // Read before the process knows that it may change.
+    let (changes, without) = stage.named();
+    let members = (0..stage.plan.members).filter(|i| Some(*i) != without);
+    let connectors = vec![members.map(|i| connector(stage, i, process, 0)).collect()];
+    let config = config(&stage.plan, dir, without).expect("plans are drawn so, and kept ones are looked at");
+    let changing = stage.plan.changes_members();
+    let source =
+        || Box::new(Source::new(Arc::downgrade(stage), dir, process, changes)) as Box<dyn ConfigSource>;
+    let provider = Provider::with_sources(config, world, connectors, vec![changing.then(source)]);
     let provider = Arc::new(provider.expect("the provider starts, whatever its members do"));
     stage.started(process, &provider);
     provider

@@ -22,6 +22,7 @@ const KINDS: &[(Scenario, Add)] = &[
     (Scenario::Makes, makes),
     (Scenario::Liars, liars),
     (Scenario::SessionObjects, session_objects),
+    (Scenario::Joins, joins),
 ];
 
 impl Plan {
@@ -152,8 +153,13 @@ fn session_objects(plan: &mut Plan, r: &mut Random, _count: usize) {
         return;
     }
     plan.replay = true;
+    more_session_objects(plan, r, 300);
+}
+
+/// So many of 1000 operations make session objects.
+fn more_session_objects(plan: &mut Plan, r: &mut Random, per_mille: u64) {
     for op in plan.lives.iter_mut().flatten().flatten() {
-        if r.chance(300) {
+        if r.chance(per_mille) {
             *op = Op::Session(*r.pick(&[Kind::Ec, Kind::Mac, Kind::Aes, Kind::Data, Kind::Certificate]));
         }
     }
@@ -173,6 +179,22 @@ fn hangs(plan: &mut Plan, r: &mut Random, count: usize) {
             let lasts = millis(r, &[5, 20, 100]);
             plan.insert(r, Fault::Slow(takes), lasts);
         }
+    }
+}
+
+/// A member leaves the group, and joins it again: one that the others can do without.
+fn joins(plan: &mut Plan, r: &mut Random, count: usize) {
+    if plan.members <= plan.min_copies as usize {
+        plan.min_copies = plan.members as u32 - 1;
+    }
+    let member = r.below(plan.members as u64) as usize;
+    for _ in 0..count {
+        let lasts = millis(r, &[1500, 5000, 20_000]);
+        plan.insert(r, Fault::Leaves, lasts);
+    }
+    plan.troubles.iter_mut().filter(|t| t.fault == Fault::Leaves).for_each(|t| t.member = member);
+    if plan.only_leaves() {
+        more_session_objects(plan, r, 200);
     }
 }
 

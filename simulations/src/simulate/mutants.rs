@@ -84,6 +84,7 @@ pub(crate) fn shows_in(mutant: Mutant) -> Scenario {
         SessionObjectNotSought | SessionObjectStaysStale => Scenario::SessionObjects,
         RefusedChangeStays => Scenario::Crashes,
         MarkerNotRead | SettledForgotten => Scenario::SetBacks,
+        LeaverTakesSessionObjects => Scenario::Joins,
         _ => Scenario::Everything,
     }
 }

@@ -129,13 +129,19 @@ impl Device {
     }
 
     /// The same, for the process of this number.
-    pub fn connector_of(&self, process: u64) -> Box<dyn Connector> {
-        Box::new(DeviceConnector::new(Arc::clone(&self.shared), process))
+    pub fn connector_of(&self, process: u32) -> Box<dyn Connector> {
+        self.copy_of(process, 0)
+    }
+
+    /// The way of a process by another copy of the module, with sessions, login and handles of its own.
+    pub fn copy_of(&self, process: u32, copy: u32) -> Box<dyn Connector> {
+        let number = u64::from(copy) << 32 | u64::from(process);
+        Box::new(DeviceConnector::new(Arc::clone(&self.shared), number))
     }
 
     /// A process was killed: its sessions are closed, and with them goes its login.
-    pub fn process_died(&self, process: u64) {
-        self.with(|s| drop(s.processes.remove(&process)));
+    pub fn process_died(&self, process: u32) {
+        self.with(|s| s.processes.retain(|number, _| process_of(*number) != process));
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -258,12 +264,20 @@ impl Device {
     }
 
     /// How many sessions are open in each process that has any.
-    pub fn sessions_by_process(&self) -> BTreeMap<u64, usize> {
-        let open = |s: &mut State| s.processes.iter().map(|(n, p)| (*n, p.sessions.len())).collect();
-        let mut open: BTreeMap<u64, usize> = self.with(open);
-        open.retain(|_, n| *n > 0);
+    pub fn sessions_by_process(&self) -> BTreeMap<u32, usize> {
+        let mut open = BTreeMap::new();
+        self.with(|s| {
+            for (number, process) in s.processes.iter().filter(|(_, p)| !p.sessions.is_empty()) {
+                *open.entry(process_of(*number)).or_default() += process.sessions.len();
+            }
+        });
         open
     }
+}
+
+/// The process that has this copy of the module.
+fn process_of(number: u64) -> u32 {
+    number as u32
 }
 
 fn inspected(number: u64, object: &Object) -> Inspected {

@@ -20,7 +20,7 @@ pub(super) struct Shared {
 /// Everything that changes.
 pub(super) struct State {
     pub(super) store: Store,
-    /// The processes that are, or were, connected.
+    /// The processes that are, or were, connected: each copy of the module by itself.
     pub(super) processes: BTreeMap<u64, Process>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Store {
     /// Counts objects: no number is used again, not even after a restore.
     pub(super) last_object: u64,
     /// The number of the next process.
-    pub(super) next_process: u64,
+    pub(super) next_process: u32,
     /// The PINs that were accepted.
     pub(super) accepted: u64,
     /// How often which PIN was refused, by its SHA-256.
