@@ -54,6 +54,14 @@ pub struct Provider {
     stopped: AtomicBool,
 }
 
+/// What a group has of the outside.
+pub struct Outside {
+    /// The ways to its members, in the order of the configuration.
+    pub connectors: Vec<Box<dyn Connector>>,
+    /// Where it is looked whether its configuration has changed; `None`: it does not.
+    pub source: Option<Box<dyn ConfigSource>>,
+}
+
 /// What the host allows a provider to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartOptions {
@@ -146,14 +154,15 @@ impl Provider {
 
     fn start_as(config: Config, options: StartOptions, part: Part) -> std::result::Result<Self, StartError> {
         let world = System::new();
-        let connectors = config
-            .groups
-            .iter()
-            .map(|g| {
-                let to = |m| Box::new(shared_connector(&config.state_dir, g, m)) as Box<dyn Connector>;
-                g.members.iter().map(to).collect()
-            })
-            .collect();
+        // An operator's command goes by the configuration that it has.
+        let sources = if part == Part::User { FileSource::of(&config) } else { Vec::new() };
+        let mut sources = sources.into_iter();
+        let outside = config.groups.iter().map(|group| {
+            let to = |m| Box::new(shared_connector(&config.state_dir, group, m)) as Box<dyn Connector>;
+            let source = sources.next().flatten().map(|source| Box::new(source) as Box<dyn ConfigSource>);
+            Outside { connectors: group.members.iter().map(to).collect(), source }
+        });
+        let outside = outside.collect();
         let bare: Vec<_> = if config.ha_only {
             Vec::new()
         } else {
@@ -164,10 +173,7 @@ impl Provider {
                 .map(|(g, m)| (m.name.clone(), Arc::new(shared_connector(&config.state_dir, g, m))))
                 .collect()
         };
-        // An operator's command goes by the configuration that it has.
-        let sources = if part == Part::User { FileSource::of(&config) } else { Vec::new() };
-        let sources = sources.into_iter().map(|s| s.map(|s| Box::new(s) as Box<dyn ConfigSource>)).collect();
-        let provider = Self::assemble(config, options, world, (connectors, sources), bare, Some(part))?;
+        let provider = Self::assemble(config, options, world, outside, bare, Some(part))?;
         provider.groups.iter().for_each(ha_member::before_exit);
         Ok(provider)
     }
@@ -182,28 +188,27 @@ impl Provider {
         world: Arc<dyn World>,
         connectors: Vec<Vec<Box<dyn Connector>>>,
     ) -> std::result::Result<Self, StartError> {
-        Self::with_sources(config, world, connectors, Vec::new())
+        let outside = connectors.into_iter().map(|connectors| Outside { connectors, source: None });
+        Self::with_outside(config, world, outside.collect())
     }
 
-    /// The same, and where it is looked whether the configuration of each group has changed, in their order.
+    /// The same, of groups whose configuration may change.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn with_sources(
+    pub fn with_outside(
         config: Config,
         world: Arc<dyn World>,
-        connectors: Vec<Vec<Box<dyn Connector>>>,
-        sources: Vec<Option<Box<dyn ConfigSource>>>,
+        outside: Vec<Outside>,
     ) -> std::result::Result<Self, StartError> {
-        let options = StartOptions { may_create_threads: true };
-        Self::assemble(config, options, world, (connectors, sources), Vec::new(), None)
+        Self::assemble(config, StartOptions { may_create_threads: true }, world, outside, Vec::new(), None)
     }
 
     fn assemble(
         config: Config,
         options: StartOptions,
         world: Arc<dyn World>,
-        (connectors, sources): (Vec<Vec<Box<dyn Connector>>>, Vec<Option<Box<dyn ConfigSource>>>),
+        outside: Vec<Outside>,
         bare: Vec<(String, Arc<ModuleConnector>)>,
         part: Option<Part>,
     ) -> std::result::Result<Self, StartError> {
@@ -216,8 +221,7 @@ impl Provider {
         let mut groups = Vec::new();
         let mut slots: Vec<Arc<dyn Token>> = Vec::new();
         let mut virtual_slots = Vec::new();
-        let mut sources = sources.into_iter();
-        for (group_config, connectors) in config.groups.into_iter().zip(connectors) {
+        for (group_config, outside) in config.groups.into_iter().zip(outside) {
             let threads = group_config.recovery.mode == RecoveryMode::Auto || group_config.deadline.is_some();
             let label = group_config.label.clone();
             if threads && !options.may_create_threads {
@@ -226,7 +230,8 @@ impl Provider {
             let ledger = open_ledger(&config.state_dir, &group_config, &*world);
             let board =
                 part.and_then(|part| Board::open(&config.state_dir, &label, part, world.wall_clock()));
-            let configuration = (config.digest.clone(), sources.next().flatten());
+            let Outside { connectors, source } = outside;
+            let configuration = (config.digest.clone(), source);
             let group =
                 Group::new(group_config, connectors, ledger, board, Arc::clone(&world), configuration);
             let number = slots.len() as Ulong;

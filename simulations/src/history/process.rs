@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ha_core::group::ConfigSource;
 use ha_core::policy::health::State;
-use ha_core::provider::Provider;
+use ha_core::provider::{Outside, Provider};
 use ha_token::*;
 
 use super::{PIN, WRONG};
@@ -265,12 +265,13 @@ fn provider(stage: &Arc<Stage>, dir: &Path, world: Arc<SimWorld>, process: u32) 
     // Read before the process knows that it may change.
     let (changes, without) = stage.named();
     let members = (0..stage.plan.members).filter(|i| Some(*i) != without);
-    let connectors = vec![members.map(|i| connector(stage, i, process, 0)).collect()];
+    let connectors = members.map(|i| connector(stage, i, process, 0)).collect();
     let config = config(&stage.plan, dir, without).expect("plans are drawn so, and kept ones are looked at");
     let changing = stage.plan.changes_members();
     let source =
         || Box::new(Source::new(Arc::downgrade(stage), dir, process, changes)) as Box<dyn ConfigSource>;
-    let provider = Provider::with_sources(config, world, connectors, vec![changing.then(source)]);
+    let outside = Outside { connectors, source: changing.then(source) };
+    let provider = Provider::with_outside(config, world, vec![outside]);
     let provider = Arc::new(provider.expect("the provider starts, whatever its members do"));
     stage.started(process, &provider);
     provider
