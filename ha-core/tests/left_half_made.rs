@@ -99,3 +99,47 @@ fn a_key_that_was_left_half_made_is_none_and_goes_with_its_tombstone() {
     open.wait("they are destroyed as well", |_| is_gone(&pair) && is_gone(&secret));
     assert_eq!(open.find(&Template::new()).len(), 0);
 }
+
+#[test]
+fn a_copy_that_was_not_yet_told_to_be_the_tokens_is_none_and_goes_with_its_tombstone() {
+    let tokens = Tokens::new(2);
+    let open = Open::new(&tokens, "");
+    let data = vec![
+        Attribute::ulong(ck::CKA_CLASS, ck::CKO_DATA),
+        Attribute::bool(ck::CKA_TOKEN, true),
+        Attribute::bool(ck::CKA_PRIVATE, false),
+        Attribute::bytes(ck::CKA_LABEL, *b"copied"),
+        Attribute::bytes(ck::CKA_VALUE, *b"value"),
+    ];
+    open.slot.create_object(open.s, &data).unwrap();
+    drop(open);
+    // The same once more, as SoftHSM leaves a copy of a session object: it is not the token's yet.
+    let folder = folder(&tokens, 1);
+    let objects =
+        std::fs::read_dir(&folder).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
+    let is_it = |object: &Vec<u8>| object.windows(6).any(|part| part == b"copied");
+    let mut object = objects.into_iter().find(is_it).unwrap();
+    let of_token: Vec<u8> = [(ck::CKA_TOKEN as u64).to_be_bytes(), 1u64.to_be_bytes()]
+        .concat()
+        .into_iter()
+        .chain([255])
+        .collect();
+    let at = object.windows(of_token.len()).position(|part| part == of_token).unwrap();
+    object[at + of_token.len() - 1] = 0;
+    let left = folder.join("00000000-0000-0000-0000-000000000000.object");
+    std::fs::write(&left, object).unwrap();
+
+    tokens.hide(0);
+    let open = Open::new(&tokens, "");
+    assert_eq!(open.find(&Template::new()).len(), 1, "it is there once");
+    drop(open);
+    tokens.restore(0);
+    tokens.hide(1);
+    let open = Open::new(&tokens, "");
+    open.find(&Template::new()).into_iter().for_each(|o| open.slot.destroy_object(open.s, o).unwrap());
+    drop(open);
+    tokens.restore(1);
+    let open = Open::new(&tokens, "");
+    open.wait("it is destroyed as well", |_| !left.exists());
+    assert_eq!(open.find(&Template::new()).len(), 0);
+}

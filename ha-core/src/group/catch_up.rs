@@ -7,7 +7,7 @@ use std::time::Duration;
 use ha_token::{Function, ObjectHandle, Result, Rv};
 
 use super::change::still_to_set;
-use super::copies::{Copy, Trouble, row_traits};
+use super::copies::{Copy, Trouble};
 use super::give::Given;
 use super::writers::open_lease;
 use super::{Group, Lease, Link, Member, Object, Origin};
@@ -364,8 +364,8 @@ impl Group {
             }
             let what = format!("{} is to be destroyed", describe(&row));
             let found = self.find_copy(ledger, lease, &row)?;
-            let discarded = self.discard_half_made(lease, &row_traits(&row)).map(|()| false);
-            _ = note(discarded, destroyed, what.clone())?;
+            let discarded = self.discard_half_made(lease, &row).map(|()| false);
+            let is_clean = note(discarded, destroyed, what.clone())?;
             match found {
                 Copy::At(handle) => {
                     // A token may give its number to the next object at once. Here it may be known as one from before the group.
@@ -381,10 +381,13 @@ impl Group {
                     self.may_be_stale(lease, &row, answer);
                     if note(answer.map(|()| true), destroyed, what)? {
                         lease.link.unbind(handle);
-                        ledger.acknowledge(row.id, name)?;
+                        if is_clean {
+                            ledger.acknowledge(row.id, name)?;
+                        }
                     }
                 }
-                Copy::Absent => ledger.acknowledge(row.id, name)?,
+                Copy::Absent if is_clean => ledger.acknowledge(row.id, name)?,
+                Copy::Absent => {}
                 // It stays hidden, and is looked at again.
                 Copy::Unclear => _ = note(Err(UNCLEAR), destroyed, what + CANNOT_TELL)?,
             }

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use ha_token::{AttributeType, ObjectHandle, Result, Rv, Ulong, ck};
 
+use super::copies::row_traits;
 use super::matching::{NO_TYPE, called};
 use super::{Group, Lease, Traits};
+use crate::replica::ledger::ObjectRow;
+use crate::replica::proof::Outcome;
 use crate::replica::{On, find_all, is_secret, proof};
 
 /// No object is half made for so long where somebody is making it.
@@ -86,34 +89,46 @@ impl Group {
             && self.challenge(lease, traits.class, |c| proof::has_no_value(c, handle)) == Ok(true)
     }
 
-    /// Destroys the keys of these names that are half made: who was making them died, and no proof tells whose they are,
-    /// but nothing is lost with them.
+    /// Destroys what is left half made under the names of an object that is to be destroyed, by a process that died: keys that
+    /// have no value, of which no proof tells whose they are, but nothing is lost with them; and copies that were not yet told
+    /// that they are the token's.
     ///
     /// # Errors
     /// The member's answer.
-    pub(super) fn discard_half_made(&self, lease: &Lease, traits: &Traits) -> Result<()> {
+    pub(super) fn discard_half_made(&self, lease: &Lease, row: &ObjectRow) -> Result<()> {
+        let traits = row_traits(row);
         // What has no name might be anybody's.
-        if !is_secret(traits.class) || (traits.id.is_empty() && traits.label.is_empty()) {
+        if traits.id.is_empty() && traits.label.is_empty() {
             return Ok(());
         }
         let half_made = |handle: &ObjectHandle| match self.read_whole(lease.on(), *handle) {
-            Ok(None) => true,
-            Ok(Some((there, ..))) => there == *traits && self.has_no_value(lease, *handle, &there),
+            Ok(None) => is_secret(traits.class),
+            Ok(Some((there, true, _))) => there == traits && self.has_no_value(lease, *handle, &there),
+            Ok(Some((there, false, _))) => there == traits && self.is_begun_copy(lease, *handle, row),
             Err(_) => false,
         };
-        let mut found = find_all(lease.on(), &called(traits), BATCH)?;
+        let mut called_so = called(&traits);
+        called_so.retain(|a| a.kind != ck::CKA_TOKEN);
+        let mut found = find_all(lease.on(), &called_so, BATCH)?;
         found.retain(half_made);
         if found.is_empty() {
             return Ok(());
         }
-        // Another process may be in the middle of it.
+        // Another process or thread may be in the middle of it.
         self.world.event().wait(Some(HALF_MADE));
-        let still_there = find_all(lease.on(), &called(traits), BATCH)?;
+        let still_there = find_all(lease.on(), &called_so, BATCH)?;
         for handle in found.into_iter().filter(|h| still_there.contains(h) && half_made(h)) {
             tracing::warn!(group = %self.config.label, member = lease.member.name(), label = %String::from_utf8_lossy(&traits.label),
-                "a key was left half made by a process that died: it is destroyed");
+                "an object was left half made by a process that died: it is destroyed");
             lease.token().destroy_object(lease.session, handle)?;
         }
         Ok(())
+    }
+
+    /// Whether what is called as an object and is not the token's is a copy of it that SoftHSM keeps all the same, and no
+    /// application's session object: the copy is made of one, and told only then that it is the token's.
+    fn is_begun_copy(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> bool {
+        let proves = |verifier| self.prove(lease, handle, row.class, &verifier) == Ok(Outcome::Same);
+        lease.link.virtual_of(handle).is_none() && row.verifier().is_some_and(proves)
     }
 }

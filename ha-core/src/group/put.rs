@@ -313,14 +313,43 @@ impl Group {
             How::Create(template) => writer.token().create_object(writer.session, template),
             How::Unwrap(blob) => self.unwrap_blob(writer, blob, &item.kept),
             How::Copy(source, template) => {
-                // First: once SoftHSM has been told that the copy may not be modified it takes nothing more.
-                let mut copied = vec![Attribute::bool(ck::CKA_TOKEN, true)];
-                copied.extend(template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned());
-                writer.token().copy_object(writer.session, self.backing(writer, source)?, &copied)
+                let source = self.backing(writer, source)?;
+                copy_in_two_steps(writer, source, template, &item.kept)
             }
             How::KeepOn(_, key, kept) => {
                 writer.token().copy_object(writer.session, *key, &life::as_stays(kept))
             }
         }
+    }
+}
+
+/// Makes a copy on the token of a copy in the session. What SoftHSM keeps of one that it did not end, because the process died,
+/// has the names of what it was made of: those of the copy, by which it is found again, and not those of the source.
+fn copy_in_two_steps(
+    writer: &Lease,
+    source: ObjectHandle,
+    template: &Template,
+    kept: &Template,
+) -> Result<ObjectHandle> {
+    let (token, session) = (writer.token(), writer.session);
+    let directly = || {
+        let mut copied = vec![Attribute::bool(ck::CKA_TOKEN, true)];
+        copied.extend(template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned());
+        token.copy_object(session, source, &copied)
+    };
+    // It would be there until the session is closed.
+    if kept.get_bool(ck::CKA_DESTROYABLE) == Some(false) && template.get(ck::CKA_DESTROYABLE).is_none() {
+        return directly();
+    }
+    let (first, last) = life::in_two_steps(template);
+    let made = token.copy_object(session, source, &first).and_then(|passing| {
+        let made = token.copy_object(session, passing, &last);
+        writer.on().discard(passing);
+        made
+    });
+    match made {
+        // A token may take no such object in a session, and the application is told what it says of the copy itself.
+        Err(rv) if classify(Function::CopyObject, rv) == Class::Caller => directly(),
+        answer => answer,
     }
 }

@@ -245,6 +245,21 @@ pub fn as_stays(kept: &Template) -> Template {
     TOLD.iter().filter_map(|kind| kept.iter().find(|a| a.kind == *kind)).cloned().collect()
 }
 
+/// A copy's template in two steps: what a session object is told that the copy is then made of, and what only the copy is, in the
+/// order in which a token takes it.
+pub fn in_two_steps(template: &Template) -> (Template, Template) {
+    let is_last = |a: &Attribute| {
+        let forbids = matches!(a.kind, ck::CKA_COPYABLE | ck::CKA_DESTROYABLE | ck::CKA_MODIFIABLE);
+        forbids && a.value.as_bool() == Some(false)
+    };
+    let told = template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned();
+    let (last, first): (Template, Template) = told.partition(is_last);
+    let step = |token, rest| [Attribute::bool(ck::CKA_TOKEN, token)].into_iter().chain(rest).collect();
+    // Once SoftHSM has been told that the copy may not be modified it takes nothing more.
+    let (locks, last): (Template, Template) = last.into_iter().partition(|a| a.kind == ck::CKA_MODIFIABLE);
+    (step(false, first), step(true, last.into_iter().chain(locks).collect()))
+}
+
 /// Whether an object has every flag as it is to be kept, as far as its token knows of them.
 ///
 /// # Errors
