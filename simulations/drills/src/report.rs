@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use ha_page::{Columns, escaped};
 use plotters::style::RGBColor;
 
 use crate::charts::{BAD, Drawn, MEMBERS, Scene, UNUSED, color, member_color};
@@ -20,17 +21,10 @@ pub use crate::charts::ReportError;
 pub fn html(record: &Record) -> Drawn {
     let scene = Scene::of(record);
     let figures = record.figures();
-    let mut page = String::new();
     let title = format!("Failover drill: {}", record.scenario);
-    let class = if record.is_well() { "well" } else { "bad" };
+    let mut page = ha_page::beginning(&title, STYLE, record.is_well(), &record.verdict());
     // Writing to a string does not fail.
-    _ = write!(
-        page,
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <h1>{title}</h1>\n<p class=\"verdict {class}\">{}</p>\n<p>{}</p>\n",
-        escaped(&record.verdict()),
-        escaped(&setting(record)),
-    );
+    _ = writeln!(page, "<p>{}</p>", escaped(&setting(record)));
     cards(&mut page, &figures);
     _ = write!(
         page,
@@ -81,23 +75,14 @@ pub fn html(record: &Record) -> Drawn {
         );
     }
     tables(&mut page, record);
-    page.push_str("</body>\n</html>\n");
+    page.push_str(ha_page::END);
     Ok(page)
 }
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
-h1{font-size:1.6em;margin-bottom:.3em}h2{font-size:1.15em;margin:1.6em 0 .2em}\
-svg{max-width:100%;height:auto;display:block}\
-.verdict{font-size:1.1em;padding:.6em .9em;border-left:5px solid}.well{background:#e9f5ea;border-color:#3c8d40}.bad{background:#fbe9e8;border-color:#c00000}\
+const STYLE: &str = "svg{max-width:100%;height:auto;display:block}\
 .cards{display:flex;flex-wrap:wrap;gap:.7em;margin:1em 0}.card{border:1px solid #ddd;border-radius:6px;padding:.5em .9em;min-width:6.5em}\
-.card b{display:block;font-size:1.35em;font-weight:600}.card span,.key{color:#666;font-size:.9em}\
-.key{margin:.1em 0 .3em}.key i{display:inline-block;width:.9em;height:.9em;margin-right:.3em;vertical-align:-.1em;border-radius:2px}\
-table{border-collapse:collapse;margin:.5em 0}th,td{padding:.2em .9em .2em 0;text-align:right;border-bottom:1px solid #e5e5e5;font-variant-numeric:tabular-nums}\
-th{color:#666;font-weight:500}th:first-child,td:first-child{text-align:left}code{background:#f3f3f3;padding:.1em .3em}";
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
+.card b{display:block;font-size:1.35em;font-weight:600}.card span{color:#666;font-size:.9em}\
+.key i{display:inline-block;width:.9em;height:.9em;margin-right:.3em;vertical-align:-.1em;border-radius:2px}";
 
 fn swatch(color: RGBColor, name: &str) -> String {
     let RGBColor(r, g, b) = color;
@@ -158,12 +143,7 @@ fn cards(page: &mut String, figures: &Figures) {
 }
 
 fn table(page: &mut String, title: &str, header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    _ = writeln!(page, "<h2>{title}</h2>\n<table>\n<tr><th>{}</th></tr>", header.join("</th><th>"));
-    for row in rows {
-        let row: Vec<_> = row.iter().map(|cell| escaped(cell)).collect();
-        _ = writeln!(page, "<tr><td>{}</td></tr>", row.join("</td><td>"));
-    }
-    page.push_str("</table>\n");
+    _ = write!(page, "<h2>{title}</h2>\n{}", ha_page::table(Columns::Numbers, header, rows));
 }
 
 fn tables(page: &mut String, record: &Record) {
