@@ -268,13 +268,13 @@ impl Group {
         }
         let Some(verifier) = row.verifier() else { return Ok(()) };
         for member in self.up().filter(|m| row.copies.iter().any(|c| c == m.name())) {
-            let outcome = self.lease(member).and_then(|lease| {
+            let proof = self.lease(member).and_then(|lease| {
                 let handle = self.backing(&lease, object)?;
                 self.challenge(&lease, row.class, |challenge| {
                     proof::prove_as_if(challenge, handle, row.class, &verifier, template)
                 })
             });
-            match outcome {
+            match proof.map(|proof| proof.outcome) {
                 Ok(Outcome::Unproven(reason)) => {
                     return Err(self.unprovable(Function::SetAttributeValue, &reason));
                 }

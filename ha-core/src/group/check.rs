@@ -5,53 +5,22 @@ use std::sync::Arc;
 
 use ha_token::{Attribute, Function, Result, Rv, Ulong, ck};
 
+use super::examined::{Asked, Checked, Examination, Examined, Shown, Testimony, Word};
 use super::identify::place;
 use super::{Group, Lease, Object, Origin, Trust, Who};
 use crate::policy::failure::Class;
-use crate::replica::proof::{Known, Outcome};
+use crate::replica::proof::{Known, Outcome, Proof};
 use crate::replica::verifier::Verifier;
 
-/// What a member has of an object.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Word {
-    /// The same object, as far as was asked for.
-    Same,
-    /// There, and not proven to be the same.
-    Unproven,
-    /// Not there.
-    Missing,
-    /// There, and another key.
-    Different,
-}
-
-/// One object of a check.
-#[derive(Clone, Debug)]
-pub struct Checked {
-    /// `CKA_CLASS`.
-    pub class: Ulong,
-    /// `CKA_KEY_TYPE`; all bits set where there is none.
-    pub key_type: Ulong,
-    /// `CKA_ID` (`CKA_APPLICATION` for data objects).
-    pub id: Vec<u8>,
-    /// `CKA_LABEL`.
-    pub label: Vec<u8>,
-    /// Digest of what identifies the key, where it is known.
-    pub fingerprint: Option<[u8; 32]>,
-    /// Whether the object can be brought to a member that lacks it.
-    pub copyable: bool,
-    /// Whether the ledger does not know it: it was there before the group, or was made behind its back.
-    pub foreign: bool,
-    /// By member, in the order of the file. A member that is not up is left out.
-    pub members: Vec<(String, Word)>,
-    /// Why a word is not `Same`, where there is more to say.
-    pub reasons: Vec<String>,
-}
-
-impl Checked {
-    /// The worst of the members' words.
-    pub fn worst(&self) -> Word {
-        self.members.iter().map(|m| m.1).max().unwrap_or(Word::Missing)
-    }
+/// How far a check goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// What is known of copies is believed.
+    Known,
+    /// Every copy is challenged.
+    Proven,
+    /// And what it answers is kept.
+    Kept,
 }
 
 impl Group {
@@ -62,6 +31,27 @@ impl Group {
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`; `CKR_DEVICE_ERROR` when no member is up.
     pub fn check(&self, prove: bool) -> Result<Vec<Checked>> {
+        let mut leases = self.leases_to_check()?;
+        let depth = if prove { Depth::Proven } else { Depth::Known };
+        let mut checked = Vec::new();
+        self.look(&mut leases, depth, &mut |examined| checked.push(examined.object))?;
+        Ok(checked)
+    }
+
+    /// As [`check`](Self::check) with `prove`, and keeps what each copy was asked and answered: some hundred bytes for each.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn examine(&self) -> Result<Examination> {
+        let mut leases = self.leases_to_check()?;
+        let asked = leases.iter().map(Asked::on).collect();
+        let mut objects = Vec::new();
+        self.look(&mut leases, Depth::Kept, &mut |examined| objects.push(examined))?;
+        Ok(Examination { asked, objects })
+    }
+
+    /// A session on each member that is up.
+    fn leases_to_check(&self) -> Result<Vec<Lease>> {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
@@ -76,6 +66,11 @@ impl Group {
                 }
             }
         }
+        Ok(leases)
+    }
+
+    /// Looks at each object in turn.
+    fn look(&self, leases: &mut Vec<Lease>, depth: Depth, tell: &mut dyn FnMut(Examined)) -> Result<()> {
         let mut objects: BTreeMap<Ulong, Arc<Object>> = BTreeMap::new();
         leases.retain(|lease| match self.objects_on(lease, &mut objects) {
             Ok(()) => true,
@@ -94,14 +89,15 @@ impl Group {
                 }
             }
         }
-        let mut checked = Vec::new();
         for object in objects.values() {
-            checked.extend(self.check_object(object, &mut leases, prove));
+            if let Some(examined) = self.check_object(object, leases, depth) {
+                tell(examined);
+            }
         }
         if leases.is_empty() {
             return Err(Rv::DEVICE_ERROR);
         }
-        Ok(checked)
+        Ok(())
     }
 
     /// Adds the objects that a member holds.
@@ -114,41 +110,45 @@ impl Group {
         Ok(())
     }
 
-    fn check_object(&self, object: &Object, leases: &mut Vec<Lease>, prove: bool) -> Option<Checked> {
+    fn check_object(&self, object: &Object, leases: &mut Vec<Lease>, depth: Depth) -> Option<Examined> {
         let traits = object.traits();
         let row = match object.origin {
             Origin::Session(_) => return None,
             Origin::Foreign => None,
             Origin::Ledger(id) => self.ledger.as_ref().and_then(|l| l.object(id).ok().flatten()),
         };
+        let conflicted = object.is_conflicted();
         let mut verifier = row.as_ref().and_then(|r| r.verifier());
-        let mut reasons = Vec::new();
-        let mut members = Vec::new();
+        // What tells a conflicted object is not what its copy had to answer.
+        let mut own = None;
+        let mut copies = Vec::new();
         leases.retain(|lease| {
-            let word = if object.is_conflicted() {
-                if object.lives_on(lease.member.index) { Word::Different } else { return true }
+            let said = if conflicted {
+                if !object.lives_on(lease.member.index) {
+                    return true;
+                }
+                let shown =
+                    if depth == Depth::Kept { self.own_answer(object, lease, &mut own) } else { None };
+                Said { word: Word::Different, reason: None, shown }
             } else {
-                match self.word(object, lease, &mut verifier, prove) {
-                    Ok((word, reason)) => {
-                        reasons.extend(reason.map(|r| format!("{}: {r}", lease.member.name())));
-                        word
-                    }
+                match self.word(object, lease, &mut verifier, depth) {
+                    Ok(said) => said,
                     Err(rv) => {
                         let class = self.failed(&lease.member, &lease.link, Function::FindObjects, rv);
                         if class == Class::Member || self.is_lost(&lease.member, &lease.link, class) {
                             return false;
                         }
-                        if class == Class::Caller {
-                            reasons.push(format!("{}: {rv}", lease.member.name()));
-                        }
-                        Word::Unproven
+                        let reason = (class == Class::Caller).then(|| rv.to_string());
+                        Said { word: Word::Unproven, reason, shown: None }
                     }
                 }
             };
-            members.push((lease.member.name().to_owned(), word));
+            copies.push(said.of(lease.member.name()));
             true
         });
-        if object.is_conflicted() {
+        let told = |copy: &Testimony| copy.reason.as_ref().map(|reason| format!("{}: {reason}", copy.member));
+        let mut reasons: Vec<String> = copies.iter().filter_map(told).collect();
+        if conflicted {
             reasons.push(
                 "another object of the same class, label and id is a different one; neither is used".into(),
             );
@@ -157,7 +157,7 @@ impl Group {
             Some(row) => row.is_copyable(),
             None => self.is_foreign_copyable(object, leases),
         };
-        Some(Checked {
+        let object = Checked {
             class: traits.class,
             key_type: traits.key_type,
             id: traits.id.to_vec(),
@@ -165,9 +165,10 @@ impl Group {
             fingerprint: verifier.as_ref().map(Verifier::fingerprint),
             copyable,
             foreign: object.origin == Origin::Foreign,
-            members,
+            members: copies.iter().map(|copy| (copy.member.clone(), copy.word)).collect(),
             reasons,
-        })
+        };
+        Some(Examined { object, verifier: own.or(verifier), conflicted, copies })
     }
 
     /// What one member has of an object.
@@ -176,23 +177,23 @@ impl Group {
         object: &Object,
         lease: &Lease,
         verifier: &mut Option<Verifier>,
-        prove: bool,
-    ) -> Result<(Word, Option<String>)> {
+        depth: Depth,
+    ) -> Result<Said> {
         let traits = object.traits();
         let handle = match object.place(lease.member.index, lease.link.generation) {
             Some(p) => p.handle,
             None => match self.unclaimed(lease, object)? {
                 Some(handle) => handle,
-                None => return Ok((Word::Missing, None)),
+                None => return Ok(Word::Missing.into()),
             },
         };
         let secret = matches!(traits.class, ck::CKO_PRIVATE_KEY | ck::CKO_SECRET_KEY);
-        if secret && !prove {
+        if secret && depth == Depth::Known {
             let trust = object.place(lease.member.index, lease.link.generation).map(|p| p.trust);
             return Ok(match trust {
-                Some(Trust::Proven) => (Word::Same, None),
-                Some(Trust::Conflict) => (Word::Different, None),
-                Some(Trust::Unproven) | None => (Word::Unproven, None),
+                Some(Trust::Proven) => Word::Same.into(),
+                Some(Trust::Conflict) => Word::Different.into(),
+                Some(Trust::Unproven) | None => Word::Unproven.into(),
             });
         }
         if verifier.is_none() {
@@ -200,12 +201,16 @@ impl Group {
         }
         let Some(verifier) = verifier else {
             let alone = self.members.len() == 1;
-            return Ok((
-                if alone { Word::Same } else { Word::Unproven },
-                Some("no challenge fits this object".into()),
-            ));
+            let word = if alone { Word::Same } else { Word::Unproven };
+            return Ok(Said { word, reason: Some("no challenge fits this object".into()), shown: None });
         };
-        Ok(match self.prove(lease, handle, traits.class, verifier)? {
+        let Proof { outcome, evidence } = self.proof(lease, handle, traits.class, verifier)?;
+        // The time of the answer, before anything else is done.
+        let shown = match evidence {
+            Some(evidence) if depth == Depth::Kept => Some(Shown { at: self.world.wall_clock(), evidence }),
+            _ => None,
+        };
+        let (word, reason) = match outcome {
             Outcome::Same => {
                 self.take_over(lease, handle, object);
                 (Word::Same, None)
@@ -216,7 +221,34 @@ impl Group {
                 (Word::Different, Some("it is another key".into()))
             }
             Outcome::Unproven(reason) => (Word::Unproven, Some(reason)),
-        })
+        };
+        Ok(Said { word, reason, shown })
+    }
+
+    /// What a copy that is not used answers of itself, and what it answered that by: it was told apart when it was found.
+    fn own_answer(&self, object: &Object, lease: &Lease, own: &mut Option<Verifier>) -> Option<Shown> {
+        let class = object.traits().class;
+        let handle = object.place(lease.member.index, lease.link.generation)?.handle;
+        let answer = || -> Result<_> {
+            // Of two copies the second is asked what the first one answered.
+            let verifier = match &*own {
+                Some(verifier) => Some(verifier.clone()),
+                None => self.make_verifier(lease, handle, class, Known::default())?,
+            };
+            let Some(verifier) = verifier else { return Ok(None) };
+            let evidence = self.proof(lease, handle, class, &verifier)?.evidence;
+            Ok(evidence.map(|evidence| (verifier, Shown { at: self.world.wall_clock(), evidence })))
+        };
+        match answer() {
+            Ok(answer) => answer.map(|(verifier, shown)| {
+                *own = Some(verifier);
+                shown
+            }),
+            Err(rv) => {
+                self.failed(&lease.member, &lease.link, Function::FindObjects, rv);
+                None
+            }
+        }
     }
 
     /// A member's object with an object's traits that is no other object's copy.
@@ -230,5 +262,30 @@ impl Group {
             .with_traits(lease, &traits)?
             .into_iter()
             .find(|h| lease.link.virtual_of(*h).is_none_or(|v| v == object.handle.0)))
+    }
+}
+
+/// What was found of one copy.
+struct Said {
+    word: Word,
+    reason: Option<String>,
+    shown: Option<Shown>,
+}
+
+impl From<Word> for Said {
+    fn from(word: Word) -> Self {
+        Said { word, reason: None, shown: None }
+    }
+}
+
+impl Said {
+    fn of(self, member: &str) -> Testimony {
+        Testimony { member: member.to_owned(), word: self.word, reason: self.reason, shown: self.shown }
+    }
+}
+
+impl Asked {
+    fn on(lease: &Lease) -> Self {
+        Asked { member: lease.member.name().to_owned(), token: lease.link.info.clone() }
     }
 }

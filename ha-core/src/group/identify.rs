@@ -16,7 +16,7 @@ use super::{Group, Lease, Member, Object, Origin, Place, Traits, Trust};
 use crate::policy::health::State;
 use crate::replica::is_ours;
 use crate::replica::ledger::{ObjectId, ObjectRow};
-use crate::replica::proof::{self, Challenge, Known, Outcome};
+use crate::replica::proof::{self, Challenge, Known, Outcome, Proof};
 use crate::replica::verifier::Verifier;
 
 impl Group {
@@ -255,6 +255,20 @@ impl Group {
         class: Ulong,
         verifier: &Verifier,
     ) -> Result<Outcome> {
+        Ok(self.proof(lease, handle, class, verifier)?.outcome)
+    }
+
+    /// As [`prove`](Self::prove), with what it was shown by.
+    ///
+    /// # Errors
+    /// The member's answer.
+    pub(super) fn proof(
+        &self,
+        lease: &Lease,
+        handle: ObjectHandle,
+        class: Ulong,
+        verifier: &Verifier,
+    ) -> Result<Proof> {
         self.challenge(lease, class, |challenge| proof::prove(challenge, handle, class, verifier))
     }
 

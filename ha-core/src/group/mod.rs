@@ -14,6 +14,7 @@ mod connecting;
 mod copies;
 mod doubted;
 mod enrol;
+mod examined;
 mod give;
 mod half_made;
 mod identify;
@@ -60,7 +61,7 @@ use ha_token::{Connector, Function, MechanismInfo, ObjectHandle, Result, Rv, Ulo
 
 pub(crate) use again::{Again, Made};
 pub use catch_up::CaughtUp;
-pub use check::{Checked, Word};
+pub use examined::{Asked, Checked, Examination, Examined, Shown, Testimony, Word};
 pub(crate) use identify::DIFFER;
 pub(crate) use key_use::{NOT_HERE, Standing};
 pub use lease::Lease;

@@ -37,10 +37,18 @@ impl Open {
         found[0]
     }
 
-    /// The worst word of every object, by id, and what was said of those that are not the same.
+    /// The worst word of every object, by id, and what was said of those that are not the same. What is the same was shown
+    /// to be by each member.
     pub(crate) fn doubts(&self) -> Vec<(Vec<u8>, Word, Vec<String>)> {
-        let checked = self.provider.groups()[0].check(true).unwrap();
-        let doubtful = checked.into_iter().filter(|c| c.worst() != Word::Same);
+        let examined = self.provider.groups()[0].examine().unwrap();
+        for one in &examined.objects {
+            assert_eq!(one.object.worst(), one.copies.iter().map(|c| c.word).max().unwrap());
+            for copy in one.copies.iter().filter(|c| c.word == Word::Same) {
+                assert!(copy.shown.is_some(), "{one:?}");
+            }
+        }
+        let checked = examined.objects.into_iter().map(|one| one.object);
+        let doubtful = checked.filter(|c| c.worst() != Word::Same);
         doubtful.map(|c| (c.id.clone(), c.worst(), c.reasons)).collect()
     }
 

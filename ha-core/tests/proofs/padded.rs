@@ -2,7 +2,7 @@
 
 use ha_core::group::Word;
 use ha_core::replica::On;
-use ha_core::replica::proof::{Challenge, Outcome, prove};
+use ha_core::replica::proof::{Challenge, Exchange, Outcome, prove};
 use ha_core::replica::verifier::{SecretMethod, Verifier, challenge_message};
 use ha_rig::Tokens;
 use ha_token::{
@@ -94,16 +94,22 @@ fn an_equal_mac_alone_does_not_prove_a_copy_of_unknown_length() {
         pin: None,
         group_key: None,
     };
-    let word = |key, length| {
-        let method = SecretMethod::Mac(ck::CKM_SHA256_HMAC);
+    let method = SecretMethod::Mac(ck::CKM_SHA256_HMAC);
+    let proof = |key, length| {
         let verifier = Verifier::Secret { method, length, nonce: nonce.to_vec(), answer: answer.clone() };
         prove(challenge, key, ck::CKO_SECRET_KEY, &verifier).unwrap()
     };
+    let word = |key, length| proof(key, length).outcome;
     assert_eq!(word(made, 36), Outcome::Same);
     assert_eq!(word(made, 40), Outcome::Different);
     for (key, length) in [(silent, 36), (silent, 0), (made, 0)] {
         assert!(matches!(word(key, length), Outcome::Unproven(_)), "length {length}");
     }
+    let by = |key, length| proof(key, length).evidence.map(|evidence| evidence.exchange);
+    let (question, expected) = (method.question(&nonce), answer.clone());
+    let equal = Exchange::Answer { method, question, expected, answer: answer.clone() };
+    assert_eq!(by(silent, 36), Some(equal), "what was answered is kept also where it does not convince");
+    assert_eq!(by(made, 40), Some(Exchange::Length { expected: 40, there: 36 }));
 }
 
 fn mac(token: &dyn Token, s: SessionHandle, key: ObjectHandle, nonce: &[u8; 32]) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! may do what the challenge wants, and discarded again; and what may be extracted is wrapped again. A key that none of
 //! this reaches is `Unproven`, never `Same`.
 
+mod evidence;
 mod private;
 mod secret;
 
@@ -13,6 +14,8 @@ use ha_token::{
 };
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+pub use evidence::{Evidence, Exchange, Proof};
 
 use super::verifier::Verifier;
 use super::{On, PUBLIC_VALUE, is_secret, life, wrapping};
@@ -222,7 +225,7 @@ pub fn prove(
     object: ObjectHandle,
     class: Ulong,
     verifier: &Verifier,
-) -> Result<Outcome> {
+) -> Result<Proof> {
     prove_as_if(challenge, object, class, verifier, &Template::new())
 }
 
@@ -236,15 +239,16 @@ pub fn prove_as_if(
     class: Ulong,
     verifier: &Verifier,
     attributes: &Template,
-) -> Result<Outcome> {
+) -> Result<Proof> {
     if class == ck::CKO_PUBLIC_KEY {
-        return Ok(Outcome::of(match public_on(challenge.on, object)? {
-            Some(there) => there == *verifier,
-            None => content(challenge.on, object, class)? == *verifier,
-        }));
+        let there = match public_on(challenge.on, object)? {
+            Some(there) => there,
+            None => content(challenge.on, object, class)?,
+        };
+        return Ok(Proof::by_reading(there, verifier));
     }
     if !is_secret(class) {
-        return Ok(Outcome::of(content(challenge.on, object, class)? == *verifier));
+        return Ok(Proof::by_reading(content(challenge.on, object, class)?, verifier));
     }
     let subject = Subject::of(challenge, object, class)?.allowed_by(attributes);
     let all = match verifier {
@@ -252,17 +256,16 @@ pub fn prove_as_if(
         one => std::slice::from_ref(one),
     };
     let mut reasons: Vec<String> = Vec::new();
+    let mut evidence = None;
     for one in all {
-        match prove_by(&subject, one)? {
-            Outcome::Unproven(reason) => {
-                if !reasons.contains(&reason) {
-                    reasons.push(reason);
-                }
-            }
-            shown => return Ok(shown),
+        let proof = prove_by(&subject, one)?;
+        let Outcome::Unproven(reason) = proof.outcome else { return Ok(proof) };
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
         }
+        evidence = evidence.or(proof.evidence);
     }
-    Ok(Outcome::Unproven(reasons.join("; ")))
+    Ok(Proof { outcome: Outcome::Unproven(reasons.join("; ")), evidence })
 }
 
 /// Whether a secret key has no value, and so is half made: then its digest is that of nothing. False where that cannot be
@@ -275,29 +278,43 @@ pub fn has_no_value(challenge: Challenge<'_>, object: ObjectHandle) -> Result<bo
     secret::is_empty(&subject)
 }
 
-fn prove_by(subject: &Subject<'_>, verifier: &Verifier) -> Result<Outcome> {
+fn prove_by(subject: &Subject<'_>, verifier: &Verifier) -> Result<Proof> {
     match verifier {
         Verifier::Secret { method, length, nonce, answer } => {
             secret::prove(subject, *method, *length, nonce, answer)
         }
         Verifier::Agreement { mechanism, peer, digest } => {
-            Ok(match private::agreed(subject, *mechanism, peer)? {
-                Some(there) => Outcome::of(there == *digest),
-                None => Outcome::unproven("the key can be brought to no key agreement"),
-            })
+            let Some(answer) = private::agreed(subject, *mechanism, peer)? else {
+                return Ok(Proof::unproven("the key can be brought to no key agreement"));
+            };
+            let same = answer == *digest;
+            let exchange = Exchange::AgreedAgain {
+                mechanism: *mechanism,
+                peer: peer.clone(),
+                expected: digest.clone(),
+                answer,
+            };
+            Ok(Proof::of(same, Evidence { by_copy: !subject.may(ck::CKA_DERIVE), exchange }))
         }
-        Verifier::Wrapped { mechanism, digest } => Ok(match subject.wrapped(*mechanism)? {
-            Some(there) if there == *digest => Outcome::Same,
-            // The same private key may be encoded in more than one way.
-            Some(_) if subject.class == ck::CKO_SECRET_KEY => Outcome::Different,
-            Some(_) => Outcome::unproven("wrapping the key gives other bytes than it should"),
-            None => Outcome::unproven("the key cannot be wrapped"),
-        }),
+        Verifier::Wrapped { mechanism, digest } => {
+            let Some(answer) = subject.wrapped(*mechanism)? else {
+                return Ok(Proof::unproven("the key cannot be wrapped"));
+            };
+            let outcome = match answer == *digest {
+                false if subject.class != ck::CKO_SECRET_KEY => {
+                    // The same private key may be encoded in more than one way.
+                    Outcome::unproven("wrapping the key gives other bytes than it should")
+                }
+                same => Outcome::of(same),
+            };
+            let exchange = Exchange::Wrapped { mechanism: *mechanism, expected: digest.clone(), answer };
+            Ok(Proof { outcome, evidence: Some(Evidence::of(exchange)) })
+        }
         Verifier::Rsa { .. } | Verifier::Ec { .. } | Verifier::Ed25519 { .. } | Verifier::Dsa { .. } => {
             private::prove(subject, verifier)
         }
         Verifier::Content { .. } | Verifier::Several(_) => {
-            Ok(Outcome::unproven("the ledger's verifier is not one of a key"))
+            Ok(Proof::unproven("the ledger's verifier is not one of a key"))
         }
     }
 }

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    Once, Outcome, Subject, derived, once, public_on, public_part, read_value, readable, secret, taken,
+    Evidence, Exchange, Once, Outcome, Proof, Subject, derived, once, public_on, public_part, read_value,
+    readable, secret, taken,
 };
 use crate::replica::find_all;
 use crate::replica::verifier::{
-    Curve, SecretMethod, Verifier, bare_point, challenge_message, possible_points,
+    Agreed, Curve, Digested, Sealed, SecretMethod, Verifier, bare_point, challenge_message, possible_points,
 };
 
 /// Bytes of a key agreement's secret that are compared: no curve or group gives fewer.
@@ -33,7 +34,7 @@ const MONTGOMERY: [&[u8]; 4] = [
 pub(super) fn make(key: &Subject<'_>, public: Option<&Verifier>) -> Result<Option<Verifier>> {
     let own = public_part(&key.read);
     for candidate in public.into_iter().chain(&own) {
-        if prove(key, candidate)? == Outcome::Same {
+        if prove(key, candidate)?.outcome == Outcome::Same {
             return Ok(Some(candidate.clone()));
         }
     }
@@ -46,7 +47,7 @@ pub(super) fn make(key: &Subject<'_>, public: Option<&Verifier>) -> Result<Optio
         }
         for beside in find_all(key.on(), &template, 64)? {
             if let Some(verifier) = public_on(key.on(), beside)?
-                && prove(key, &verifier)? == Outcome::Same
+                && prove(key, &verifier)?.outcome == Outcome::Same
             {
                 return Ok(Some(verifier));
             }
@@ -180,6 +181,12 @@ fn agreement(kind: Ulong, peer: &[u8]) -> Mechanism {
     Mechanism { kind, params }
 }
 
+/// What stands before the digest in the DigestInfo of SHA-256 (RFC 8017, section 9.2).
+const SHA256_INFO: [u8; 19] = [
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00,
+    0x04, 0x20,
+];
+
 /// How a private key shows that it belongs to a public one.
 #[derive(Clone, Copy)]
 enum Way {
@@ -193,12 +200,12 @@ enum Way {
 ///
 /// # Errors
 /// The member's answer.
-pub(super) fn prove(key: &Subject<'_>, verifier: &Verifier) -> Result<Outcome> {
+pub(super) fn prove(key: &Subject<'_>, verifier: &Verifier) -> Result<Proof> {
     // What can be read of the key itself is compared first: it costs nothing.
     if let (Some(there), Verifier::Rsa { .. }) = (public_part(&key.read), verifier)
         && there != *verifier
     {
-        return Ok(Outcome::Different);
+        return Ok(Proof::by_reading(there, verifier));
     }
     let (key_type, ways): (_, &[(AttributeType, Way)]) = match verifier {
         Verifier::Rsa { .. } => (
@@ -214,47 +221,62 @@ pub(super) fn prove(key: &Subject<'_>, verifier: &Verifier) -> Result<Outcome> {
         }
         Verifier::Ed25519 { .. } => (ck::CKK_EC_EDWARDS, &[(ck::CKA_SIGN, Way::Signature)]),
         Verifier::Dsa { .. } => (ck::CKK_DSA, &[(ck::CKA_SIGN, Way::Signature)]),
-        _ => return Ok(Outcome::unproven("the verifier is not a public key")),
+        _ => return Ok(Proof::unproven("the verifier is not a public key")),
     };
     // A mechanism that does not fit the key's type crashes some tokens.
     if key.key_type() != Some(key_type) {
-        return Ok(Outcome::Different);
+        return Ok(Proof::bare(Outcome::Different));
     }
     for (_, way) in ways.iter().filter(|(usage, _)| key.may(*usage)) {
-        if let Some(same) = by(key, key.handle, verifier, *way)? {
-            return Ok(Outcome::of(same));
+        if let Some((same, exchange)) = by(key, key.handle, verifier, *way)? {
+            return Ok(Proof::of(same, Evidence { by_copy: false, exchange }));
         }
     }
     for (usage, way) in ways.iter().filter(|(usage, _)| !key.may(*usage)) {
         let answer = key.through_copy(*usage, &mut |copy| by(key, copy, verifier, *way))?;
-        if let Some(same) = answer {
-            return Ok(Outcome::of(same));
+        if let Some((same, exchange)) = answer {
+            return Ok(Proof::of(same, Evidence { by_copy: true, exchange }));
         }
     }
-    Ok(Outcome::unproven("the key may not sign, decrypt, unwrap or derive in a way that could be checked"))
+    Ok(Proof::unproven("the key may not sign, decrypt, unwrap or derive in a way that could be checked"))
 }
 
-/// `None` when the member cannot be asked in this way.
-fn by(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier, way: Way) -> Result<Option<bool>> {
+/// Whether the key is the right one, and by what; `None` when it cannot be asked in this way.
+type Shown = Option<(bool, Exchange)>;
+
+fn by(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier, way: Way) -> Result<Shown> {
     let nonce = &key.challenge.nonce;
     match way {
         Way::Signature => by_signature(key, handle, verifier),
-        Way::Decryption => {
-            let Some(sealed) = verifier.encrypt_challenge(nonce, nonce) else { return Ok(None) };
-            Ok(match once(key.on(), OpKind::Decrypt, ck::CKM_RSA_PKCS, handle, &sealed, key.pin)? {
-                Once::Done(opened) => Some(opened == nonce),
-                Once::Failed => Some(false),
-                Once::Refused => None,
-            })
-        }
-        Way::Unwrapping => {
-            let Some(sealed) = verifier.encrypt_challenge(nonce, nonce) else { return Ok(None) };
-            Ok(by_unwrapping(key, handle, &sealed)?.map(|opened| opened.as_slice() == nonce))
+        Way::Decryption | Way::Unwrapping => {
+            let Some(Sealed { block, sealed }) = verifier.encrypt_challenge(nonce, nonce) else {
+                return Ok(None);
+            };
+            let mechanism = ck::CKM_RSA_PKCS;
+            let unwrapped = matches!(way, Way::Unwrapping);
+            let opened = if unwrapped {
+                let Some(opened) = by_unwrapping(key, handle, &sealed)? else { return Ok(None) };
+                Some(opened.to_vec())
+            } else {
+                match once(key.on(), OpKind::Decrypt, mechanism, handle, &sealed, key.pin)? {
+                    Once::Done(opened) => Some(opened),
+                    Once::Failed => None,
+                    Once::Refused => return Ok(None),
+                }
+            };
+            let same = opened.as_deref() == Some(nonce);
+            let expected = nonce.to_vec();
+            Ok(Some((same, Exchange::Opening { mechanism, unwrapped, block, sealed, expected, opened })))
         }
         Way::Agreement => {
-            let Some((peer, secret)) = verifier.agree(nonce) else { return Ok(None) };
-            let there = derived(key.on(), handle, &mut agreement(ck::CKM_ECDH1_DERIVE, &peer), secret.len())?;
-            Ok(there.map(|there| *there == secret))
+            let Some(Agreed { peer, throw_away, secret }) = verifier.agree(nonce) else { return Ok(None) };
+            let mechanism = ck::CKM_ECDH1_DERIVE;
+            let there = derived(key.on(), handle, &mut agreement(mechanism, &peer), secret.len())?;
+            Ok(there.map(|there| {
+                let digest = |secret: &[u8]| Sha256::digest(secret).to_vec();
+                let (expected, answer) = (digest(&secret), digest(&there));
+                (*there == secret, Exchange::Agreement { mechanism, peer, throw_away, expected, answer })
+            }))
         }
     }
 }
@@ -271,41 +293,44 @@ fn by_unwrapping(
     read_value(on, made)
 }
 
-/// Whether the member's signature is the key's; `None` when it can make none that could be checked.
-fn by_signature(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier) -> Result<Option<bool>> {
-    let message = challenge_message(&key.challenge.nonce);
-    let sign = |kind, data: &[u8]| Ok(once(key.on(), OpKind::Sign, kind, handle, data, key.pin)?.done());
+/// By a signature; `None` when it can make none that could be checked.
+fn by_signature(key: &Subject<'_>, handle: ObjectHandle, verifier: &Verifier) -> Result<Shown> {
+    use Digested::{Sha224, Sha256, Sha384, Sha512, Whole};
     // The first is what most keys may do; the others are for those whose CKA_ALLOWED_MECHANISMS leave it out.
-    let tries: Vec<(Ulong, Vec<u8>)> = match verifier {
-        Verifier::Rsa { .. } => {
-            // The DigestInfo of SHA-256 (RFC 8017, section 9.2), for keys or tokens without the combined mechanism.
-            let mut info = vec![
-                0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01,
-                0x05, 0x00, 0x04, 0x20,
-            ];
-            info.extend_from_slice(&Curve::P256.digest(&message));
-            let others = [ck::CKM_SHA512_RSA_PKCS, ck::CKM_SHA384_RSA_PKCS, ck::CKM_SHA224_RSA_PKCS];
-            [(ck::CKM_SHA256_RSA_PKCS, message.clone()), (ck::CKM_RSA_PKCS, info)]
-                .into_iter()
-                .chain(others.map(|kind| (kind, message.clone())))
-                .collect()
-        }
+    let tries: &[(Ulong, Digested)] = match verifier {
+        Verifier::Rsa { .. } => &[
+            (ck::CKM_SHA256_RSA_PKCS, Sha256),
+            (ck::CKM_RSA_PKCS, Sha256),
+            (ck::CKM_SHA512_RSA_PKCS, Sha512),
+            (ck::CKM_SHA384_RSA_PKCS, Sha384),
+            (ck::CKM_SHA224_RSA_PKCS, Sha224),
+        ],
         Verifier::Ec { params, .. } => match Curve::of(params) {
-            Some(curve) => {
-                let others = [ck::CKM_ECDSA_SHA256, ck::CKM_ECDSA_SHA384, ck::CKM_ECDSA_SHA512];
-                std::iter::once((ck::CKM_ECDSA, curve.digest(&message)))
-                    .chain(others.map(|kind| (kind, message.clone())))
-                    .collect()
-            }
+            Some(curve) => &[
+                (ck::CKM_ECDSA, curve.digested()),
+                (ck::CKM_ECDSA_SHA256, Sha256),
+                (ck::CKM_ECDSA_SHA384, Sha384),
+                (ck::CKM_ECDSA_SHA512, Sha512),
+            ],
             None => return by_signature_there(key, handle, verifier, ck::CKM_ECDSA),
         },
         Verifier::Dsa { .. } => return by_signature_there(key, handle, verifier, ck::CKM_DSA),
-        Verifier::Ed25519 { .. } => vec![(ck::CKM_EDDSA, message.clone())],
+        Verifier::Ed25519 { .. } => &[(ck::CKM_EDDSA, Whole)],
         _ => return Ok(None),
     };
-    for (kind, data) in tries {
-        if let Some(signature) = sign(kind, &data)? {
-            return Ok(verifier.check_signature_by(kind, &message, &signature));
+    let message = challenge_message(&key.challenge.nonce);
+    for (mechanism, digested) in tries.iter().copied() {
+        let input = match mechanism {
+            // For keys or tokens without the combined mechanism.
+            ck::CKM_RSA_PKCS => [&SHA256_INFO[..], &digested.of(&message)].concat(),
+            ck::CKM_ECDSA => digested.of(&message),
+            _ => message.clone(),
+        };
+        if let Once::Done(signature) = once(key.on(), OpKind::Sign, mechanism, handle, &input, key.pin)? {
+            let same = verifier.check_signature_by(mechanism, &message, &signature);
+            return Ok(
+                same.map(|same| (same, Exchange::Signature { mechanism, message, digested, signature }))
+            );
         }
     }
     Ok(None)
@@ -318,12 +343,12 @@ fn by_signature_there(
     handle: ObjectHandle,
     verifier: &Verifier,
     kind: Ulong,
-) -> Result<Option<bool>> {
+) -> Result<Shown> {
     let on = key.on();
     let Some(public) = verifier.public_object() else { return Ok(None) };
-    // Twenty bytes fit the order of every curve and group in use.
-    let mut digest = Sha256::digest(challenge_message(&key.challenge.nonce)).to_vec();
-    digest.truncate(20);
+    let message = challenge_message(&key.challenge.nonce);
+    let digested = Digested::Sha256Begin;
+    let digest = digested.of(&message);
     let Once::Done(signature) = once(on, OpKind::Sign, kind, handle, &digest, key.pin)? else {
         return Ok(None);
     };
@@ -343,9 +368,10 @@ fn by_signature_there(
     other.iter_mut().for_each(|b| *b ^= 0xff);
     let answers = verify(&digest).and_then(|right| Ok((right, verify(&other)?)));
     on.discard(public);
-    Ok(match answers? {
-        (Some(true), Some(false)) => Some(true),
-        (Some(false), _) => Some(false),
-        _ => None,
-    })
+    let same = match answers? {
+        (Some(true), Some(false)) => true,
+        (Some(false), _) => false,
+        _ => return Ok(None),
+    };
+    Ok(Some((same, Exchange::Signature { mechanism: kind, message, digested, signature })))
 }

@@ -7,7 +7,7 @@ use ha_token::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Outcome, Subject, derived, once, readable, taken};
+use super::{Evidence, Exchange, Outcome, Proof, Subject, derived, once, readable, taken};
 use crate::replica::verifier::{SecretMethod, Verifier, challenge_message};
 
 /// Makes a verifier of every kind that the key answers to.
@@ -72,40 +72,43 @@ pub(super) fn prove(
     length: Ulong,
     nonce: &[u8],
     answer: &[u8],
-) -> Result<Outcome> {
+) -> Result<Proof> {
     let there = key.read.get_ulong(ck::CKA_VALUE_LEN).unwrap_or(0);
     if there != 0 && length != 0 && there != length {
-        return Ok(Outcome::Different);
+        return Ok(Proof::of(false, Evidence::of(Exchange::Length { expected: length, there })));
     }
     let nonce: &[u8; 32] = nonce.try_into().map_err(|_| Rv::GENERAL_ERROR)?;
     if method.usage().is_some() && is_empty(key)? {
-        return Ok(Outcome::Different);
+        return Ok(Proof::of(false, Evidence::of(Exchange::NoValue)));
     }
     let direct = match method.usage() {
         Some(usage) if !key.may(usage) => None,
         _ => ask(key, key.handle, method, nonce)?,
     };
+    let by_copy = direct.is_none();
     let now = match (direct, method.usage()) {
         (None, Some(usage)) => key.through_copy(usage, &mut |copy| ask(key, copy, method, nonce))?,
         (answered, _) => answered,
     };
     let Some(now) = now else {
-        return Ok(Outcome::unproven("the key may not be used as the proof wants it"));
+        return Ok(Proof::unproven("the key may not be used as the proof wants it"));
     };
-    if now != answer {
-        return Ok(Outcome::Different);
-    }
     // An HMAC cannot tell a key from itself padded with zeros, and copies made by wrapping do not say their length.
     // Wrapping pads to a multiple of eight, so that a key of such a length was not padded.
     let known = there != 0 && length != 0;
     let whole = length != 0 && length.is_multiple_of(8);
-    Ok(if method.is_exact() || known || whole {
+    let outcome = if now != answer {
+        Outcome::Different
+    } else if method.is_exact() || known || whole {
         Outcome::Same
     } else {
         Outcome::unproven(
             "the copy does not say its length, and a MAC cannot tell a key from itself padded with zeros",
         )
-    })
+    };
+    let exchange =
+        Exchange::Answer { method, question: method.question(nonce), expected: answer.to_vec(), answer: now };
+    Ok(Proof { outcome, evidence: Some(Evidence { by_copy, exchange }) })
 }
 
 fn digest(key: &Subject<'_>) -> Option<SecretMethod> {
@@ -146,15 +149,14 @@ pub(super) fn ask(
     let on = key.on();
     let operation =
         |kind, mechanism, input: &[u8]| Ok(once(on, kind, mechanism, handle, input, key.pin)?.done());
+    let question = method.question(nonce);
     match method {
-        SecretMethod::Mac(kind) | SecretMethod::Sign(kind) => {
-            operation(OpKind::Sign, kind, &challenge_message(nonce))
-        }
-        SecretMethod::Encrypt(kind) => operation(OpKind::Encrypt, kind, nonce),
-        SecretMethod::Decrypt(kind) => operation(OpKind::Decrypt, kind, nonce),
+        SecretMethod::Mac(kind) | SecretMethod::Sign(kind) => operation(OpKind::Sign, kind, &question),
+        SecretMethod::Encrypt(kind) => operation(OpKind::Encrypt, kind, &question),
+        SecretMethod::Decrypt(kind) => operation(OpKind::Decrypt, kind, &question),
         SecretMethod::Wrap(kind) => {
             let mut template = readable(None);
-            template.push(Attribute::bytes(ck::CKA_VALUE, *nonce));
+            template.push(Attribute::bytes(ck::CKA_VALUE, question));
             let throw_away = on.token.create_object(on.session, &template)?;
             let mut space = [0; 128];
             let mut out = Output::buffer(&mut space);
@@ -165,7 +167,7 @@ pub(super) fn ask(
         }
         SecretMethod::Digest(kind) => digested(key, handle, kind, nonce),
         SecretMethod::Derive(kind) => {
-            let data = Field { name: "pData", value: FieldValue::Bytes(Some(nonce.to_vec())) };
+            let data = Field { name: "pData", value: FieldValue::Bytes(Some(question)) };
             let mut mechanism = Mechanism {
                 kind,
                 params: Params::Struct(Box::new(StructParams {

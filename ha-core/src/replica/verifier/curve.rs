@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 
 use p256::elliptic_curve::sec1::ToSec1Point;
-use sha2::{Digest, Sha256, Sha384, Sha512};
 
-use super::Stream;
+use super::{Digested, Stream};
 
 /// A curve that is computed with here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,13 +31,18 @@ impl Curve {
         }
     }
 
-    /// The digest of a message that fits the curve's order.
-    pub(crate) fn digest(self, message: &[u8]) -> Vec<u8> {
+    /// The digest that fits the curve's order.
+    pub(crate) fn digested(self) -> Digested {
         match self {
-            Curve::P256 | Curve::K256 | Curve::Brainpool256 => Sha256::digest(message).to_vec(),
-            Curve::P384 | Curve::Brainpool384 => Sha384::digest(message).to_vec(),
-            Curve::P521 => Sha512::digest(message).to_vec(),
+            Curve::P256 | Curve::K256 | Curve::Brainpool256 => Digested::Sha256,
+            Curve::P384 | Curve::Brainpool384 => Digested::Sha384,
+            Curve::P521 => Digested::Sha512,
         }
+    }
+
+    /// That of a message.
+    pub(crate) fn digest(self, message: &[u8]) -> Vec<u8> {
+        self.digested().of(message)
     }
 }
 
@@ -135,8 +139,8 @@ pub(crate) fn possible_points(params: &[u8], message: &[u8], signature: &[u8]) -
     on_curve!(curve, recover)
 }
 
-/// A throw-away key's public point, and the secret that it and the point's key agree on.
-pub(super) fn agree(curve: Curve, point: &[u8], seed: &mut Stream) -> Option<(Vec<u8>, Vec<u8>)> {
+/// A throw-away key's public point, its private number, and the secret that it and the point's key agree on.
+pub(super) fn agree(curve: Curve, point: &[u8], seed: &mut Stream) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
     macro_rules! agree {
         ($curve:ty, $len:expr) => {{
             let mut scalar = [0u8; $len];
@@ -150,7 +154,7 @@ pub(super) fn agree(curve: Curve, point: &[u8], seed: &mut Stream) -> Option<(Ve
             let shared =
                 p256::elliptic_curve::ecdh::diffie_hellman(mine.to_nonzero_scalar(), theirs.as_affine());
             let public = mine.public_key().to_sec1_point(false);
-            Some((public.as_bytes().to_vec(), shared.raw_secret_bytes().to_vec()))
+            Some((public.as_bytes().to_vec(), scalar.to_vec(), shared.raw_secret_bytes().to_vec()))
         }};
     }
     on_curve!(curve, agree)

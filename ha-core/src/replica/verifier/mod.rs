@@ -4,13 +4,17 @@
 //! the right key gives.
 
 mod curve;
+mod digested;
+mod encoded;
 mod signature;
 mod stored;
 
 use ha_token::{Attribute, AttributeType, Params, Template, Ulong, ck};
+use rsa::traits::PublicKeyParts as _;
 use sha2::{Digest, Sha256};
 
 pub(crate) use curve::{Curve, possible_points};
+pub use digested::Digested;
 use signature::Hash;
 pub(crate) use signature::{Hasher, Judgement, PublicKey, Scheme};
 
@@ -116,6 +120,19 @@ impl SecretMethod {
             SecretMethod::Derive(_) => ck::CKA_DERIVE,
             SecretMethod::Digest(_) => return None,
         })
+    }
+
+    /// What it is given for a nonce.
+    pub fn question(self, nonce: &[u8; 32]) -> Vec<u8> {
+        match self {
+            SecretMethod::Mac(_) | SecretMethod::Sign(_) | SecretMethod::Digest(_) => {
+                challenge_message(nonce)
+            }
+            SecretMethod::Encrypt(_)
+            | SecretMethod::Decrypt(_)
+            | SecretMethod::Wrap(_)
+            | SecretMethod::Derive(_) => nonce.to_vec(),
+        }
     }
 
     /// Whether equal answers mean equal keys. An HMAC's key may be padded with zeros, or digested, and answers the same.
@@ -265,21 +282,60 @@ impl Verifier {
         }
     }
 
-    /// Encrypts a challenge to an RSA key (PKCS#1 v1.5), its padding drawn from `seed`.
-    pub fn encrypt_challenge(&self, seed: &[u8; 32], plain: &[u8]) -> Option<Vec<u8>> {
-        match self {
-            Verifier::Rsa { modulus, exponent } => {
-                rsa_key(modulus, exponent)?.encrypt(&mut Stream::new(seed), rsa::Pkcs1v15Encrypt, plain).ok()
-            }
-            _ => None,
-        }
+    /// Encrypts a challenge to an RSA key (PKCS#1 v1.5), its padding drawn from `seed`. `None` for another key, and for one
+    /// that is too short.
+    pub fn encrypt_challenge(&self, seed: &[u8; 32], plain: &[u8]) -> Option<Sealed> {
+        let Verifier::Rsa { modulus, exponent } = self else { return None };
+        let key = rsa_key(modulus, exponent)?;
+        let block = padded(key.size(), &mut Stream::new(seed), plain)?;
+        let sealed = rsa::hazmat::rsa_encrypt(&key, &rsa::BoxedUint::from_be_slice_vartime(&block)).ok()?;
+        // A number, which may have fewer bytes or more than the modulus.
+        let sealed = sealed.to_be_bytes();
+        let extra = sealed.len().saturating_sub(key.size());
+        let missing = key.size().saturating_sub(sealed.len());
+        let sealed = [vec![0; missing].as_slice(), sealed.get(extra..)?].concat();
+        Some(Sealed { block, sealed })
     }
 
-    /// A throw-away key's public point for a key agreement with this key, and the secret that must come out.
-    pub fn agree(&self, seed: &[u8; 32]) -> Option<(Vec<u8>, Vec<u8>)> {
+    /// A key agreement of this key with a throw-away one. `None` for a key that cannot be computed with here.
+    pub fn agree(&self, seed: &[u8; 32]) -> Option<Agreed> {
         let Verifier::Ec { params, point } = self else { return None };
-        curve::agree(Curve::of(params)?, point, &mut Stream::new(seed))
+        let (peer, scalar, secret) = curve::agree(Curve::of(params)?, point, &mut Stream::new(seed))?;
+        let throw_away = encoded::ec_private_key(params, &scalar, &peer)?;
+        Some(Agreed { peer, throw_away, secret })
     }
+}
+
+/// A challenge that only the private key opens.
+pub struct Sealed {
+    /// What was encrypted: the challenge with its padding, as long as the modulus (RFC 8017, section 7.2.1).
+    pub block: Vec<u8>,
+    /// That, encrypted.
+    pub sealed: Vec<u8>,
+}
+
+/// A key agreement with a throw-away key.
+pub struct Agreed {
+    /// The throw-away key's public point.
+    pub peer: Vec<u8>,
+    /// The throw-away pair, as a DER `ECPrivateKey`.
+    pub throw_away: Vec<u8>,
+    /// The secret that must come out.
+    pub secret: Vec<u8>,
+}
+
+/// A message with the padding of PKCS#1 v1.5 for encryption. The crate that does the rest keeps its own to itself, and with
+/// it anybody can encrypt the same again.
+fn padded(size: usize, stream: &mut Stream, message: &[u8]) -> Option<Vec<u8>> {
+    let length = size.checked_sub(message.len() + 3).filter(|length| *length >= 8)?;
+    let mut padding = vec![0; length];
+    stream.fill(&mut padding);
+    for byte in &mut padding {
+        while *byte == 0 {
+            stream.fill(std::slice::from_mut(byte));
+        }
+    }
+    Some([&[0, 2], padding.as_slice(), &[0], message].concat())
 }
 
 fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Option<rsa::PublicKey> {
@@ -406,14 +462,32 @@ mod tests {
             verifier.check_signature(&challenge_message(&[2; 32]), &signature.to_bytes()),
             Some(false)
         );
-        let (public, secret) = verifier.agree(&[9; 32]).unwrap();
-        let peer = p521::PublicKey::from_sec1_bytes(&public).unwrap();
+        let agreed = verifier.agree(&[9; 32]).unwrap();
+        let peer = p521::PublicKey::from_sec1_bytes(&agreed.peer).unwrap();
         let mine = p521::SecretKey::from_slice(&scalar).unwrap();
         assert_eq!(
             p521::ecdh::diffie_hellman(mine.to_nonzero_scalar(), peer.as_affine())
                 .raw_secret_bytes()
                 .to_vec(),
-            secret
+            agreed.secret
         );
+    }
+
+    #[test]
+    fn a_sealed_challenge_is_opened_by_its_key_alone() {
+        // Of the second length a block is a bit shorter than its bytes.
+        for bits in [1024, 1025] {
+            let pair = rsa::PrivateKey::new(&mut Stream::new(&[7; 32]), bits).unwrap();
+            let verifier = Verifier::Rsa {
+                modulus: unsigned(&pair.n().to_be_bytes()).unwrap(),
+                exponent: unsigned(&pair.e().to_be_bytes()).unwrap(),
+            };
+            for seed in 0..20 {
+                let Sealed { block, sealed } = verifier.encrypt_challenge(&[seed; 32], b"nonce").unwrap();
+                assert_eq!((block.len(), sealed.len()), (pair.size(), pair.size()));
+                assert_eq!(pair.decrypt(rsa::Pkcs1v15Encrypt, &sealed).unwrap(), b"nonce");
+            }
+            assert!(verifier.encrypt_challenge(&[1; 32], &[1; 119]).is_none(), "no room for the padding");
+        }
     }
 }
