@@ -8,6 +8,7 @@ use ha_core::group::{Checked, Word};
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::report::{Kept, ReportFile};
 use crate::{Answer, output};
 
 #[derive(Serialize)]
@@ -36,16 +37,34 @@ struct ObjectDocument {
     reasons: Vec<String>,
 }
 
+/// How many objects there are, each under the worst of its members' words.
 #[derive(Serialize, Default)]
-struct Summary {
-    objects: usize,
-    same: usize,
-    missing: usize,
-    different: usize,
-    unproven: usize,
+pub(crate) struct Summary {
+    pub(crate) objects: usize,
+    pub(crate) same: usize,
+    pub(crate) missing: usize,
+    pub(crate) different: usize,
+    pub(crate) unproven: usize,
 }
 
-fn word(word: Word) -> &'static str {
+impl Summary {
+    pub(crate) fn of<'a>(objects: impl Iterator<Item = &'a Checked>) -> Self {
+        let mut summary = Summary::default();
+        for object in objects {
+            summary.objects += 1;
+            *match object.worst() {
+                Word::Same => &mut summary.same,
+                Word::Missing => &mut summary.missing,
+                Word::Different => &mut summary.different,
+                Word::Unproven => &mut summary.unproven,
+            } += 1;
+        }
+        summary
+    }
+}
+
+/// A word as documents have it.
+pub(crate) fn word(word: Word) -> &'static str {
     match word {
         Word::Same => "same",
         Word::Missing => "missing",
@@ -54,13 +73,22 @@ fn word(word: Word) -> &'static str {
     }
 }
 
-/// Checks every group. Bad news: anything missing or different, and with `prove` anything unproven.
-pub(crate) fn run(context: &Context, prove: bool) -> Result<Answer> {
+/// Checks every group. Bad news: anything missing or different, and with `prove` anything unproven; a report that could not
+/// be written. Reports are of `prove` only.
+pub(crate) fn run(context: &Context, prove: bool, reports: &[ReportFile]) -> Result<Answer> {
+    reports.iter().try_for_each(ReportFile::may_be_written)?;
     let provider = context.running()?;
+    let mut kept = Kept::new();
     let mut groups = Vec::new();
     let mut well = true;
     for group in provider.groups() {
-        let checked = group.check(prove)?;
+        let checked = if reports.is_empty() {
+            group.check(prove)?
+        } else {
+            let examination = group.examine()?;
+            kept.add(group, &examination);
+            examination.objects.into_iter().map(|one| one.object).collect()
+        };
         well &= group.status().members.iter().all(|m| m.state == ha_core::policy::health::State::Up);
         groups.push(document(&group.config.label, &checked));
     }
@@ -76,36 +104,37 @@ pub(crate) fn run(context: &Context, prove: bool) -> Result<Answer> {
             print(group);
         }
     }
+    // After the words, which are not to be lost where it cannot be written any more.
+    if !reports.is_empty() {
+        match kept.write(reports) {
+            Ok(()) => reports.iter().for_each(|file| eprintln!("the report is {}", file.path().display())),
+            Err(error) => {
+                eprintln!("hactl: {error:#}");
+                well = false;
+            }
+        }
+    }
     provider.shutdown(Duration::from_secs(5));
     Ok(if well { Answer::Well } else { Answer::BadNews })
 }
 
 fn document(label: &str, checked: &[Checked]) -> GroupDocument {
-    let mut summary = Summary { objects: checked.len(), ..Summary::default() };
     let mut sorted: Vec<&Checked> = checked.iter().collect();
-    sorted.sort_by(|a, b| (&a.label, &a.id, a.class).cmp(&(&b.label, &b.id, b.class)));
+    sorted.sort_by(|a, b| a.order().cmp(&b.order()));
     let objects = sorted
         .into_iter()
-        .map(|c| {
-            match c.worst() {
-                Word::Same => summary.same += 1,
-                Word::Missing => summary.missing += 1,
-                Word::Different => summary.different += 1,
-                Word::Unproven => summary.unproven += 1,
-            }
-            ObjectDocument {
-                class: ha_core::names::class(c.class),
-                key_type: ha_core::names::key_type(c.class, c.key_type),
-                id: output::hex(&c.id),
-                label: String::from_utf8_lossy(&c.label).into_owned(),
-                fingerprint: c.fingerprint.map(|f| output::hex(&f)).unwrap_or_default(),
-                copyable: c.copyable,
-                members: c.members.iter().map(|(name, w)| (name.clone(), word(*w))).collect(),
-                reasons: c.reasons.clone(),
-            }
+        .map(|c| ObjectDocument {
+            class: ha_core::names::class(c.class),
+            key_type: ha_core::names::key_type(c.class, c.key_type),
+            id: output::hex(&c.id),
+            label: String::from_utf8_lossy(&c.label).into_owned(),
+            fingerprint: c.fingerprint.map(|f| output::hex(&f)).unwrap_or_default(),
+            copyable: c.copyable,
+            members: c.members.iter().map(|(name, w)| (name.clone(), word(*w))).collect(),
+            reasons: c.reasons.clone(),
         })
         .collect();
-    GroupDocument { label: label.to_owned(), objects, summary }
+    GroupDocument { label: label.to_owned(), objects, summary: Summary::of(checked.iter()) }
 }
 
 fn print(group: &GroupDocument) {

@@ -17,6 +17,7 @@ mod member;
 mod membership;
 mod new_member;
 mod output;
+mod report;
 mod slots;
 mod status;
 
@@ -75,6 +76,10 @@ enum Verb {
         /// Challenge every copy.
         #[arg(long)]
         prove: bool,
+        /// Writes what every copy was asked and answered as one file, .html for people or .json for programs, so that others can
+        /// verify it; may be given once for each.
+        #[arg(long, value_name = "FILE", requires = "prove")]
+        report: Vec<report::ReportFile>,
     },
     /// Replicates what is missing, applies what is pending, then checks.
     Sync {
@@ -301,7 +306,7 @@ fn main() -> ExitCode {
         Verb::Init { softhsm, dir, label } => init::run(&context, softhsm, &dir, &label),
         Verb::Slot { verb: SlotVerb::List } => slots::list(&context),
         Verb::Status { watch } => status::run(&context, watch),
-        Verb::Check { prove } => check::run(&context, prove),
+        Verb::Check { prove, report } => check::run(&context, prove, &report),
         Verb::Sync { dry_run, discard: Some(member), group } => {
             adopt::discard(&context, &member, group.as_deref(), dry_run)
         }

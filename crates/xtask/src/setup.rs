@@ -43,6 +43,8 @@ pub(crate) const DEMO: &[Package] = &[
 pub(crate) const TEST: &[Package] = &[
     // p11tool and certtool.
     package("gnutls-bin", &["/usr/bin/p11tool"]),
+    // Reads a check's report, where that is verified outside of hactl.
+    package("jq", &["/usr/bin/jq"]),
     // nm, which reads what the shared object exports.
     package("binutils", &["/usr/bin/nm"]),
     // OpenSSL's engine for PKCS#11.
