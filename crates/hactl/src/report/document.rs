@@ -14,8 +14,8 @@ use crate::output::hex;
 /// How an answer is verified, in a few words.
 const HOW: &str = "For an object write its public_key into the file key.pem; for one of its proofs write each of challenge, answer, \
 expected, signature, block and throw_away_key that is there, turned from hexadecimal digits to bytes (xxd -r -p), into a file of that \
-name; then run the command in verify. It succeeds where the answer is that of the key, and fails where the word is different. OpenSSL 3 \
-and standard commands are enough.";
+name; then run the command in verify. It succeeds where the answer is that of the key, and fails where the word is different; in a \
+conflict it succeeds for each copy with a key of its own. OpenSSL 3 and standard commands are enough.";
 
 /// What follows from that, and what does not.
 pub(super) const LIMITS: [&str; 5] = [

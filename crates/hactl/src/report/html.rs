@@ -106,7 +106,10 @@ fn overview(out: &mut impl Write, at: usize, group: &Group) -> Result<()> {
             text(&object.key_type),
             format!("<code>{}</code>", text(&object.id)),
             format!("<bdi>{}</bdi>", text(&object.label)),
-            format!("<code>{}</code>", object.fingerprint.chars().take(16).collect::<String>()),
+            match object.fingerprint.get(..16) {
+                Some(begin) => format!("<code>{}</code>", text(begin)),
+                None => String::new(),
+            },
         ];
         row.extend(names.iter().map(|name| {
             let copy = object.copies.iter().find(|copy| copy.member == *name);
