@@ -287,7 +287,7 @@ fn running_with(context: &Context, member: &str, label: Option<&str>) -> Result<
     Ok((provider, group))
 }
 
-fn explain_of(member: &str, rv: Rv) -> anyhow::Error {
+pub(crate) fn explain_of(member: &str, rv: Rv) -> anyhow::Error {
     match rv {
         Rv::TOKEN_NOT_PRESENT => {
             BadNews(format!("member {member:?} is not up; `hactl status` and `hactl doctor` say why")).into()

@@ -18,6 +18,7 @@ mod membership;
 mod new_member;
 mod output;
 mod report;
+mod resolve;
 mod slots;
 mod status;
 
@@ -81,6 +82,8 @@ enum Verb {
         #[arg(long, value_name = "FILE", requires = "prove")]
         report: Vec<report::ReportFile>,
     },
+    /// Lists objects of one name that are different on the members, or has one of them stay and destroys the others.
+    Resolve(resolve::Arguments),
     /// Replicates what is missing, applies what is pending, then checks.
     Sync {
         /// Only say what would be done.
@@ -307,6 +310,7 @@ fn main() -> ExitCode {
         Verb::Slot { verb: SlotVerb::List } => slots::list(&context),
         Verb::Status { watch } => status::run(&context, watch),
         Verb::Check { prove, report } => check::run(&context, prove, &report),
+        Verb::Resolve(arguments) => resolve::run(&context, &arguments),
         Verb::Sync { dry_run, discard: Some(member), group } => {
             adopt::discard(&context, &member, group.as_deref(), dry_run)
         }

@@ -128,7 +128,8 @@ impl Group {
                     return true;
                 }
                 let shown =
-                    if depth == Depth::Kept { self.own_answer(object, lease, &mut own) } else { None };
+                    if depth == Depth::Known { None } else { self.own_answer(object, lease, &mut own) };
+                let shown = shown.filter(|_| depth == Depth::Kept);
                 Said { word: Word::Different, reason: None, shown }
             } else {
                 match self.word(object, lease, &mut verifier, depth) {
@@ -162,7 +163,7 @@ impl Group {
             key_type: traits.key_type,
             id: traits.id.to_vec(),
             label: traits.label.to_vec(),
-            fingerprint: verifier.as_ref().map(Verifier::fingerprint),
+            fingerprint: own.as_ref().or(verifier.as_ref()).map(Verifier::fingerprint),
             copyable,
             foreign: object.origin == Origin::Foreign,
             members: copies.iter().map(|copy| (copy.member.clone(), copy.word)).collect(),

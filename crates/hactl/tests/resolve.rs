@@ -1,0 +1,113 @@
+//! Different objects of one name, planted on real SoftHSM tokens: listed with who has what, and resolved as the operator says.
+
+mod support;
+
+use ha_token::{ObjectHandle, SessionHandle, Token};
+use serde_json::{Value, json};
+use support::{Made, find, pair, signs};
+
+/// Member, class and fate of each object.
+fn fates(document: &Value) -> Vec<String> {
+    let of = |o: &Value| format!("{} {} {}", o["member"], o["class"], o["fate"]).replace('"', "");
+    let mut fates: Vec<_> = document["objects"].as_array().unwrap().iter().map(of).collect();
+    fates.sort_unstable();
+    fates
+}
+
+fn destroyed(token: &dyn Token, s: SessionHandle, objects: Vec<ObjectHandle>) {
+    objects.into_iter().for_each(|o| token.destroy_object(s, o).unwrap());
+}
+
+#[test]
+fn of_two_keys_from_before_the_group_the_chosen_one_stays() {
+    let made = Made::with(2);
+    for member in 0..2 {
+        made.on_member(member, |token, s| _ = pair(token, s, "twin", 9, true));
+    }
+    let listed = made.run(&["resolve", "--json"]);
+    assert_eq!(listed.code, 1, "{} {}", listed.out, listed.err);
+    let both = [
+        "a private-key different",
+        "a public-key different",
+        "b private-key different",
+        "b public-key different",
+    ];
+    assert_eq!(fates(&listed.json()), both);
+    let prints: std::collections::BTreeSet<_> =
+        listed.json()["objects"].as_array().unwrap().iter().map(|o| o["fingerprint"].to_string()).collect();
+    assert_eq!(prints.len(), 2, "each member's own: {}", listed.out);
+
+    let named = ["resolve", "--keep", "a", "--label", "twin", "--id", "09", "--json"];
+    let rehearsed = made.run(&[&named[..], &["--dry-run"]].concat());
+    let would_be = [
+        "a private-key stays",
+        "a public-key stays",
+        "b private-key would be destroyed",
+        "b public-key would be destroyed",
+    ];
+    assert_eq!((rehearsed.code, fates(&rehearsed.json())), (1, would_be.map(str::to_owned).to_vec()));
+    let unasked = made.run(&named);
+    assert_eq!(unasked.code, 2, "{} {}", unasked.out, unasked.err);
+    assert!(unasked.err.contains("--yes"), "{}", unasked.err);
+    assert!(signs(&made, 0, "twin") && signs(&made, 1, "twin"), "nothing was done");
+
+    let done = made.run(&[&named[..], &["--yes"]].concat());
+    let fate =
+        ["a private-key stays", "a public-key stays", "b private-key destroyed", "b public-key destroyed"];
+    assert_eq!((done.code, fates(&done.json())), (0, fate.map(str::to_owned).to_vec()), "{}", done.err);
+    assert_eq!(done.json()["done"], true);
+    assert!(signs(&made, 0, "twin") && !signs(&made, 1, "twin"));
+    assert_eq!(made.run(&["resolve"]).code, 0);
+    made.as_application(|slot, s| assert_eq!(find(slot, s, "twin").len(), 2, "it is shown again"));
+}
+
+#[test]
+fn what_the_group_knows_stays_and_is_given_to_who_had_another_one() {
+    let made = Made::with(2);
+    made.as_application(|slot, s| {
+        pair(slot, s, "swapped", 1, false);
+        pair(slot, s, "whole", 2, false);
+    });
+    made.on_member(1, |token, s| {
+        destroyed(token, s, find(token, s, "swapped"));
+        pair(token, s, "swapped", 1, false);
+    });
+    let named = ["--label", "swapped", "--yes", "--json"];
+    let wrong = made.run(&[&["resolve", "--keep", "b"], &named[..]].concat());
+    assert_eq!(wrong.code, 1, "{} {}", wrong.out, wrong.err);
+    assert!(wrong.err.contains("not what the group knows"), "{}", wrong.err);
+    let right = made.run(&[&["resolve", "--keep", "a"], &named[..]].concat());
+    let fate =
+        ["a private-key stays", "a public-key stays", "b private-key destroyed", "b public-key destroyed"];
+    assert_eq!((right.code, fates(&right.json())), (0, fate.map(str::to_owned).to_vec()), "{}", right.err);
+    let checked = made.run(&["check", "--prove", "--json"]);
+    assert_eq!(
+        checked.json()["groups"][0]["summary"],
+        json!({"objects": 4, "same": 4, "missing": 0, "different": 0, "unproven": 0})
+    );
+    // Of what is the same everywhere nothing goes.
+    let same = made.run(&["resolve", "--keep", "a", "--label", "whole", "--yes", "--json"]);
+    assert_eq!((same.code, same.json()["done"].clone()), (0, json!(false)), "{}", same.err);
+    assert!(signs(&made, 1, "whole"));
+}
+
+#[test]
+fn what_is_not_said_right_changes_nothing() {
+    let made = Made::with(2);
+    made.as_application(|slot, s| _ = pair(slot, s, "one", 1, false));
+    for (arguments, code, words) in [
+        (vec!["--label", "one"], 2, "--keep"),
+        (vec!["--keep", "a"], 2, "--label"),
+        (vec!["--keep", "a", "--id", "0g"], 2, "hexadecimal"),
+        (vec!["--keep", "a", "--id", ""], 2, "hexadecimal"),
+        (vec!["--keep", "c", "--label", "one"], 1, "member \"c\" is not up"),
+        (vec!["--keep", "a", "--label", "none"], 1, "no object of that name"),
+        (vec!["--keep", "a", "--label", "one", "--yes", "--dry-run"], 2, "--dry-run"),
+        (vec!["--group", "other"], 2, "there is no group"),
+    ] {
+        let ran = made.run(&[&["resolve"], &arguments[..]].concat());
+        assert_eq!(ran.code, code, "{arguments:?}: {} {}", ran.out, ran.err);
+        assert!(ran.err.contains(words), "{arguments:?}: {}", ran.err);
+    }
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+}

@@ -1,0 +1,202 @@
+//! Objects of one name that are not one: which of them stays is an operator's choice, and the others are destroyed.
+//!
+//! What the ledger knows stays, and is what a member's copy must be; where it knows none, what the chosen member has stays.
+//! Only what is proven to be another object goes: what cannot be told apart is left.
+
+use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Ulong, ck};
+
+use super::copies::row_traits;
+use super::{Group, Lease, Traits, Who};
+use crate::policy::failure::{Class, classify};
+use crate::replica::is_ours;
+use crate::replica::ledger::Ledger;
+use crate::replica::proof::{Known, Outcome};
+use crate::replica::verifier::Verifier;
+
+/// What an operator calls the objects that are not one: by label, by id, or by both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// `CKA_LABEL`.
+    pub label: Option<Vec<u8>>,
+    /// `CKA_ID`.
+    pub id: Option<Vec<u8>>,
+}
+
+/// What becomes of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is what stays, or the same.
+    Stays,
+    /// It is another one: it was destroyed, or would be.
+    Goes,
+    /// It is another one, and could not be destroyed: the member's answer.
+    Refused(Rv),
+    /// It cannot be told whether it is another one: it is left.
+    Unclear,
+}
+
+/// One object of that name on one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// The member.
+    pub member: String,
+    /// `CKA_CLASS`.
+    pub class: Ulong,
+    /// `CKA_ID`.
+    pub id: Vec<u8>,
+    /// `CKA_LABEL`.
+    pub label: Vec<u8>,
+    /// Digest of what identifies it, where that is known.
+    pub fingerprint: Option<[u8; 32]>,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// An object that was found on a member.
+struct Found<'l> {
+    lease: &'l Lease,
+    handle: ObjectHandle,
+    traits: Traits,
+}
+
+impl Group {
+    /// Of the objects of a name destroys on every other member what is proven to be another one than what `keep` has. With
+    /// `dry` nothing is done. The user is logged in. Answers all objects of that name on the members that are up; empty where
+    /// `keep` has none of them.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`; `CKR_ARGUMENTS_BAD` for a name that says nothing; `CKR_TOKEN_NOT_PRESENT` where `keep` is not up;
+    /// `CKR_KEY_CHANGED` where what it has is not what the ledger knows; the ledger's; the members' answers that say that one
+    /// cannot be used. What was destroyed by then is.
+    pub fn resolve_conflict(&self, named: &Named, keep: &str, dry: bool) -> Result<Vec<Rival>> {
+        if self.login.who() != Who::User {
+            return Err(Rv::USER_NOT_LOGGED_IN);
+        }
+        let ledger = self.ledger()?;
+        let mut wanted = vec![Attribute::bool(ck::CKA_TOKEN, true)];
+        wanted.extend(named.label.iter().map(|label| Attribute::bytes(ck::CKA_LABEL, label.clone())));
+        wanted.extend(named.id.iter().map(|id| Attribute::bytes(ck::CKA_ID, id.clone())));
+        if wanted.len() == 1 {
+            return Err(Rv::ARGUMENTS_BAD);
+        }
+        let mut leases = Vec::new();
+        for member in self.up() {
+            leases.push(self.sound_lease(member)?);
+        }
+        let mut found = Vec::new();
+        for lease in &leases {
+            for handle in lease.find(&wanted)? {
+                let read = self.read_whole(lease.on(), handle)?;
+                let traits = read.map(|(traits, ..)| traits).filter(|t| !is_ours(&t.label, &t.id));
+                found.extend(traits.map(|traits| Found { lease, handle, traits }));
+            }
+        }
+        if !leases.iter().any(|lease| lease.member.name() == keep) {
+            return Err(Rv::TOKEN_NOT_PRESENT);
+        }
+        let mut rivals = Vec::new();
+        let mut names: Vec<&Traits> = Vec::new();
+        for Found { traits, .. } in &found {
+            if !names.contains(&traits) {
+                names.push(traits);
+            }
+        }
+        for traits in names {
+            let called: Vec<&Found<'_>> = found.iter().filter(|f| f.traits == *traits).collect();
+            let kept: Vec<&Found<'_>> =
+                called.iter().copied().filter(|f| f.lease.member.name() == keep).collect();
+            if kept.is_empty() {
+                continue;
+            }
+            let stays = self.what_stays(ledger, traits, &kept)?;
+            for one in called {
+                let may_go = one.lease.member.name() != keep;
+                rivals.push(self.judge_rival(ledger, one, &stays, may_go && !dry, may_go)?);
+            }
+        }
+        Ok(rivals)
+    }
+
+    /// What the objects of these names have to answer: what the ledger knows, else what is kept.
+    fn what_stays(&self, ledger: &Ledger, traits: &Traits, kept: &[&Found<'_>]) -> Result<Vec<Verifier>> {
+        let rows = ledger
+            .find(traits.class, traits.key_type, &traits.id, &traits.label)
+            .map_err(|e| self.ledger_failed(e))?;
+        let known: Vec<Verifier> = rows
+            .iter()
+            .filter(|row| !row.is_destroyed() && row_traits(row) == *traits)
+            .filter_map(|row| row.verifier())
+            .collect();
+        if known.is_empty() {
+            let own =
+                |one: &&Found<'_>| self.make_verifier(one.lease, one.handle, traits.class, Known::default());
+            return kept.iter().filter_map(|one| own(one).transpose()).collect();
+        }
+        for one in kept {
+            if self.told_apart(one, &known)? == Some(false) {
+                return Ok(known);
+            }
+        }
+        Err(Rv::KEY_CHANGED)
+    }
+
+    /// Whether an object is another one than each that stays; `None` where that cannot be told.
+    fn told_apart(&self, one: &Found<'_>, stays: &[Verifier]) -> Result<Option<bool>> {
+        let mut is_clear = !stays.is_empty();
+        for verifier in stays {
+            match self.prove(one.lease, one.handle, one.traits.class, verifier)? {
+                Outcome::Same => return Ok(Some(false)),
+                Outcome::Different => {}
+                Outcome::Unproven(_) => is_clear = false,
+            }
+        }
+        Ok(is_clear.then_some(true))
+    }
+
+    fn judge_rival(
+        &self,
+        ledger: &Ledger,
+        one: &Found<'_>,
+        stays: &[Verifier],
+        destroys: bool,
+        may_go: bool,
+    ) -> Result<Rival> {
+        let Found { lease, handle, traits } = one;
+        let own = self.make_verifier(lease, *handle, traits.class, Known::default())?;
+        let fate = match self.told_apart(one, stays)? {
+            _ if !may_go => Fate::Stays,
+            Some(false) => Fate::Stays,
+            None => Fate::Unclear,
+            Some(true) if destroys => self.destroy_rival(ledger, lease, *handle)?,
+            Some(true) => Fate::Goes,
+        };
+        Ok(Rival {
+            member: lease.member.name().to_owned(),
+            class: traits.class,
+            id: traits.id.to_vec(),
+            label: traits.label.to_vec(),
+            fingerprint: own.as_ref().map(Verifier::fingerprint),
+            fate,
+        })
+    }
+
+    fn destroy_rival(&self, ledger: &Ledger, lease: &Lease, handle: ObjectHandle) -> Result<Fate> {
+        let member = &lease.member;
+        let lock = ledger.member_lock(member.name(), &*self.world, &|| false);
+        let _host = lock.map_err(|e| self.ledger_failed(e))?;
+        match lease.token().destroy_object(lease.session, handle) {
+            Ok(()) => {}
+            Err(rv) if classify(Function::DestroyObject, rv) == Class::Member => return Err(rv),
+            Err(rv) => return Ok(Fate::Refused(rv)),
+        }
+        let known =
+            lease.link.virtual_of(handle).and_then(|known| self.objects.get(ObjectHandle(known)).ok());
+        lease.link.unbind(handle);
+        if let Some(object) = known {
+            object.forget(member.index);
+        }
+        // What it should have it is given when it is next brought up to date.
+        member.falls_behind();
+        Ok(Fate::Goes)
+    }
+}
