@@ -4,7 +4,9 @@
 //! [marker](crate::replica::marker) that is later than that: a token that is set back to a time when it had the object says an
 //! earlier one, and is to destroy it once more.
 
-use ha_token::{Template, ck};
+use std::collections::HashMap;
+
+use ha_token::{AttributeType, Template, ck};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::statements::Statements as _;
@@ -141,6 +143,24 @@ pub(super) fn begins_after(connection: &Connection, found: u64) -> Result<()> {
     Ok(())
 }
 
+/// Of each object what a member is to set by changes that nobody takes back.
+fn to_set_all_the_same(
+    connection: &Connection,
+    member: &str,
+) -> Result<HashMap<ObjectId, Vec<AttributeType>>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT object, template FROM pending WHERE member = ?1
+         AND number NOT IN (SELECT number FROM undecided) AND number NOT IN (SELECT number FROM orphaned)",
+    )?;
+    let mut to_set: HashMap<ObjectId, Vec<AttributeType>> = HashMap::new();
+    for change in statement.query_map([member], |r| Ok((r.get(0)?, r.get::<_, Vec<u8>>(1)?)))? {
+        let (object, template) = change?;
+        let kinds = codec::decode(&template).unwrap_or_default().into_iter().map(|a| a.kind);
+        to_set.entry(ObjectId(object)).or_default().extend(kinds);
+    }
+    Ok(to_set)
+}
+
 impl Ledger {
     /// Whether anything of the group's own is, or was, on any token: before that no marker is written.
     ///
@@ -272,18 +292,23 @@ impl Ledger {
             }
             transaction.commit()?;
         }
-        // What it is to change all the same it does not change twice.
+        // What is being destroyed may be destroyed before it is looked for here, and may come to stay.
         let altered = "o.id IN (SELECT object FROM copy WHERE member = ?2)
-                       AND o.id NOT IN (SELECT object FROM pending WHERE member = ?2)
-                       AND ((o.state = 2 AND o.id IN (SELECT object FROM altered WHERE changed > ?1))
+                       AND ((o.state IN (2, 3) AND o.id IN (SELECT object FROM altered WHERE changed > ?1))
                        OR (o.state = 4 AND o.id IN (SELECT object FROM altered WHERE named > ?1)))";
         let rows = self.select(altered, params![since, member])?;
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
+        let to_set = to_set_all_the_same(&transaction, member)?;
         for row in rows {
+            let change = once_more(&row);
+            // What it is to change all the same it does not change twice.
+            if to_set.get(&row.id).is_some_and(|kinds| change.iter().all(|a| kinds.contains(&a.kind))) {
+                continue;
+            }
             let sql =
                 "INSERT INTO pending (member, object, template) SELECT ?1, id, ?3 FROM object WHERE id = ?2";
-            if transaction.run(sql, params![member, row.id.0, codec::encode(&once_more(&row))])? == 1 {
+            if transaction.run(sql, params![member, row.id.0, codec::encode(&change)])? == 1 {
                 transaction.run("INSERT INTO again VALUES (?1)", [transaction.last_insert_rowid()])?;
             }
         }
@@ -329,8 +354,8 @@ mod tests {
 
     use ha_token::Attribute;
 
-    use super::super::Intent;
-    use super::super::tests::staged;
+    use super::super::tests::{committed, staged};
+    use super::super::{Found, Intent};
     use super::*;
 
     fn open(dir: &std::path::Path) -> Ledger {
@@ -391,8 +416,7 @@ mod tests {
         ledger.commit(&[(live, vec!["a".into(), "b".into()])]).unwrap();
         let row = ledger.object(live).unwrap().unwrap();
         let change = vec![Attribute::bytes(ck::CKA_LABEL, *b"new")];
-        let found =
-            super::super::Found { ckaid: &row.ckaid, label: b"new", template: &row.template, blob: None };
+        let found = Found { ckaid: &row.ckaid, label: b"new", template: &row.template, blob: None };
         let announced = ledger.change_begin(&row, &[], &change, &found).unwrap();
         let numbers: Vec<i64> = announced.iter().map(|(_, number)| *number).collect();
         ledger.change_decided(&numbers, &numbers).unwrap();
@@ -415,6 +439,71 @@ mod tests {
         // From before any marker.
         ledger.may_have_missed("b", 0, &names).unwrap();
         assert_eq!(ledger.tombstones_for("b").unwrap().len(), 2);
+    }
+
+    /// An object that both members hold, made before the epoch that both say.
+    fn marked(ledger: &Ledger, n: u8) -> ObjectId {
+        let id = committed(ledger, n, &["a", "b"]);
+        for member in ["a", "b"] {
+            mark(ledger, member);
+        }
+        id
+    }
+
+    /// The object has another label from now on, on each member.
+    fn rename(ledger: &Ledger, id: ObjectId) {
+        let numbers = change(ledger, id, ck::CKA_LABEL);
+        ledger.change_decided(&numbers, &numbers).unwrap();
+    }
+
+    /// A change is announced, of which the members' are answered.
+    fn change(ledger: &Ledger, id: ObjectId, kind: AttributeType) -> Vec<i64> {
+        let row = ledger.object(id).unwrap().unwrap();
+        let template = vec![Attribute::bytes(kind, *b"new")];
+        let label = if kind == ck::CKA_LABEL { b"new" } else { &*row.label };
+        let found = Found { ckaid: &row.ckaid, label, template: &row.template, blob: None };
+        let announced = ledger.change_begin(&row, &[], &template, &found).unwrap();
+        announced.into_iter().map(|(_, number)| number).collect()
+    }
+
+    /// The kinds of attributes that a member is to set of an object, in each change.
+    fn to_set(ledger: &Ledger, id: ObjectId, member: &str) -> Vec<Vec<AttributeType>> {
+        let pending = ledger.pending_of(id, member).unwrap();
+        pending.iter().map(|change| change.iter().map(|a| a.kind).collect()).collect()
+    }
+
+    #[test]
+    fn what_is_being_destroyed_is_looked_for_under_its_name_of_before_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path());
+        let (id, taken_back) = (marked(&ledger, 1), marked(&ledger, 2));
+        for one in [id, taken_back] {
+            rename(&ledger, one);
+            ledger.destroy_begin(one, &["a", "b"]).unwrap();
+        }
+        ledger.may_have_missed("b", 1, &names).unwrap();
+        ledger.destroy_final(id).unwrap();
+        assert_eq!(to_set(&ledger, id, "b"), [[ck::CKA_LABEL]]);
+        ledger.destroy_rollback(taken_back, &["a", "b"]).unwrap();
+        let left = ledger.pending_for("b").unwrap();
+        assert_eq!(left.iter().map(|pending| pending.object).collect::<Vec<_>>(), [taken_back]);
+    }
+
+    #[test]
+    fn what_a_member_is_to_change_all_the_same_stands_for_no_other_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path());
+        let id = marked(&ledger, 1);
+        rename(&ledger, id);
+        // Of this change it is not known yet whether it is taken back.
+        change(&ledger, id, ck::CKA_LABEL);
+        let subject = change(&ledger, id, ck::CKA_SUBJECT);
+        ledger.change_decided(&subject, &[]).unwrap();
+        for _ in 0..2 {
+            ledger.may_have_missed("b", 1, &names).unwrap();
+            let expected = [[ck::CKA_LABEL], [ck::CKA_SUBJECT], [ck::CKA_LABEL]];
+            assert_eq!(to_set(&ledger, id, "b"), expected, "and not once more for each connection");
+        }
     }
 
     #[test]
