@@ -18,7 +18,7 @@ type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Added after the first ledgers were made; who does not know the tables forgets what every member has destroyed. `altered`: the
 /// objects that were made, changed or destroyed, with such an epoch, and those of a change and of a new name. `again`, `recalled`: what a member is
-/// to change and to destroy that may have done so before.
+/// to change and to destroy that may have done so before. `lacked`: what one was said to hold and is not any more.
 pub(super) const ADDED: &str = "CREATE TABLE IF NOT EXISTS mark (
     member TEXT PRIMARY KEY, begun INTEGER NOT NULL, written INTEGER NOT NULL, set_back INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settled (
@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS altered (
     object BLOB PRIMARY KEY, epoch INTEGER NOT NULL, changed INTEGER NOT NULL, named INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS altered_epoch ON altered (epoch);
 CREATE TABLE IF NOT EXISTS again (number INTEGER PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS recalled (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;";
+CREATE TABLE IF NOT EXISTS recalled (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lacked (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;";
 
 /// What the ledger knows of a member's marker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +131,13 @@ pub(super) fn joins(connection: &Connection, member: &str) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO mark (member, begun, written)
                SELECT ?1, ?2, 0 WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'restored')";
     connection.run(sql, params![member, epoch(connection)? as i64])?;
+    Ok(())
+}
+
+/// A member is not said to hold an object any more. Its token may be put back to when it did, and the object was called
+/// otherwise.
+pub(super) fn is_lacked(connection: &Connection, id: ObjectId, member: &str) -> Result<()> {
+    connection.run("INSERT OR IGNORE INTO lacked VALUES (?1, ?2)", params![id.0, member])?;
     Ok(())
 }
 
@@ -286,6 +294,10 @@ impl Ledger {
             let transaction = connection.transaction()?;
             transaction.run("DELETE FROM again WHERE number NOT IN (SELECT number FROM pending)", [])?;
             transaction.run("DELETE FROM recalled WHERE member = ?1 AND object NOT IN (SELECT object FROM copy WHERE member = ?1)", [member])?;
+            transaction.run(
+                "DELETE FROM lacked WHERE member = ?1 AND object NOT IN (SELECT id FROM object)",
+                [member],
+            )?;
             transaction.run(&back, [since])?;
             for table in ["recalled", "copy"] {
                 transaction.run(&format!("INSERT OR IGNORE INTO {table} {gone}"), params![since, member])?;
@@ -293,9 +305,10 @@ impl Ledger {
             transaction.commit()?;
         }
         // What is being destroyed may be destroyed before it is looked for here, and may come to stay.
-        let altered = "o.id IN (SELECT object FROM copy WHERE member = ?2)
-                       AND ((o.state IN (2, 3) AND o.id IN (SELECT object FROM altered WHERE changed > ?1))
-                       OR (o.state = 4 AND o.id IN (SELECT object FROM altered WHERE named > ?1)))";
+        let altered = "(o.state IN (2, 3) AND o.id IN (SELECT object FROM altered WHERE changed > ?1)
+                        AND o.id IN (SELECT object FROM copy WHERE member = ?2 UNION SELECT object FROM lacked WHERE member = ?2))
+                       OR (o.state = 4 AND o.id IN (SELECT object FROM altered WHERE named > ?1)
+                        AND o.id IN (SELECT object FROM copy WHERE member = ?2))";
         let rows = self.select(altered, params![since, member])?;
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
@@ -504,6 +517,31 @@ mod tests {
             let expected = [[ck::CKA_LABEL], [ck::CKA_SUBJECT], [ck::CKA_LABEL]];
             assert_eq!(to_set(&ledger, id, "b"), expected, "and not once more for each connection");
         }
+    }
+
+    #[test]
+    fn what_a_member_is_said_to_lack_it_may_have_under_its_name_of_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path());
+        let (unsure, absent, lost, given) =
+            (marked(&ledger, 1), marked(&ledger, 2), marked(&ledger, 3), marked(&ledger, 4));
+        for id in [unsure, absent, lost, given] {
+            rename(&ledger, id);
+        }
+        ledger.destroy_begin(unsure, &["a", "b"]).unwrap();
+        ledger.destroy_rollback(unsure, &["a"]).unwrap();
+        ledger.acknowledge(absent, "b").unwrap();
+        for id in [lost, given] {
+            ledger.copy_lost(&ledger.object(id).unwrap().unwrap(), "b").unwrap();
+        }
+        ledger.add_copy(&ledger.object(given).unwrap().unwrap(), "b").unwrap();
+        // It never had this one.
+        committed(&ledger, 5, &["a"]);
+        ledger.may_have_missed("b", 1, &names).unwrap();
+        for id in [unsure, absent, lost, given] {
+            assert_eq!(to_set(&ledger, id, "b"), [[ck::CKA_LABEL]], "{id:?}");
+        }
+        assert_eq!(ledger.pending_for("b").unwrap().len(), 4);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use ha_token::{MechanismInfo, Ulong};
 use rusqlite::{OptionalExtension, params};
 
-use super::marks::{joins, settle_gone};
+use super::marks::{is_lacked, joins, settle_gone};
 use super::statements::Statements as _;
 use super::{Ledger, LedgerError, ObjectRow, room};
 use crate::seam::step;
@@ -93,7 +93,9 @@ impl Ledger {
         transaction.run("DELETE FROM pending WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM copy WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM refused WHERE member = ?1", [name])?;
-        transaction.run("DELETE FROM mark WHERE member = ?1", [name])?;
+        for table in ["mark", "lacked"] {
+            transaction.run(&format!("DELETE FROM {table} WHERE member = ?1"), [name])?;
+        }
         settle_gone(&transaction, None)?;
         Ok(transaction.commit()?)
     }
@@ -105,10 +107,13 @@ impl Ledger {
     pub fn copy_lost(&self, row: &ObjectRow, member: &str) -> Result<()> {
         let sql = "DELETE FROM copy WHERE object = ?1 AND member = ?2
                    AND EXISTS (SELECT 1 FROM object WHERE id = ?1 AND state = 2 AND version = ?3)";
-        match self.writable()?.run(sql, params![row.id.0, member, row.version])? {
-            1 => Ok(()),
-            _ => Err(LedgerError::Conflict),
+        let mut connection = self.writable()?;
+        let transaction = connection.transaction()?;
+        if transaction.run(sql, params![row.id.0, member, row.version])? != 1 {
+            return Err(LedgerError::Conflict);
         }
+        is_lacked(&transaction, row.id, member)?;
+        Ok(transaction.commit()?)
     }
 
     /// The mechanisms that a member's token had when it was connected the last time, sorted by type.

@@ -3,7 +3,7 @@
 use ha_token::{Template, Ulong};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::marks::{What, altered, destroyed, note, settle_gone};
+use super::marks::{What, altered, destroyed, is_lacked, note, settle_gone};
 use super::statements::Statements as _;
 use super::{Blob, Intent, Ledger, LedgerError, ObjectId, ObjectRow, Pending, Staged, State, codec};
 use crate::mutants::wrong;
@@ -187,6 +187,10 @@ impl Ledger {
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
         change(&transaction, id, &[State::Destroying], State::Committed)?;
+        for member in holders_of(&transaction, id)?.iter().filter(|holder| !copies.contains(&holder.as_str()))
+        {
+            is_lacked(&transaction, id, member)?;
+        }
         transaction.run("DELETE FROM copy WHERE object = ?1", [id.0])?;
         for member in copies {
             transaction.run("INSERT INTO copy VALUES (?1, ?2)", params![id.0, member])?;
@@ -209,7 +213,10 @@ impl Ledger {
         if transaction.run(sql, params![id.0, member])? == 1 {
             destroyed(&transaction, id, member)?;
         }
-        transaction.run("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])?;
+        if transaction.run("DELETE FROM copy WHERE object = ?1 AND member = ?2", params![id.0, member])? == 1
+        {
+            is_lacked(&transaction, id, member)?;
+        }
         if wrong!(TombstoneDroppedEarly) {
             transaction.run("DELETE FROM copy WHERE object = ?1", params![id.0])?;
         }
@@ -264,7 +271,10 @@ impl Ledger {
     pub fn add_copy(&self, row: &ObjectRow, member: &str) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO copy SELECT id, ?2 FROM object WHERE id = ?1 AND state = 2 AND version = ?3";
         let connection = self.writable()?;
-        connection.run(sql, params![row.id.0, member, row.version])?;
+        if connection.run(sql, params![row.id.0, member, row.version])? == 1 {
+            let sql = "DELETE FROM lacked WHERE object = ?1 AND member = ?2";
+            connection.run(sql, params![row.id.0, member])?;
+        }
         let there = "SELECT 1 FROM copy c JOIN object o ON o.id = c.object
                      WHERE o.id = ?1 AND c.member = ?2 AND o.state = 2 AND o.version = ?3";
         let there = connection.first(there, params![row.id.0, member, row.version], |_| Ok(())).optional()?;
