@@ -11,7 +11,7 @@ use super::matching::{Match, id_kind};
 use super::{Group, Lease, Member, Traits, Who};
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
-use crate::policy::marker::{Known, Said, Verdict, judge};
+use crate::policy::marker::{Known, Said, Verdict, has_all_until, judge};
 use crate::replica::is_ours;
 use crate::replica::ledger::{Ledger, ObjectRow};
 use crate::replica::marker::{self, Marker, Markers};
@@ -88,7 +88,7 @@ impl Group {
         lease.link.set_markers(records::all(lease.on())?.len());
         let mark = ledger.mark_of(name)?;
         let identity = ledger.identity();
-        let known = mark.map(|m| Known { written: m.written, begun: m.begun });
+        let known = mark.map(|m| Known { written: m.written, begun: m.begun, untold: m.untold });
         let said = markers.latest.as_ref().map(|said| Said {
             is_ours: said.identity.group == identity.group && said.identity.ledger == identity.ledger,
             epoch: said.epoch,
@@ -134,9 +134,7 @@ impl Group {
             Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
         }
         if note && !ledger.is_read_only() && (is_set_back || lease.link.is_new()) {
-            // Without a marker it held nothing before it joined, or takes none.
-            let untold = known.filter(|known| known.written == 0).map_or(0, |known| known.begun);
-            ledger.may_have_missed(name, said.map_or(untold, |said| said.epoch), &once_more)?;
+            ledger.may_have_missed(name, has_all_until(known, said), &once_more)?;
             lease.link.was_looked_at();
         }
         Ok(Seen { markers, is_set_back, is_unfinished })
@@ -190,6 +188,7 @@ impl Group {
                 Class::Caller | Class::Object | Class::Capacity | Class::Ambiguous => {
                     tracing::debug!(group = %self.config.label, member = name, %rv, "the marker cannot be written");
                     lease.link.refuse_markers();
+                    ledger.takes_no_marker(name)?;
                     lease.link.set_markers(records::all(lease.on())?.len());
                     Ok(true)
                 }

@@ -10,6 +10,8 @@ pub struct Known {
     pub written: u64,
     /// The latest that may be there.
     pub begun: u64,
+    /// Where none was ever written: since when the member may have missed what was done.
+    pub untold: u64,
 }
 
 /// What the token's marker says.
@@ -51,6 +53,17 @@ pub fn judge(known: Option<Known>, said: Option<Said>) -> Verdict {
     }
 }
 
+/// The epoch up to which a member's token has what was done: what was done since it may have missed. What a marker was only
+/// begun for says nothing.
+pub fn has_all_until(known: Option<Known>, said: Option<Said>) -> u64 {
+    match (known, said) {
+        (_, Some(said)) => said.epoch,
+        // It held nothing before it joined, or takes none.
+        (Some(Known { written: 0, untold, .. }), None) => untold,
+        (_, None) => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,14 +88,14 @@ mod tests {
         let mut states = vec![(known, said)];
         for (epoch, event) in (1..).zip(events) {
             let written = known.map_or(0, |k| k.written);
-            known = Some(Known { written, begun: epoch });
+            known = Some(Known { written, begun: epoch, untold: 0 });
             states.push((known, said));
             if !matches!(event, Event::DiedBefore) {
                 said = Some(Said { is_ours: true, epoch });
                 states.push((known, said));
             }
             if matches!(event, Event::Marked) {
-                known = Some(Known { written: epoch, begun: epoch });
+                known = Some(Known { written: epoch, begun: epoch, untold: 0 });
                 states.push((known, said));
             }
         }
@@ -121,8 +134,16 @@ mod tests {
         }
 
         #[test]
+        fn nothing_is_missed_before_the_marker_that_is_there(events in events(), at in any::<prop::sample::Index>()) {
+            let states = live(&events);
+            let (known, _) = *states.last().unwrap();
+            let (_, old) = *at.get(&states);
+            prop_assert_eq!(has_all_until(known, old), old.map_or(0, |said| said.epoch));
+        }
+
+        #[test]
         fn what_is_anothers_is_never_ours(known in proptest::option::of((0u64..4, 0u64..4)), epoch in 0u64..4) {
-            let known = known.map(|(written, begun)| Known { written, begun });
+            let known = known.map(|(written, begun)| Known { written, begun, untold: 0 });
             prop_assert_eq!(judge(known, Some(Said { is_ours: false, epoch })), Verdict::AnotherLedgers);
         }
     }

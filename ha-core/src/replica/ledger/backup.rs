@@ -26,6 +26,7 @@ UPDATE object SET state = 2, version = version + 1 WHERE state = 3;
 INSERT OR IGNORE INTO orphaned SELECT number FROM undecided;
 DELETE FROM undecided;
 DELETE FROM mark;
+DELETE FROM untold;
 INSERT OR REPLACE INTO meta VALUES ('restored', 1);";
 
 /// What the ledger that is there knows to be destroyed, and nothing else can tell. Both have the columns of one format, in one

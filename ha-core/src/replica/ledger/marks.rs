@@ -18,7 +18,8 @@ type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Added after the first ledgers were made; who does not know the tables forgets what every member has destroyed. `altered`: the
 /// objects that were made, changed or destroyed, with such an epoch, and those of a change and of a new name. `again`, `recalled`: what a member is
-/// to change and to destroy that may have done so before. `lacked`: what one was said to hold and is not any more.
+/// to change and to destroy that may have done so before. `untold`: since when one without a marker may have missed anything. `lacked`: what one
+/// was said to hold and is not any more.
 pub(super) const ADDED: &str = "CREATE TABLE IF NOT EXISTS mark (
     member TEXT PRIMARY KEY, begun INTEGER NOT NULL, written INTEGER NOT NULL, set_back INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settled (
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS altered (
 CREATE INDEX IF NOT EXISTS altered_epoch ON altered (epoch);
 CREATE TABLE IF NOT EXISTS again (number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS recalled (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS untold (member TEXT PRIMARY KEY, epoch INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lacked (object BLOB NOT NULL, member TEXT NOT NULL, PRIMARY KEY (object, member)) WITHOUT ROWID;";
 
 /// What the ledger knows of a member's marker.
@@ -41,6 +43,8 @@ pub struct Mark {
     pub begun: u64,
     /// Whether the token was set back, and what is on it and the ledger does not know is believed to be from before that.
     pub set_back: bool,
+    /// Where no marker was ever written: since when the member may have missed what was done.
+    pub untold: u64,
 }
 
 fn epoch(connection: &Connection) -> rusqlite::Result<u64> {
@@ -130,7 +134,16 @@ pub(super) fn joins(connection: &Connection, member: &str) -> Result<()> {
     // A restored ledger may not know for how long it has been there.
     let sql = "INSERT OR IGNORE INTO mark (member, begun, written)
                SELECT ?1, ?2, 0 WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'restored')";
-    connection.run(sql, params![member, epoch(connection)? as i64])?;
+    if connection.run(sql, params![member, epoch(connection)? as i64])? == 1 {
+        set_untold(connection, member)?;
+    }
+    Ok(())
+}
+
+/// What was done by now a member has not missed.
+fn set_untold(connection: &Connection, member: &str) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO untold SELECT member, begun FROM mark WHERE member = ?1";
+    connection.run(sql, [member])?;
     Ok(())
 }
 
@@ -196,15 +209,18 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn mark_of(&self, member: &str) -> Result<Option<Mark>> {
         let connection = self.connection()?;
-        if !connection.has_table("mark")? {
+        // The last that was added.
+        if !connection.has_table("untold")? {
             return Ok(None);
         }
-        let sql = "SELECT written, begun, set_back FROM mark WHERE member = ?1";
+        let sql = "SELECT written, begun, set_back, coalesce((SELECT epoch FROM untold WHERE untold.member = mark.member), 0)
+                   FROM mark WHERE member = ?1";
         let mark = |r: &rusqlite::Row<'_>| {
             Ok(Mark {
                 written: r.get::<_, i64>(0)? as u64,
                 begun: r.get::<_, i64>(1)? as u64,
                 set_back: r.get(2)?,
+                untold: r.get::<_, i64>(3)? as u64,
             })
         };
         Ok(connection.first(sql, [member], mark).optional()?)
@@ -242,6 +258,14 @@ impl Ledger {
         self.writable()?.run(sql, params![member, epoch as i64])?;
         step!(MarkNoted);
         Ok(())
+    }
+
+    /// A member is up to date, and its token takes no marker that says so.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn takes_no_marker(&self, member: &str) -> Result<()> {
+        set_untold(&*self.writable()?, member)
     }
 
     /// A token has this group's marker and the ledger, which was restored, knows nothing of it: what it says is believed, and
@@ -542,6 +566,23 @@ mod tests {
             assert_eq!(to_set(&ledger, id, "b"), [[ck::CKA_LABEL]], "{id:?}");
         }
         assert_eq!(ledger.pending_for("b").unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_marker_that_was_begun_only_does_not_say_what_its_member_has_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path());
+        marked(&ledger, 1);
+        ledger.remember_member("c", "c").unwrap();
+        gone(&ledger, 2);
+        let untold = |ledger: &Ledger| ledger.mark_of("c").unwrap().unwrap().untold;
+        assert_eq!(untold(&ledger), 1, "as it joined");
+        assert_eq!(ledger.mark_begun("c").unwrap(), 2);
+        assert_eq!(untold(&ledger), 1);
+        ledger.takes_no_marker("c").unwrap();
+        assert_eq!(untold(&ledger), 2);
+        ledger.member_renewed("c").unwrap();
+        assert_eq!(ledger.mark_of("c").unwrap(), None);
     }
 
     #[test]
