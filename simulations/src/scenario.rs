@@ -55,11 +55,6 @@ pub enum Scenario {
 /// played all the same; the others draw nothing of theirs.
 pub const OWED: &[(Scenario, &str)] = &[
     (
-        Scenario::SetBacks,
-        "G2: of some thousand histories one ends with an object that was destroyed on a token that was set back, where it is not \
-         shown and not destroyed either (seed 1246)",
-    ),
-    (
         Scenario::Ledger,
         "G1, G2, G4: blobs, verifiers and tombstones on the members, from which a ledger that was lost or put back is rebuilt \
          (design, section 6): until then it is known for one by the markers and changes nothing, which fails calls; one that \
