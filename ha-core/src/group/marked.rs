@@ -176,7 +176,7 @@ impl Group {
     ) -> std::result::Result<bool, Trouble> {
         let name = lease.member.name();
         let said = seen.markers.latest.as_ref();
-        let members: Vec<String> = self.members.iter().map(|m| m.name().to_owned()).collect();
+        let members: Vec<String> = self.members.in_order().map(|m| m.name().to_owned()).collect();
         let is_outdated = seen.is_set_back || said.is_some_and(|said| said.members != members);
         let is_due = ledger.is_to_be_marked(name)? || is_outdated || seen.markers.handles.len() > 1;
         if !is_due || lease.link.refuses_markers() || !ledger.has_begun()? {

@@ -57,6 +57,13 @@ impl Roster {
         self.seats().filter(|member| !member.has_left())
     }
 
+    /// The same in the order of the file.
+    pub fn in_order(&self) -> impl Iterator<Item = &Arc<Member>> {
+        let mut members: Vec<_> = self.iter().collect();
+        members.sort_by_key(|member| member.place());
+        members.into_iter()
+    }
+
     /// How many members there are now.
     #[expect(clippy::len_without_is_empty, reason = "a group has members")]
     pub fn len(&self) -> usize {

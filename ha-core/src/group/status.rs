@@ -1,6 +1,5 @@
 //! What the group says of itself: the virtual token's information for applications, the members' state for operators.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ha_token::{Ulong, ck};
@@ -42,7 +41,7 @@ impl Group {
     pub fn status(&self) -> GroupStatus {
         GroupStatus {
             label: self.config.label.clone(),
-            members: self.in_order().map(|m| m.status()).collect(),
+            members: self.members.in_order().map(|m| m.status()).collect(),
         }
     }
 
@@ -53,14 +52,7 @@ impl Group {
 
     /// Operations that each member has been asked to serve since the start, in the order of the file.
     pub fn served(&self) -> Vec<u64> {
-        self.in_order().map(|m| m.served()).collect()
-    }
-
-    /// The members in the order of the file.
-    fn in_order(&self) -> impl Iterator<Item = &Arc<Member>> {
-        let mut members: Vec<_> = self.members.iter().collect();
-        members.sort_by_key(|m| m.place());
-        members.into_iter()
+        self.members.in_order().map(|m| m.served()).collect()
     }
 
     /// A channel of what happens from now on.

@@ -11,6 +11,8 @@ mod beside;
 mod codec;
 mod connection;
 mod destructions;
+#[cfg(test)]
+mod golden;
 mod host;
 mod leavings;
 mod marks;
