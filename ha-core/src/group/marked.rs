@@ -11,9 +11,9 @@ use super::matching::{Match, id_kind};
 use super::{Group, Lease, Member, Traits, Who};
 use crate::mutants::wrong;
 use crate::policy::failure::{Class, classify};
-use crate::policy::marker::{Known, Said, Verdict, has_all_until, judge};
+use crate::policy::marker::{Follows, Known, Look, Said, Verdict, follows, has_all_until, judge};
 use crate::replica::is_ours;
-use crate::replica::ledger::{Ledger, ObjectRow};
+use crate::replica::ledger::{Ledger, LedgerError, ObjectRow};
 use crate::replica::marker::{self, Marker, Markers};
 use crate::replica::proof::Outcome;
 use crate::replica::records::{self, Bucket};
@@ -36,6 +36,19 @@ pub(super) struct Seen {
     /// Whether who wrote it did not come to the end.
     is_unfinished: bool,
 }
+
+/// A member's marker: what was read, and what it tells.
+struct Read {
+    markers: Markers,
+    known: Option<Known>,
+    said: Option<Said>,
+    verdict: Verdict,
+}
+
+/// Why a ledger changes nothing.
+const PUT_BACK: &str = "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger rebuild --replace` makes it anew of what the tokens know";
+/// The same.
+const BEGUN_ANEW: &str = "the token belongs to a group by another ledger, which was lost, or is another host's: keys can be used, and nothing is created, changed or destroyed; bring that ledger back with `hactl ledger restore`, or make it anew with `hactl ledger rebuild`";
 
 /// What may have been changed of an object, besides its names.
 const CHANGEABLE: [AttributeType; 16] = [
@@ -78,24 +91,47 @@ impl Group {
         lease: &Lease,
         note: bool,
     ) -> std::result::Result<Seen, Trouble> {
-        let (member, name) = (&lease.member, lease.member.name());
         if self.is_to_be_rebuilt.load(Ordering::Acquire) {
             return Ok(Seen { markers: Markers::default(), is_set_back: false, is_unfinished: false });
         }
+        let (member, name) = (&lease.member, lease.member.name());
+        let Read { markers, known, said, verdict } = self.read_marker(ledger, lease)?;
+        let is_known_to_tokens = verdict == Verdict::AnotherLedgers && ledger.is_known_to_tokens()?;
+        let look = Look { note, is_read_only: ledger.is_read_only(), is_known_to_tokens };
+        let follows = follows(verdict, known, said, look);
+        let epoch = said.map_or(0, |said| said.epoch);
+        match follows {
+            Follows::Nothing => {}
+            Follows::LedgerWasPutBack => self.refuse_changes(ledger, name, PUT_BACK),
+            Follows::LedgerIsNew => self.refuse_changes(ledger, name, BEGUN_ANEW),
+            Follows::PutAside => return Err(self.is_anothers(member, &markers)),
+            Follows::NoteSetBack => self.note_set_back(ledger, member)?,
+            Follows::NoteFound => ledger.mark_found(name, epoch)?,
+            Follows::NoteWritten => ledger.mark_written(name, epoch)?,
+        }
+        let is_set_back = follows == Follows::NoteSetBack;
+        if note && !ledger.is_read_only() && (is_set_back || lease.link.is_new()) {
+            ledger.may_have_missed(name, has_all_until(known, said), &once_more)?;
+            lease.link.was_looked_at();
+        }
+        Ok(Seen { markers, is_set_back, is_unfinished: follows == Follows::NoteWritten })
+    }
+
+    /// What a member's marker and the ledger say of it, and what that tells.
+    fn read_marker(&self, ledger: &Ledger, lease: &Lease) -> std::result::Result<Read, Trouble> {
+        let member = &lease.member;
         let visit = self.visit(&lease.link);
         // Before the ledger: who writes it has announced it there first.
         let markers = marker::find(lease.on())?;
         lease.link.set_markers(records::all(lease.on())?.len());
-        let mark = ledger.mark_of(name)?;
-        let identity = ledger.identity();
+        let mark = ledger.mark_of(member.name())?;
+        member.set_back.store(mark.is_some_and(|m| m.set_back), Ordering::Release);
         let known = mark.map(|m| Known { written: m.written, begun: m.begun, untold: m.untold });
+        let identity = ledger.identity();
         let said = markers.latest.as_ref().map(|said| Said {
             is_ours: said.identity.group == identity.group && said.identity.ledger == identity.ledger,
             epoch: said.epoch,
         });
-        let epoch = said.map_or(0, |said| said.epoch);
-        let (mut is_set_back, mut is_unfinished) = (false, false);
-        member.set_back.store(mark.is_some_and(|m| m.set_back), Ordering::Release);
         let verdict = if wrong!(MarkerNotRead) { Verdict::New } else { judge(known, said) };
         if verdict == Verdict::SetBack {
             // A lost SoftHSM token finds nothing and says that all is well, as does one that has lost its login.
@@ -105,39 +141,23 @@ impl Group {
                 return Err(Trouble::Member(Rv::USER_NOT_LOGGED_IN));
             }
         }
-        match verdict {
-            // As it was when it was opened, perhaps.
-            Verdict::LedgerIsOlder if ledger.is_read_only() => {}
-            Verdict::LedgerIsOlder => self.refuse_changes(ledger, name,
-                "the token knows of later changes than the ledger, which was put back to an older state: keys can be used, and nothing is created, changed or destroyed; `hactl ledger rebuild --replace` makes it anew of what the tokens know"),
-            Verdict::AnotherLedgers if !ledger.is_known_to_tokens()? => self.refuse_changes(ledger, name,
-                "the token belongs to a group by another ledger, which was lost, or is another host's: keys can be used, and nothing is created, changed or destroyed; bring that ledger back with `hactl ledger restore`, or make it anew with `hactl ledger rebuild`"),
-            Verdict::AnotherLedgers => {
-                let whose = markers.latest.as_ref().map_or("", |said| &said.label);
-                self.put_aside(member, format!(
-                    "its token belongs to the group {whose:?} by another ledger; put the right token back, or empty this one and run `hactl member replace`"
-                ));
-                return Err(Trouble::Member(Rv::TOKEN_NOT_RECOGNIZED));
-            }
-            Verdict::SetBack if note => {
-                tracing::error!(group = %self.config.label, member = name,
-                    "the token was set back to an older state, or made anew: what is on it and the ledger does not know is not shown");
-                ledger.was_set_back(name)?;
-                member.set_back.store(true, Ordering::Release);
-                is_set_back = true;
-            }
-            Verdict::Restored if note => ledger.mark_found(name, epoch)?,
-            Verdict::AsItWas if note && known.is_some_and(|known| known.written != epoch) => {
-                ledger.mark_written(name, epoch)?;
-                is_unfinished = true;
-            }
-            Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => {}
-        }
-        if note && !ledger.is_read_only() && (is_set_back || lease.link.is_new()) {
-            ledger.may_have_missed(name, has_all_until(known, said), &once_more)?;
-            lease.link.was_looked_at();
-        }
-        Ok(Seen { markers, is_set_back, is_unfinished })
+        Ok(Read { markers, known, said, verdict })
+    }
+
+    fn note_set_back(&self, ledger: &Ledger, member: &Member) -> std::result::Result<(), LedgerError> {
+        tracing::error!(group = %self.config.label, member = member.name(),
+            "the token was set back to an older state, or made anew: what is on it and the ledger does not know is not shown");
+        ledger.was_set_back(member.name())?;
+        member.set_back.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn is_anothers(&self, member: &Member, markers: &Markers) -> Trouble {
+        let whose = markers.latest.as_ref().map_or("", |said| &said.label);
+        self.put_aside(member, format!(
+            "its token belongs to the group {whose:?} by another ledger; put the right token back, or empty this one and run `hactl member replace`"
+        ));
+        Trouble::Member(Rv::TOKEN_NOT_RECOGNIZED)
     }
 
     /// As [`look_at_marker`](Self::look_at_marker), where nothing is noted.

@@ -53,6 +53,53 @@ pub fn judge(known: Option<Known>, said: Option<Said>) -> Verdict {
     }
 }
 
+/// How a member is looked at, and by which ledger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// Whether what is found is noted in the ledger.
+    pub note: bool,
+    /// Whether the ledger changes nothing.
+    pub is_read_only: bool,
+    /// Whether any token has a marker of this ledger's.
+    pub is_known_to_tokens: bool,
+}
+
+/// What is to be done about a verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Follows {
+    /// Nothing.
+    Nothing,
+    /// The ledger was put back: it changes nothing from now on.
+    LedgerWasPutBack,
+    /// The ledger was begun anew, or is another host's: it changes nothing from now on.
+    LedgerIsNew,
+    /// The member is put aside: its token is not the group's.
+    PutAside,
+    /// It is noted that the token was set back.
+    NoteSetBack,
+    /// It is noted what the token says, which the ledger does not know.
+    NoteFound,
+    /// It is noted that the marker was written: who wrote it did not come to the end.
+    NoteWritten,
+}
+
+/// What is to be done about a verdict on what is known and said.
+pub fn follows(verdict: Verdict, known: Option<Known>, said: Option<Said>, look: Look) -> Follows {
+    match verdict {
+        // As it was when it was opened, perhaps.
+        Verdict::LedgerIsOlder if look.is_read_only => Follows::Nothing,
+        Verdict::LedgerIsOlder => Follows::LedgerWasPutBack,
+        Verdict::AnotherLedgers if look.is_known_to_tokens => Follows::PutAside,
+        Verdict::AnotherLedgers => Follows::LedgerIsNew,
+        Verdict::SetBack if look.note => Follows::NoteSetBack,
+        Verdict::Restored if look.note => Follows::NoteFound,
+        Verdict::AsItWas if look.note && known.map(|k| k.written) != said.map(|s| s.epoch) => {
+            Follows::NoteWritten
+        }
+        Verdict::SetBack | Verdict::Restored | Verdict::AsItWas | Verdict::New => Follows::Nothing,
+    }
+}
+
 /// The epoch up to which a member's token has what was done: what was done since it may have missed. What a marker was only
 /// begun for says nothing.
 pub fn has_all_until(known: Option<Known>, said: Option<Said>) -> u64 {
@@ -102,7 +149,41 @@ mod tests {
         states
     }
 
+    const LOOK: Look = Look { note: true, is_read_only: false, is_known_to_tokens: true };
+
+    #[test]
+    fn a_look_that_notes_nothing_changes_only_what_must_not_wait() {
+        let only = Look { note: false, ..LOOK };
+        for verdict in [Verdict::New, Verdict::AsItWas, Verdict::Restored, Verdict::SetBack] {
+            assert_eq!(
+                follows(verdict, None, Some(Said { is_ours: true, epoch: 1 }), only),
+                Follows::Nothing
+            );
+        }
+        assert_eq!(follows(Verdict::LedgerIsOlder, None, None, only), Follows::LedgerWasPutBack);
+        assert_eq!(follows(Verdict::AnotherLedgers, None, None, only), Follows::PutAside);
+    }
+
+    #[test]
+    fn a_token_of_another_ledger_is_put_aside_by_one_that_tokens_know() {
+        let new = Look { is_known_to_tokens: false, ..LOOK };
+        assert_eq!(follows(Verdict::AnotherLedgers, None, None, LOOK), Follows::PutAside);
+        assert_eq!(follows(Verdict::AnotherLedgers, None, None, new), Follows::LedgerIsNew);
+        let reads = Look { is_read_only: true, ..LOOK };
+        assert_eq!(follows(Verdict::LedgerIsOlder, None, None, reads), Follows::Nothing);
+        assert_eq!(follows(Verdict::SetBack, None, None, LOOK), Follows::NoteSetBack);
+    }
+
     proptest! {
+        #[test]
+        fn only_a_marker_that_was_not_noted_is_noted(events in events()) {
+            for (known, said) in live(&events) {
+                let noted = known.map_or(0, |k| k.written) == said.map_or(0, |s| s.epoch);
+                let expected = if noted { Follows::Nothing } else { Follows::NoteWritten };
+                prop_assert_eq!(follows(judge(known, said), known, said, LOOK), expected);
+            }
+        }
+
         #[test]
         fn who_was_left_alone_is_believed(events in events()) {
             for (known, said) in live(&events) {
