@@ -342,14 +342,13 @@ fn copy_in_two_steps(
         return directly();
     }
     let (first, last) = life::in_two_steps(template);
-    let made = token.copy_object(session, source, &first).and_then(|passing| {
-        let made = token.copy_object(session, passing, &last);
-        writer.on().discard(passing);
-        made
-    });
-    match made {
+    let passing = match token.copy_object(session, source, &first) {
         // A token may take no such object in a session, and the application is told what it says of the copy itself.
-        Err(rv) if classify(Function::CopyObject, rv) == Class::Caller => directly(),
-        answer => answer,
-    }
+        Err(rv) if classify(Function::CopyObject, rv) == Class::Caller => return directly(),
+        answer => answer?,
+    };
+    // What may be left of a copy that failed nobody would look for once another one is made.
+    let made = token.copy_object(session, passing, &last);
+    writer.on().discard(passing);
+    made
 }

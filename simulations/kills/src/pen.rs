@@ -3,7 +3,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +18,29 @@ pub(crate) struct Running {
     /// `None` once it is to end.
     to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
+    told: Arc<Told>,
+}
+
+/// What all programs were told, and what came of it, with the time since the start.
+pub(crate) struct Told {
+    since: Instant,
+    lines: Mutex<Vec<String>>,
+}
+
+impl Told {
+    pub(crate) fn new() -> Arc<Told> {
+        Arc::new(Told { since: Instant::now(), lines: Mutex::default() })
+    }
+
+    fn note(&self, pid: u32, what: &str) {
+        let line = format!("{:?} {pid} {what}", self.since.elapsed());
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// All of it, a line each.
+    pub(crate) fn all(&self) -> String {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
 }
 
 /// What came of a line.
@@ -29,7 +53,7 @@ pub(crate) enum Answer {
 
 impl Running {
     /// Starts one. It is not ready yet.
-    pub(crate) fn start(config: &Path) -> Result<Running> {
+    pub(crate) fn start(config: &Path, told: &Arc<Told>) -> Result<Running> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--program")
             .arg(config)
@@ -38,7 +62,7 @@ impl Running {
             .spawn()?;
         let to = child.stdin.take();
         let from = BufReader::new(child.stdout.take().context("no way from it")?);
-        Ok(Running { child, to, from })
+        Ok(Running { child, to, from, told: Arc::clone(told) })
     }
 
     /// Waits until it has logged in.
@@ -52,10 +76,15 @@ impl Running {
 
     /// Has it do something, and kills it after so long.
     pub(crate) fn tell(&mut self, line: &str, killed: Option<Duration>) -> Result<Answer> {
+        let pid = self.child.id();
+        self.told.note(pid, line);
         let to = self.to.as_mut().context("no way to it")?;
         to.write_all(format!("{line}\n").as_bytes()).context("a program has ended by itself")?;
         self.kill_after(killed)?;
-        match self.line()?.as_deref() {
+        let answer = self.line()?;
+        let came = answer.as_deref().map_or("-", |a| a.split(' ').next().unwrap_or(a));
+        self.told.note(pid, &format!("{line}: {came}{}", if killed.is_some() { ", killed" } else { "" }));
+        match answer.as_deref() {
             None if killed.is_some() => Ok(Answer::Killed),
             None => bail!("a program ended while it was to {line}"),
             Some(answer) => match answer.split_once(' ') {

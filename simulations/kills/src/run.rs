@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bare;
 use crate::noted::{Kind, Noted, State, Thing, fits};
-use crate::pen::{Answer, Running};
+use crate::pen::{Answer, Running, Told};
 
 /// What is asked for.
 pub(crate) struct Options {
@@ -40,6 +40,7 @@ struct Run<'a> {
     noted: Mutex<Noted>,
     made: AtomicU64,
     calls: AtomicU64,
+    told: Arc<Told>,
 }
 
 /// Kills so many, and compares after each round.
@@ -53,6 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         noted: Mutex::default(),
         made: AtomicU64::new(0),
         calls: AtomicU64::new(0),
+        told: Told::new(),
     };
     println!("kills {} of {} programs, seed {}", options.kills, options.programs, options.seed);
     let bar = ProgressBar::new(options.kills)
@@ -77,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bar.set_position(done.min(options.kills));
         let outcome = outcome.and_then(|()| run.rest());
         if let Err(error) = outcome {
-            let kept = keep(&tokens);
+            let kept = keep(&tokens, &run.told);
             return Err(
                 error.context(format!("after {done} kills, seed {}; all of it is in {kept}", options.seed))
             );
@@ -100,11 +102,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the tokens and the ledger where they can be looked at.
-fn keep(tokens: &Tokens) -> String {
+/// Leaves the tokens, the ledger and what the programs were told where they can be looked at.
+fn keep(tokens: &Tokens, told: &Told) -> String {
     let place = std::env::temp_dir().join(format!("kills-{}", std::process::id()));
     let copied = std::process::Command::new("cp").arg("-a").arg(tokens.path()).arg(&place).status();
-    if copied.is_ok_and(|s| s.success()) {
+    if copied.is_ok_and(|s| s.success()) && std::fs::write(place.join("told"), told.all()).is_ok() {
         place.display().to_string()
     } else {
         "no place: it cannot be copied".into()
@@ -120,7 +122,7 @@ impl Run<'_> {
     fn work(&self, random: &mut fastrand::Rng, kills: u64) -> Result<()> {
         let mut done = 0;
         while done < kills {
-            let mut running = Running::start(self.config)?;
+            let mut running = Running::start(self.config, &self.told)?;
             // Not before it is logged in: SoftHSM writes the token's own file anew at each login, and who is killed at that
             // leaves no token.
             running.ready()?;
@@ -275,7 +277,7 @@ impl Run<'_> {
 
     /// A new program starts, and everything comes to rest by itself.
     fn rest(&self) -> Result<()> {
-        let mut running = Running::start(self.config)?;
+        let mut running = Running::start(self.config, &self.told)?;
         running.ready()?;
         let until = Instant::now() + REST;
         loop {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use ha_token::{AttributeType, Template, ck};
+use ha_token::{Template, ck};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::statements::Statements as _;
@@ -164,22 +164,22 @@ pub(super) fn begins_after(connection: &Connection, found: u64) -> Result<()> {
     Ok(())
 }
 
-/// Of each object what a member is to set by changes that nobody takes back.
-fn to_set_all_the_same(
+/// The changes that a member is to make all the same, since nobody takes them back: of each object with their numbers.
+fn to_make_all_the_same(
     connection: &Connection,
     member: &str,
-) -> Result<HashMap<ObjectId, Vec<AttributeType>>> {
+) -> Result<HashMap<ObjectId, Vec<(i64, Template)>>> {
     let mut statement = connection.prepare_cached(
-        "SELECT object, template FROM pending WHERE member = ?1
+        "SELECT object, number, template FROM pending WHERE member = ?1
          AND number NOT IN (SELECT number FROM undecided) AND number NOT IN (SELECT number FROM orphaned)",
     )?;
-    let mut to_set: HashMap<ObjectId, Vec<AttributeType>> = HashMap::new();
-    for change in statement.query_map([member], |r| Ok((r.get(0)?, r.get::<_, Vec<u8>>(1)?)))? {
-        let (object, template) = change?;
-        let kinds = codec::decode(&template).unwrap_or_default().into_iter().map(|a| a.kind);
-        to_set.entry(ObjectId(object)).or_default().extend(kinds);
+    let mut to_make: HashMap<ObjectId, Vec<(i64, Template)>> = HashMap::new();
+    for change in statement.query_map([member], |r| Ok((r.get(0)?, r.get(1)?, r.get::<_, Vec<u8>>(2)?)))? {
+        let (object, number, template) = change?;
+        let template = codec::decode(&template).unwrap_or_default();
+        to_make.entry(ObjectId(object)).or_default().push((number, template));
     }
-    Ok(to_set)
+    Ok(to_make)
 }
 
 impl Ledger {
@@ -336,11 +336,18 @@ impl Ledger {
         let rows = self.select(altered, params![since, member])?;
         let mut connection = self.writable()?;
         let transaction = connection.transaction()?;
-        let to_set = to_set_all_the_same(&transaction, member)?;
+        let mut to_make = to_make_all_the_same(&transaction, member)?;
         for row in rows {
-            let change = once_more(&row);
-            // What it is to change all the same it does not change twice.
-            if to_set.get(&row.id).is_some_and(|kinds| change.iter().all(|a| kinds.contains(&a.kind))) {
+            let mut change = once_more(&row);
+            // What it is to change all the same it changes with that, and not twice: of objects that are alike each is looked
+            // for under its names of before for as long as it is to change them.
+            if let Some((number, mut template)) = to_make.get_mut(&row.id).and_then(|changes| {
+                change.retain(|a| !changes.iter().flat_map(|(_, t)| t).any(|b| a.kind == b.kind));
+                changes.pop()
+            }) {
+                template.extend(change);
+                let sql = "UPDATE pending SET template = ?2 WHERE number = ?1";
+                transaction.run(sql, params![number, codec::encode(&template)])?;
                 continue;
             }
             let sql =
@@ -389,7 +396,7 @@ impl Ledger {
 mod tests {
     use std::time::Duration;
 
-    use ha_token::Attribute;
+    use ha_token::{Attribute, AttributeType};
 
     use super::super::tests::{committed, staged};
     use super::super::{Found, Intent};
@@ -538,7 +545,7 @@ mod tests {
         ledger.change_decided(&subject, &[]).unwrap();
         for _ in 0..2 {
             ledger.may_have_missed("b", 1, &names).unwrap();
-            let expected = [[ck::CKA_LABEL], [ck::CKA_SUBJECT], [ck::CKA_LABEL]];
+            let expected = [vec![ck::CKA_LABEL], vec![ck::CKA_SUBJECT, ck::CKA_LABEL]];
             assert_eq!(to_set(&ledger, id, "b"), expected, "and not once more for each connection");
         }
     }
