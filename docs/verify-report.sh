@@ -1,15 +1,17 @@
 #!/bin/sh
-# Verifies every answer in a report of `hactl check --prove --report FILE.json`, with jq and OpenSSL 3 alone. Nothing of the
-# report is run. Says a line for each copy; the exit status is 0 where each answer is as the report's word for it says.
+# Verifies every answer in a report of `hactl check --prove --report FILE.json`, with jq, OpenSSL 3 and coreutils. Nothing of the
+# report is run. Says a line for each copy; the exit status is 0 where each answer is as the report's word for it says, and each
+# copy that is called the same has one; 2 where the report cannot be read or has no copies.
 set -u
 report=$1
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT || exit 2
 # A line for each copy; "-" for what it has not.
-jq -r '.groups[].objects[] as $object | $object.copies[] | select(.proof) | .proof as $proof | [
-    (if $object.conflict then "same" else .word end), $proof.kind, ($proof.digest // "-"), ($object.public_key // "-"),
+jq -r '.groups[].objects[] as $object | $object.copies[] | (.proof // {}) as $proof | [
+    (if $object.conflict then "same" else .word end), ($proof.kind // "-"), ($proof.digest // "-"), ($object.public_key // "-"),
     ($proof | .challenge, .answer, .expected, .signature, .block, .throw_away_key | . // "-"),
     "\($object.class) \($object.label | @json) on \(.member | @json)"] | @tsv' "$report" > "$work/all" || exit 2
 cd "$work" || exit 2
+test -s all || exit 2
 bytes() {
     case "$2" in
     -) : > "$1" ;;
@@ -24,6 +26,7 @@ while IFS=$tab read -r word kind digest key challenge answer expected signature 
     bytes challenge "$challenge" && bytes answer "$answer" && bytes expected "$expected" && bytes signature "$signature"
     bytes block "$block" && bytes throw_away_key "$throw_away_key"
     case "$kind $digest" in
+    "- -") ! : ;;
     "signature sha224" | "signature sha256" | "signature sha384" | "signature sha512")
         openssl dgst "-$digest" -verify key.pem -signature signature challenge ;;
     "signature none")
@@ -45,7 +48,12 @@ while IFS=$tab read -r word kind digest key challenge answer expected signature 
     esac > said 2>&1 && verified=yes || verified=no
     case "$verified $word" in
     "yes same") word="verified by $kind" ;;
-    "no different") word="another key, as reported" ;;
+    "no different")
+        case "$kind $key" in
+        "- "* | "signature -" | "decryption -" | "unwrapping -" | "key-agreement -") word="different, as reported; nothing shows it" ;;
+        *) word="another key, as reported" ;;
+        esac ;;
+    *" missing") word="not there, as reported" ;;
     *" unproven") word="not proven, as reported" ;;
     *) word=WRONG wrong=1 ;;
     esac

@@ -132,11 +132,11 @@ fn resolve(
     keep: &str,
     arguments: &Arguments,
 ) -> Result<Answer> {
-    let look = |dry| {
-        output::busy("comparing the members' objects".into(), || group.resolve_conflict(named, keep, dry))
+    let look = |agreed: &[Rival]| {
+        output::busy("comparing the members' objects".into(), || group.resolve_conflict(named, keep, agreed))
             .map_err(|rv| words_of(keep, rv))
     };
-    let would_be = look(true)?;
+    let would_be = look(&[])?;
     if would_be.is_empty() {
         return Err(
             BadNews(format!("nothing was changed: member {keep:?} has no object of that name")).into()
@@ -148,7 +148,8 @@ fn resolve(
         if !arguments.yes {
             is_wanted(&would_be)?;
         }
-        let rivals = look(false)?;
+        // What has come since is not what was agreed to.
+        let rivals = look(&would_be)?;
         output::busy("bringing the members up to date".into(), || group.sync(false))
             .map_err(|rv| words_of(keep, rv))?;
         rivals

@@ -226,7 +226,8 @@ fn what_is_edited_by_hand_holds_too_and_a_group_of_one_makes_keys_by_itself() {
     let two = key(&program, "two", 2);
     std::fs::write(made.config(), &text).unwrap();
     program.signs_until(two, "b is back", |g| is_up(g, "b"));
-    assert_eq!((program.group().min_copies(), program.members().len()), (2, 2));
+    program.signs_until(two, "two copies are wanted again", |g| g.min_copies() == 2);
+    assert_eq!(program.members().len(), 2);
     program.signs_until(two, "b has it", |_| program.served("b") > 10);
     drop(program);
     assert!(signs(&made, 1, "two"), "what was made without it is there");
@@ -250,4 +251,46 @@ fn where_no_thread_looks_after_the_members_the_calls_do() {
         program.signs_until(one, "a is gone", |g| !has(g, "a"));
         assert_eq!(left.join().unwrap().json()["restart"], json!([]));
     });
+}
+
+#[test]
+fn members_that_are_all_said_otherwise_change_one_after_the_other() {
+    let made = Made::with(2);
+    let program = Program::begin(&made);
+    let one = key(&program, "one", 1);
+    // Each has another PIN source: the same tokens, and other members.
+    let text = std::fs::read_to_string(made.config()).unwrap();
+    let pin = format!("pin = {{ file = \"{}\" }}\nenv = ", made.dir().join("pin").display());
+    std::fs::write(made.config(), text.replace("env = ", &pin)).unwrap();
+    let digest = Config::from_file(&made.config()).unwrap().digest;
+    // No call fails meanwhile.
+    program.signs_until(one, "it is taken in", |_| made.processes()[0].configuration == digest);
+    program.signs_until(one, "both are up", |g| is_up(g, "a") && is_up(g, "b"));
+    assert_eq!(program.members(), ["a", "b"]);
+    assert!(program.group().members.iter().all(|m| m.config.pin.is_some()));
+    key(&program, "two", 2);
+    drop(program);
+    assert_eq!(made.run(&["check", "--prove"]).code, 0);
+}
+
+#[test]
+fn who_is_named_no_more_serves_until_another_one_does() {
+    let made = Made::with(1);
+    made.blank_token("n");
+    let program = Program::begin(&made);
+    let one = key(&program, "one", 1);
+    // By hand, and the other token is away: whoever edits a file does not look.
+    let text = std::fs::read_to_string(made.config()).unwrap();
+    made.hide("n", true);
+    std::fs::write(
+        made.config(),
+        text.replace("member-a", "member-n").replace("name = \"a\"", "name = \"n\""),
+    )
+    .unwrap();
+    program.signs_until(one, "n is known", |g| has(g, "n"));
+    (0..50).for_each(|_| program.signs(one));
+    assert!(is_up(program.group(), "a"));
+    std::fs::write(made.config(), &text).unwrap();
+    program.signs_until(one, "n is gone", |g| !has(g, "n"));
+    assert_eq!(program.members(), ["a"]);
 }

@@ -499,7 +499,8 @@ impl Group {
         for object in self.objects.select(|o| o.private) {
             self.forget_object(&object);
         }
-        for member in self.members.iter() {
+        // Also where one that has left still has session objects.
+        for member in self.members.seats() {
             if let Some(link) = member.link() {
                 let gone = |v| v == 0 || self.objects.get(ha_token::ObjectHandle(v)).is_err();
                 link.unbind_where(gone);

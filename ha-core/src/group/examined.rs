@@ -37,7 +37,7 @@ pub struct Checked {
     pub copyable: bool,
     /// Whether the ledger does not know it: it was there before the group, or was made behind its back.
     pub foreign: bool,
-    /// By member, in the order of the file. A member that is not up is left out.
+    /// By member. One that is not up is left out.
     pub members: Vec<(String, Word)>,
     /// Why a word is not `Same`, where there is more to say.
     pub reasons: Vec<String>,
@@ -58,7 +58,7 @@ impl Checked {
 /// A check with all that its words were said by.
 #[derive(Clone, Debug)]
 pub struct Examination {
-    /// The members that were asked, in the order of the file. One that failed meanwhile was not asked of every object.
+    /// The members that were asked. One that failed meanwhile was not asked of every object.
     pub asked: Vec<Asked>,
     /// The objects.
     pub objects: Vec<Examined>,

@@ -128,7 +128,10 @@ impl Group {
     /// Whether what is called as an object and is not the token's is a copy of it that SoftHSM keeps all the same, and no
     /// application's session object: the copy is made of one, and told only then that it is the token's.
     fn is_begun_copy(&self, lease: &Lease, handle: ObjectHandle, row: &ObjectRow) -> bool {
+        // In an instance that is shared it may be the host's.
+        let is_ours_or_left =
+            lease.member.connector().reinitialises() && lease.link.virtual_of(handle).is_none();
         let proves = |verifier| self.prove(lease, handle, row.class, &verifier) == Ok(Outcome::Same);
-        lease.link.virtual_of(handle).is_none() && row.verifier().is_some_and(proves)
+        is_ours_or_left && row.verifier().is_some_and(proves)
     }
 }

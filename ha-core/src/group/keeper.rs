@@ -88,9 +88,12 @@ impl Group {
             first(&group, &keeps);
             group.keep(&keeps);
         };
-        let thread = self.world.spawn(&format!("ha-{}", member.name()), Box::new(keeper))?;
         let mut keepers = self.keepers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        keepers.push((member.index, thread));
+        // Who stops the group takes the keepers under this lock, once.
+        if self.is_stopping() {
+            return Err(std::io::Error::other("the group is being stopped"));
+        }
+        keepers.push((member.index, self.world.spawn(&format!("ha-{}", member.name()), Box::new(keeper))?));
         Ok(())
     }
 
@@ -198,8 +201,9 @@ impl Group {
         if self.has_new_configuration() {
             self.reconfigure(None);
         }
-        for member in self.members.seats().filter(|m| m.has_left() && m.link().is_some()) {
-            self.is_let_go(member);
+        if self.is_due_to_part() {
+            let has_left = |m: &&Arc<Member>| m.has_left() && m.link().is_some();
+            self.members.seats().filter(has_left).for_each(|m| _ = self.is_let_go(m));
         }
         self.heed_wishes_alone();
         for member in self.members.iter().filter(|m| m.is_up() && self.is_behind(m)) {
@@ -490,7 +494,7 @@ impl Group {
     }
 
     /// Another member that is connected to the same token.
-    fn twin(&self, member: &Member, link: &Link) -> Option<&Arc<Member>> {
+    pub(super) fn twin(&self, member: &Member, link: &Link) -> Option<&Arc<Member>> {
         let token = |l: &Link| {
             (l.info.serial.clone(), l.info.label.clone(), l.info.manufacturer.clone(), l.info.model.clone())
         };

@@ -211,6 +211,11 @@ impl Member {
         share
     }
 
+    /// Whether it is up, or ever was.
+    pub(super) fn was_up(&self) -> bool {
+        self.is_up() || self.falls.load(Ordering::Acquire) > 0
+    }
+
     /// Whether it serves only when no active member is up.
     pub fn is_standby(&self) -> bool {
         self.standby.load(Ordering::Relaxed)

@@ -332,7 +332,7 @@ impl Group {
         // Who starts slowly has its share of the turns: each operation has one.
         let has_its_share = |m: &Arc<Member>| !m.starts_slowly() || !m.is_up();
         // Where no keeper looks at what operators wish, a plan does.
-        (!self.alone.load(Ordering::Relaxed) || !self.has_news())
+        (!self.alone.load(Ordering::Relaxed) || !(self.has_news() || self.is_configuration_due()))
             && member.is_current(&lease.link)
             && lease.link.has_followed(self.login.epoch())
             && (fits || need.mechanism.is_none_or(|(mechanism, flag)| lease.link.supports(mechanism, flag)))
@@ -401,6 +401,10 @@ impl Group {
 
     fn lease_on(&self, member: &Arc<Member>, link: Arc<Link>) -> Result<Lease> {
         if !link.has_followed(self.login.epoch()) {
+            // Its PIN may not be the group's any more.
+            if member.has_left() {
+                return Err(Rv::DEVICE_ERROR);
+            }
             self.follow(member, &link)?;
             // What it has missed is its keeper's.
             if self.is_behind(member) {

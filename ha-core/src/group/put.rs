@@ -138,6 +138,9 @@ impl Group {
                 }
             }
         }
+        // Who has left the group meanwhile has no copy of its own any more.
+        let (gone, done): (Vec<_>, Vec<_>) = done.into_iter().partition(|(w, _)| w.member.has_left());
+        gone.iter().for_each(|(writer, handles)| _ = self.take_back(writer, handles));
         let wanted = if local || wrong!(AcknowledgedOnOneCopy) { 1 } else { self.min_copies() };
         let outcome = if done.len() < wanted {
             Err(match (refused, unproven) {
@@ -344,11 +347,16 @@ fn copy_in_two_steps(
     let (first, last) = life::in_two_steps(template);
     let passing = match token.copy_object(session, source, &first) {
         // A token may take no such object in a session, and the application is told what it says of the copy itself.
-        Err(rv) if classify(Function::CopyObject, rv) == Class::Caller => return directly(),
+        Err(rv) if matches!(classify(Function::CopyObject, rv), Class::Caller | Class::Ambiguous) => {
+            return directly();
+        }
         answer => answer?,
     };
+    // No other thread is to take it for what somebody left.
+    writer.link.bind(passing, 0);
     // What may be left of a copy that failed nobody would look for once another one is made.
     let made = token.copy_object(session, passing, &last);
     writer.on().discard(passing);
+    writer.link.unbind(passing);
     made
 }

@@ -60,15 +60,15 @@ struct Found<'l> {
 }
 
 impl Group {
-    /// Of the objects of a name destroys on every other member what is proven to be another one than what `keep` has. With
-    /// `dry` nothing is done. The user is logged in. Answers all objects of that name on the members that are up; empty where
-    /// `keep` has none of them.
+    /// Of the objects of a name tells those on other members that are proven to be other ones than what `keep` has, and destroys
+    /// those of them that are among `agreed`: as an earlier call has told them. The user is logged in. Answers all objects of that
+    /// name on the members that are up; empty where `keep` has none of them.
     ///
     /// # Errors
     /// `CKR_USER_NOT_LOGGED_IN`; `CKR_ARGUMENTS_BAD` for a name that says nothing; `CKR_TOKEN_NOT_PRESENT` where `keep` is not up;
     /// `CKR_KEY_CHANGED` where what it has is not what the ledger knows; the ledger's; the members' answers that say that one
     /// cannot be used. What was destroyed by then is.
-    pub fn resolve_conflict(&self, named: &Named, keep: &str, dry: bool) -> Result<Vec<Rival>> {
+    pub fn resolve_conflict(&self, named: &Named, keep: &str, agreed: &[Rival]) -> Result<Vec<Rival>> {
         if self.login.who() != Who::User {
             return Err(Rv::USER_NOT_LOGGED_IN);
         }
@@ -110,27 +110,33 @@ impl Group {
             }
             let stays = self.what_stays(ledger, traits, &kept)?;
             for one in called {
-                let may_go = one.lease.member.name() != keep;
-                rivals.push(self.judge_rival(ledger, one, &stays, may_go && !dry, may_go)?);
+                let mut rival = self.judge_rival(one, &stays, keep)?;
+                if rival.fate == Fate::Goes && agreed.contains(&rival) {
+                    rival.fate = self.destroy_rival(ledger, one.lease, one.handle)?;
+                }
+                rivals.push(rival);
             }
         }
         Ok(rivals)
     }
 
-    /// What the objects of these names have to answer: what the ledger knows, else what is kept.
-    fn what_stays(&self, ledger: &Ledger, traits: &Traits, kept: &[&Found<'_>]) -> Result<Vec<Verifier>> {
+    /// What the objects of these names have to answer: what the ledger knows, else what is kept. `None` for one that cannot be
+    /// asked.
+    fn what_stays(
+        &self,
+        ledger: &Ledger,
+        traits: &Traits,
+        kept: &[&Found<'_>],
+    ) -> Result<Vec<Option<Verifier>>> {
         let rows = ledger
             .find(traits.class, traits.key_type, &traits.id, &traits.label)
             .map_err(|e| self.ledger_failed(e))?;
-        let known: Vec<Verifier> = rows
-            .iter()
-            .filter(|row| !row.is_destroyed() && row_traits(row) == *traits)
-            .filter_map(|row| row.verifier())
-            .collect();
+        let rows = rows.iter().filter(|row| !row.is_destroyed() && row_traits(row) == *traits);
+        let known: Vec<Option<Verifier>> = rows.map(|row| row.verifier()).collect();
         if known.is_empty() {
             let own =
                 |one: &&Found<'_>| self.make_verifier(one.lease, one.handle, traits.class, Known::default());
-            return kept.iter().filter_map(|one| own(one).transpose()).collect();
+            return kept.iter().map(own).collect();
         }
         for one in kept {
             if self.told_apart(one, &known)? == Some(false) {
@@ -141,10 +147,14 @@ impl Group {
     }
 
     /// Whether an object is another one than each that stays; `None` where that cannot be told.
-    fn told_apart(&self, one: &Found<'_>, stays: &[Verifier]) -> Result<Option<bool>> {
+    fn told_apart(&self, one: &Found<'_>, stays: &[Option<Verifier>]) -> Result<Option<bool>> {
         let mut is_clear = !stays.is_empty();
         for verifier in stays {
-            match self.prove(one.lease, one.handle, one.traits.class, verifier)? {
+            let outcome = match verifier {
+                Some(verifier) => self.prove(one.lease, one.handle, one.traits.class, verifier)?,
+                None => Outcome::Unproven(String::new()),
+            };
+            match outcome {
                 Outcome::Same => return Ok(Some(false)),
                 Outcome::Different => {}
                 Outcome::Unproven(_) => is_clear = false,
@@ -153,22 +163,14 @@ impl Group {
         Ok(is_clear.then_some(true))
     }
 
-    fn judge_rival(
-        &self,
-        ledger: &Ledger,
-        one: &Found<'_>,
-        stays: &[Verifier],
-        destroys: bool,
-        may_go: bool,
-    ) -> Result<Rival> {
+    fn judge_rival(&self, one: &Found<'_>, stays: &[Option<Verifier>], keep: &str) -> Result<Rival> {
         let Found { lease, handle, traits } = one;
         let own = self.make_verifier(lease, *handle, traits.class, Known::default())?;
         let fate = match self.told_apart(one, stays)? {
-            _ if !may_go => Fate::Stays,
+            _ if lease.member.name() == keep => Fate::Stays,
             Some(false) => Fate::Stays,
-            None => Fate::Unclear,
-            Some(true) if destroys => self.destroy_rival(ledger, lease, *handle)?,
             Some(true) => Fate::Goes,
+            None => Fate::Unclear,
         };
         Ok(Rival {
             member: lease.member.name().to_owned(),

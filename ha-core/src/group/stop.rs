@@ -14,7 +14,7 @@ use crate::seam::Thread;
 
 /// Members' goodbyes under way.
 pub(crate) struct Parting {
-    /// Every member that is left behind already, by its place.
+    /// Every member that is left behind already, by its seat.
     hung: Vec<usize>,
     under_way: Vec<(usize, Box<dyn Thread>)>,
 }
@@ -77,6 +77,7 @@ impl Group {
     /// Waits for the goodbyes. Answers the names of the members that are left behind.
     pub(crate) fn parted(&self, parting: Parting, until: Duration) -> Vec<String> {
         let Parting { mut hung, under_way } = parting;
+        // No more of them from now on: see `keep_in_thread`.
         let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
         let pause = self.world.event();
         let mut wait = |index, thread: Box<dyn Thread>| {

@@ -28,7 +28,7 @@ pub struct Candidate {
     pub aside: bool,
     /// Outstanding operations.
     pub load: u32,
-    /// Its place in the configuration, which is its index unless others joined while the group was running.
+    /// Its place in the configuration, which may be another one than its index where that has changed.
     pub place: u8,
 }
 

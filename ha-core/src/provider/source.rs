@@ -31,6 +31,8 @@ struct Seen {
     stamp: Option<Stamp>,
     /// Whether it was read as it was then.
     is_read: bool,
+    /// Whether it could not be looked at the last time.
+    is_gone: bool,
     digest: Option<String>,
 }
 
@@ -39,8 +41,11 @@ impl FileSource {
     pub(super) fn of(config: &Config) -> Vec<Option<Self>> {
         let (Some(path), Some(digest)) = (&config.path, &config.digest) else { return Vec::new() };
         let surroundings = Surroundings::of_process();
+        let there = std::fs::metadata(path).ok().map(|file| stamp(&file));
         // Whoever has changed it since it was read is not to lose that.
         let said = Config::read(path, &surroundings).ok().filter(|said| said.digest.as_ref() == Some(digest));
+        // As it is now it was read: a program that gives up its rights later need not be able to.
+        let stamp = there.filter(|_| said.is_some());
         let is_said = |group: &GroupConfig| said.as_ref().is_none_or(|said| said.groups.contains(group));
         // The host may go to another folder. A link is followed anew each time.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -49,7 +54,12 @@ impl FileSource {
             surroundings: surroundings.clone(),
             state_dir: config.state_dir.clone(),
             group: group.clone(),
-            seen: Mutex::new(Seen { stamp: None, is_read: false, digest: Some(digest.clone()) }),
+            seen: Mutex::new(Seen {
+                stamp,
+                is_read: stamp.is_some(),
+                is_gone: false,
+                digest: Some(digest.clone()),
+            }),
         };
         config.groups.iter().map(|group| is_said(group).then(|| of(group))).collect()
     }
@@ -58,8 +68,19 @@ impl FileSource {
 impl ConfigSource for FileSource {
     fn news(&self) -> Option<News> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // A file that is gone for a moment is being replaced, perhaps.
-        let stamp = stamp(&std::fs::metadata(&self.path).ok()?);
+        let stamp = match std::fs::metadata(&self.path) {
+            Ok(file) => stamp(&file),
+            // It is being replaced, perhaps: told when it is still so at the next look.
+            Err(error) => {
+                if seen.is_gone && seen.stamp.take().is_some() {
+                    let path = self.path.display();
+                    tracing::warn!(group = %self.group.label, %path, %error, "the configuration cannot be looked at: the group goes on as it was");
+                }
+                seen.is_gone = true;
+                return None;
+            }
+        };
+        seen.is_gone = false;
         // Half of it may be a configuration, too: it is read when it has not changed between two looks.
         if seen.stamp != Some(stamp) {
             (seen.stamp, seen.is_read) = (Some(stamp), false);
@@ -69,7 +90,7 @@ impl ConfigSource for FileSource {
             return None;
         }
         let config = Config::read(&self.path, &self.surroundings).inspect_err(|error| {
-            tracing::warn!(group = %self.group.label, %error, "the configuration has changed and is not right: the group goes on as it was");
+            tracing::warn!(group = %self.group.label, %error, "the configuration has changed, and cannot be read or is not right: the group goes on as it was");
         }).ok()?;
         let digest = config.digest.filter(|digest| seen.digest.as_ref() != Some(digest))?;
         seen.digest = Some(digest.clone());

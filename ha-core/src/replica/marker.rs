@@ -109,7 +109,7 @@ impl Marker {
             self.epoch,
             self.label
         );
-        for member in self.members.iter() {
+        for member in &self.members {
             _ = writeln!(text, "member {member}");
         }
         if let Some(bits) = self.record_bits {

@@ -112,7 +112,7 @@ impl VirtualSlot {
         for member in group.drained_hosts().filter(|m| m.index != first && !is_of_tokens) {
             // What else it has the others have, or it is out of use.
             let mut of_sessions = template.clone();
-            of_sessions.push(Attribute::bool(ck::CKA_TOKEN, false));
+            of_sessions.set(Attribute::bool(ck::CKA_TOKEN, false));
             let more = self.on_one(member, &call, &mut |lease| self.find_on(lease, &of_sessions));
             found.extend(more.map(|(found, _)| found).unwrap_or_default());
         }

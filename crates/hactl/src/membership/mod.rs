@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use ha_core::board::Board;
+use ha_core::board::{Board, What};
 use ha_core::config::{GroupConfig, MemberConfig, Role};
 use ha_core::group::Checked;
 use serde::Serialize;
@@ -126,7 +126,7 @@ pub(crate) fn add(
     let digest = config.digest.clone();
     let joined = work.join(config, name, trusting)?;
     candidate.put_in_place()?;
-    work.tell(digest, Some(joined), None)
+    work.tell(work.taken_in(digest, None), Some(joined), None)
 }
 
 /// Gives a member another token; the one that it had may be dead.
@@ -168,8 +168,8 @@ pub(crate) fn replace(
         candidate.put_in_place()?;
         Ok(joined)
     })?;
-    work.forget(old)?;
-    work.tell(digest, Some(joined), Some(spared.left))
+    let restart = work.taken_in(digest, Some(old));
+    work.tell(restart, Some(joined), Some(spared.left))
 }
 
 /// Takes a member out of the group; with `destroy` also what its token holds of it.
@@ -193,8 +193,8 @@ pub(crate) fn remove(
         }
         candidate.put_in_place()
     })?;
-    work.forget(name)?;
-    work.tell(without.digest, None, Some(left))
+    let restart = work.taken_in(without.digest, Some(name));
+    work.tell(restart, None, Some(left))
 }
 
 #[derive(Serialize)]
@@ -267,11 +267,30 @@ impl<'a> Work<'a> {
             bail!("nothing was changed: the token of member {name:?} is the one that it was");
         }
         let joined = self.join(self.config.clone(), name, trusting)?;
-        self.tell(self.config.digest.clone(), Some(joined), Some(left))
+        let restart = self.taken_in(self.config.digest.clone(), None);
+        self.tell(restart, Some(joined), Some(left))
     }
 
-    fn tell(&self, digest: Option<String>, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
+    /// The processes that have not taken in the changed configuration, after they have had time to. Whoever `left` is forgotten
+    /// then: a process that has it still may write of it.
+    fn taken_in(&self, digest: Option<String>, left: Option<&str>) -> Vec<Restart> {
         let restart = who_goes_on_as_before(&self.board, digest, self.patience);
+        let Some(name) = left else { return restart };
+        // The configuration is in place: what goes wrong now undoes nothing.
+        if let Err(error) = self.forget(name) {
+            eprintln!("hactl: {error:#}: a token that takes this name may be refused until it is");
+        }
+        // One that is named so later is not taken for drained.
+        if restart.is_empty()
+            && self.board.wish(name).is_some_and(|wish| wish.drained)
+            && let Err(error) = self.wish(name, What::Resume)
+        {
+            eprintln!("hactl: {error:#}: `hactl member resume {name}` before that name is used again");
+        }
+        restart
+    }
+
+    fn tell(&self, restart: Vec<Restart>, joined: Option<Joined>, left: Option<Left>) -> Result<Answer> {
         let well = left.as_ref().is_none_or(|l| l.left.is_empty() && l.lost.is_empty());
         if self.context.json {
             output::json(&Document { schema: 1, group: self.label.clone(), joined, left, restart })?;

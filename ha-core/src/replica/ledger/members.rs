@@ -93,7 +93,7 @@ impl Ledger {
         transaction.run("DELETE FROM pending WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM copy WHERE member = ?1", [name])?;
         transaction.run("DELETE FROM refused WHERE member = ?1", [name])?;
-        for table in ["mark", "untold", "lacked"] {
+        for table in ["mark", "untold", "lacked", "recalled", "mechanisms"] {
             transaction.run(&format!("DELETE FROM {table} WHERE member = ?1"), [name])?;
         }
         settle_gone(&transaction, None)?;
