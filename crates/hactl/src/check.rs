@@ -153,7 +153,8 @@ fn print(group: &GroupDocument) {
             o.class.clone(),
             o.key_type.clone(),
             o.id.clone(),
-            o.label.clone(),
+            // What a label says a terminal does not obey.
+            o.label.escape_debug().to_string(),
             o.fingerprint.chars().take(16).collect(),
         ];
         row.extend(names.iter().map(|n| o.members.get(*n).copied().unwrap_or("").to_owned()));

@@ -290,6 +290,7 @@ enum ConfigVerb {
 }
 
 /// What a verb answers: whether all is well.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Exit status 0.
     Well,

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use ha_core::group::{Checked, Fate, Group, Named, Rival, Word};
 use ha_core::names;
+use ha_core::policy::health::State;
 use ha_token::Rv;
 use serde::Serialize;
 
@@ -93,8 +94,33 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Answer> {
         None => list(context, group),
         Some(keep) => resolve(context, group, &named, keep, arguments),
     };
+    // Of a member that was not asked nobody knows.
+    let states = group.status().members.into_iter();
+    let away: Vec<_> = states.filter(|m| m.state != State::Up).map(|m| m.name).collect();
     provider.shutdown(GOODBYE);
-    answer
+    let mut answer = answer?;
+    if answer == Answer::Well && arguments.keep.is_some() && is_still_different(context, &label, &named)? {
+        eprintln!("hactl: other objects of that name are still in conflict: see `hactl resolve`");
+        answer = Answer::BadNews;
+    }
+    if !away.is_empty() {
+        eprintln!("hactl: not asked: {}", away.join(", "));
+        answer = Answer::BadNews;
+    }
+    Ok(answer)
+}
+
+/// Whether objects of that name are in conflict for a program that starts now.
+fn is_still_different(context: &Context, label: &str, named: &Named) -> Result<bool> {
+    let provider = context.running()?;
+    let group = provider.groups().iter().find(|g| g.config.label == label).context("the group was there")?;
+    let checked = output::busy("looking at what is left".into(), || group.check(true))?;
+    provider.shutdown(GOODBYE);
+    let is_named = |c: &Checked| {
+        named.label.as_ref().is_none_or(|label| *label == c.label)
+            && named.id.as_ref().is_none_or(|id| *id == c.id)
+    };
+    Ok(checked.iter().any(|c| c.worst() == Word::Different && is_named(c)))
 }
 
 fn list(context: &Context, group: &Group) -> Result<Answer> {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use ha_token::{ObjectHandle, SessionHandle, Token};
+use ha_token::{Attribute, Mechanism, ObjectHandle, SessionHandle, Token, ck};
 use serde_json::{Value, json};
 use support::{Made, find, pair, signs};
 
@@ -89,6 +89,72 @@ fn what_the_group_knows_stays_and_is_given_to_who_had_another_one() {
     let same = made.run(&["resolve", "--keep", "a", "--label", "whole", "--yes", "--json"]);
     assert_eq!((same.code, same.json()["done"].clone()), (0, json!(false)), "{}", same.err);
     assert!(signs(&made, 1, "whole"));
+}
+
+/// A secret key with this value, behind the group's back.
+fn secret(made: &Made, member: usize, label: &str, value: u8) {
+    made.on_member(member, |token, s| {
+        let template = vec![
+            Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
+            Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_AES),
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_LABEL, label),
+            Attribute::bytes(ck::CKA_ID, [5]),
+            Attribute::bytes(ck::CKA_VALUE, [value; 32]),
+            Attribute::bool(ck::CKA_ENCRYPT, true),
+        ];
+        token.create_object(s, &template).unwrap();
+    });
+}
+
+fn count(made: &Made, member: usize, label: &str) -> usize {
+    made.on_member(member, |token, s| find(token, s, label).len())
+}
+
+#[test]
+fn secret_keys_are_told_apart_and_what_is_the_same_as_one_that_is_kept_stays() {
+    let made = Made::with(2);
+    made.as_application(|slot, s| {
+        let template = vec![
+            Attribute::bool(ck::CKA_TOKEN, true),
+            Attribute::bytes(ck::CKA_LABEL, "both"),
+            Attribute::bytes(ck::CKA_ID, [5]),
+            Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+            Attribute::bool(ck::CKA_ENCRYPT, true),
+        ];
+        slot.generate_key(s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &template).unwrap();
+    });
+    for (member, label, value) in
+        [(0, "twin", 1), (1, "twin", 2), (0, "both", 7), (1, "both", 7), (1, "both", 8)]
+    {
+        secret(&made, member, label, value);
+    }
+    let ran = made.run(&["resolve", "--keep", "b", "--label", "twin", "--yes", "--json"]);
+    assert_eq!(
+        (ran.code, count(&made, 0, "twin"), count(&made, 1, "twin")),
+        (0, 0, 1),
+        "{} {}",
+        ran.out,
+        ran.err
+    );
+    // The group's own, and one that both have: only the third one goes.
+    let ran = made.run(&["resolve", "--keep", "a", "--label", "both", "--yes", "--json"]);
+    assert_eq!((count(&made, 0, "both"), count(&made, 1, "both")), (2, 2), "{} {}", ran.out, ran.err);
+    let fates = fates(&ran.json());
+    assert_eq!(fates.iter().filter(|f| f.ends_with("destroyed")).count(), 1, "{fates:?}");
+}
+
+#[test]
+fn a_member_that_is_away_is_not_taken_for_resolved() {
+    let made = Made::with(2);
+    secret(&made, 0, "twin", 1);
+    secret(&made, 1, "twin", 2);
+    made.hide("b", true);
+    let ran = made.run(&["resolve", "--keep", "a", "--label", "twin", "--yes"]);
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("not asked: b"), "{}", ran.err);
+    made.hide("b", false);
+    assert_eq!(count(&made, 1, "twin"), 1);
 }
 
 #[test]

@@ -294,3 +294,39 @@ fn who_is_named_no_more_serves_until_another_one_does() {
     program.signs_until(one, "n is gone", |g| !has(g, "n"));
     assert_eq!(program.members(), ["a"]);
 }
+
+#[test]
+fn a_member_that_is_called_otherwise_for_a_while_is_the_token_that_it_was() {
+    let made = Made::with(2);
+    let program = Program::begin(&made);
+    let one = key(&program, "one", 1);
+    let text = std::fs::read_to_string(made.config()).unwrap();
+    std::fs::write(made.config(), text.replace("name = \"a\"", "name = \"z\"")).unwrap();
+    program.signs_until(one, "it is z", |g| is_up(g, "z") && !has(g, "a"));
+    key(&program, "two", 2);
+    find(program.slot(), program.session, "one")
+        .into_iter()
+        .for_each(|o| program.slot().destroy_object(program.session, o).unwrap());
+    let two = key(&program, "three", 3);
+    // What the token's marker says by now was written under that name.
+    drop(program);
+    let program = Program::begin(&made);
+    let three = find(program.slot(), program.session, "three");
+    assert_eq!(three.len(), 2, "{two:?}");
+    let three = three.into_iter().find(|o| is_private(&program, *o)).unwrap();
+    std::fs::write(made.config(), &text).unwrap();
+    program.signs_until(three, "it is a", |g| is_up(g, "a") && !has(g, "z"));
+    key(&program, "four", 4);
+    drop(program);
+    let program = Program::begin(&made);
+    key(&program, "five", 5);
+    assert_eq!(find(program.slot(), program.session, "one").len(), 0);
+    drop(program);
+    let ran = made.run(&["check", "--prove", "--json"]);
+    assert_eq!((ran.code, ran.json()["groups"][0]["summary"]["same"].clone()), (0, json!(8)), "{}", ran.out);
+}
+
+fn is_private(program: &Program, object: ObjectHandle) -> bool {
+    let class = program.slot().get_attributes(program.session, object, &[ck::CKA_CLASS]).unwrap();
+    class[0].value().and_then(ha_token::Value::as_ulong) == Some(ck::CKO_PRIVATE_KEY)
+}

@@ -124,7 +124,9 @@ impl Group {
         // Before the ledger: who writes it has announced it there first.
         let markers = marker::find(lease.on())?;
         lease.link.set_markers(records::all(lease.on())?.len());
-        let mark = ledger.mark_of(member.name())?;
+        let others: Vec<&str> =
+            self.members.iter().map(|m| m.name()).filter(|n| *n != member.name()).collect();
+        let mark = ledger.mark_of_token(member.name(), &others)?;
         member.set_back.store(mark.is_some_and(|m| m.set_back), Ordering::Release);
         let known = mark.map(|m| Known { written: m.written, begun: m.begun, untold: m.untold });
         let identity = ledger.identity();

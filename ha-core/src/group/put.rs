@@ -336,8 +336,8 @@ fn copy_in_two_steps(
 ) -> Result<ObjectHandle> {
     let (token, session) = (writer.token(), writer.session);
     let directly = || {
-        let mut copied = vec![Attribute::bool(ck::CKA_TOKEN, true)];
-        copied.extend(template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned());
+        // The source is the token's, and so is its copy: one that may not be modified takes no attribute at all.
+        let copied: Template = template.iter().filter(|a| a.kind != ck::CKA_TOKEN).cloned().collect();
         token.copy_object(session, source, &copied)
     };
     // It would be there until the session is closed.

@@ -234,6 +234,10 @@ impl Group {
     fn may_leave(&self, member: &Member, wanted: &[MemberConfig]) -> bool {
         let is_waited_for = || wanted.iter().any(|w| takes_the_place(w, &member.config));
         let is_alone = || self.members.iter().all(|m| m.index == member.index);
+        // Nobody could sit down in its place.
+        if self.members.next() >= MAX_MEMBERS && is_waited_for() {
+            return false;
+        }
         !member.is_up() || self.up().any(|m| m.index != member.index) || (is_alone() && is_waited_for())
     }
 

@@ -18,7 +18,7 @@ use crate::replica::verifier::Verifier;
 pub struct Named {
     /// `CKA_LABEL`.
     pub label: Option<Vec<u8>>,
-    /// `CKA_ID`.
+    /// `CKA_ID`; `CKA_APPLICATION` of data objects.
     pub id: Option<Vec<u8>>,
 }
 
@@ -42,14 +42,16 @@ pub struct Rival {
     pub member: String,
     /// `CKA_CLASS`.
     pub class: Ulong,
-    /// `CKA_ID`.
+    /// `CKA_ID`; `CKA_APPLICATION` of data objects.
     pub id: Vec<u8>,
     /// `CKA_LABEL`.
     pub label: Vec<u8>,
-    /// Digest of what identifies it, where that is known.
+    /// Digest of what identifies it, where it has a public part or content: a secret key answers each challenge otherwise.
     pub fingerprint: Option<[u8; 32]>,
     /// What becomes of it.
     pub fate: Fate,
+    /// Its handle, in this connection of the member.
+    handle: (u64, ObjectHandle),
 }
 
 /// An object that was found on a member.
@@ -75,10 +77,11 @@ impl Group {
         let ledger = self.ledger()?;
         let mut wanted = vec![Attribute::bool(ck::CKA_TOKEN, true)];
         wanted.extend(named.label.iter().map(|label| Attribute::bytes(ck::CKA_LABEL, label.clone())));
-        wanted.extend(named.id.iter().map(|id| Attribute::bytes(ck::CKA_ID, id.clone())));
-        if wanted.len() == 1 {
+        if *named == Named::default() {
             return Err(Rv::ARGUMENTS_BAD);
         }
+        let is_named =
+            |t: &Traits| named.id.as_ref().is_none_or(|id| **id == *t.id) && !is_ours(&t.label, &t.id);
         let mut leases = Vec::new();
         for member in self.up() {
             leases.push(self.sound_lease(member)?);
@@ -87,7 +90,7 @@ impl Group {
         for lease in &leases {
             for handle in lease.find(&wanted)? {
                 let read = self.read_whole(lease.on(), handle)?;
-                let traits = read.map(|(traits, ..)| traits).filter(|t| !is_ours(&t.label, &t.id));
+                let traits = read.map(|(traits, ..)| traits).filter(is_named);
                 found.extend(traits.map(|traits| Found { lease, handle, traits }));
             }
         }
@@ -120,8 +123,8 @@ impl Group {
         Ok(rivals)
     }
 
-    /// What the objects of these names have to answer: what the ledger knows, else what is kept. `None` for one that cannot be
-    /// asked.
+    /// What the objects of these names have to answer to stay: what the ledger knows, and what is kept besides. `None` for one
+    /// that cannot be asked.
     fn what_stays(
         &self,
         ledger: &Ledger,
@@ -132,18 +135,17 @@ impl Group {
             .find(traits.class, traits.key_type, &traits.id, &traits.label)
             .map_err(|e| self.ledger_failed(e))?;
         let rows = rows.iter().filter(|row| !row.is_destroyed() && row_traits(row) == *traits);
-        let known: Vec<Option<Verifier>> = rows.map(|row| row.verifier()).collect();
-        if known.is_empty() {
-            let own =
-                |one: &&Found<'_>| self.make_verifier(one.lease, one.handle, traits.class, Known::default());
-            return kept.iter().map(own).collect();
-        }
+        let mut stays: Vec<Option<Verifier>> = rows.map(|row| row.verifier()).collect();
+        let is_known = !stays.is_empty();
+        let mut has_it = !is_known;
         for one in kept {
-            if self.told_apart(one, &known)? == Some(false) {
-                return Ok(known);
+            if is_known && self.told_apart(one, &stays)? == Some(false) {
+                has_it = true;
+                continue;
             }
+            stays.push(self.make_verifier(one.lease, one.handle, traits.class, Known::default())?);
         }
-        Err(Rv::KEY_CHANGED)
+        if has_it { Ok(stays) } else { Err(Rv::KEY_CHANGED) }
     }
 
     /// Whether an object is another one than each that stays; `None` where that cannot be told.
@@ -177,8 +179,9 @@ impl Group {
             class: traits.class,
             id: traits.id.to_vec(),
             label: traits.label.to_vec(),
-            fingerprint: own.as_ref().map(Verifier::fingerprint),
+            fingerprint: own.as_ref().filter(|v| v.is_identity()).map(Verifier::fingerprint),
             fate,
+            handle: (lease.link.generation, *handle),
         })
     }
 

@@ -41,7 +41,7 @@ impl FileSource {
     pub(super) fn of(config: &Config) -> Vec<Option<Self>> {
         let (Some(path), Some(digest)) = (&config.path, &config.digest) else { return Vec::new() };
         let surroundings = Surroundings::of_process();
-        let there = std::fs::metadata(path).ok().map(|file| stamp(&file));
+        let there = std::fs::metadata(path).ok().filter(Metadata::is_file).map(|file| stamp(&file));
         // Whoever has changed it since it was read is not to lose that.
         let said = Config::read(path, &surroundings).ok().filter(|said| said.digest.as_ref() == Some(digest));
         // As it is now it was read: a program that gives up its rights later need not be able to.
@@ -69,7 +69,9 @@ impl ConfigSource for FileSource {
     fn news(&self) -> Option<News> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = match std::fs::metadata(&self.path) {
-            Ok(file) => stamp(&file),
+            Ok(file) if file.is_file() => stamp(&file),
+            // Reading what is none may take for ever.
+            Ok(_) => return None,
             // It is being replaced, perhaps: told when it is still so at the next look.
             Err(error) => {
                 if seen.is_gone && seen.stamp.take().is_some() {

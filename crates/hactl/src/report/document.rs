@@ -27,8 +27,8 @@ not trust the host: sign or timestamp the report where that matters, or be there
 Anybody who may use a token can ask it the same challenge again with any PKCS#11 program, and compare.",
     "A secret key is asked what it was asked when it was made, or first seen, since only its own answer tells it: equal answers of the members show \
 that they hold the same key, not which key that is, nor who else has it.",
-    "No PIN and no key is in this report. From an answer of a secret key somebody can try guesses of the key: that is of no use against \
-a random key of 128 bits, and is against a password. Keep the report as such keys want.",
+    "No PIN and no key is in this report. From an answer of a secret key, or the digest of a private data object, somebody can try \
+guesses of it: that is of no use against a random key of 128 bits, and is against a password. Keep the report as such objects want.",
 ];
 
 #[derive(Serialize)]

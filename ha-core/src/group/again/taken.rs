@@ -341,6 +341,7 @@ impl Group {
         if self.ability(lease)?.formats(None).next().is_none() {
             return Err(NotKept::Why("a member has no wrapping mechanism"));
         }
+        let visit = self.visit(&lease.link);
         if lease.link.group_keys().is_none() {
             self.recall_group_keys(lease)?;
         }
@@ -355,6 +356,10 @@ impl Group {
             // A token that is lost has none, and session keys all the same.
             None if self.is_lost(&lease.member, &lease.link, Class::Object) => {
                 Err(NotKept::Member(Rv::DEVICE_ERROR))
+            }
+            // Without the login, which is made again by now, they were not seen.
+            None if visit.is_none() || self.visit(&lease.link) != visit => {
+                Err(NotKept::Member(Rv::USER_NOT_LOGGED_IN))
             }
             None => Err(NotKept::Why("there are no group keys")),
         }

@@ -260,6 +260,30 @@ impl Ledger {
         Ok(())
     }
 
+    /// The same as [`mark_of`](Self::mark_of), with what was written on its token under another name: the member was called
+    /// otherwise for a while. Not under those of `others`, which are other tokens, whatever serial numbers they have.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn mark_of_token(&self, member: &str, others: &[&str]) -> Result<Option<Mark>> {
+        let Some(mut mark) = self.mark_of(member)? else { return Ok(None) };
+        let connection = self.connection()?;
+        let mut statement = connection.prepare_cached(
+            "SELECT name, written, begun FROM member JOIN mark ON mark.member = name
+             WHERE name <> ?1 AND serial = (SELECT serial FROM member WHERE name = ?1)",
+        )?;
+        let rows = statement.query_map([member], |r| {
+            Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)? as u64, r.get::<_, i64>(2)? as u64))
+        })?;
+        for row in rows {
+            let (name, written, begun) = row?;
+            if !others.contains(&name.as_str()) {
+                (mark.written, mark.begun) = (mark.written.max(written), mark.begun.max(begun));
+            }
+        }
+        Ok(Some(mark))
+    }
+
     /// A member is up to date, and its token takes no marker that says so.
     ///
     /// # Errors
@@ -573,6 +597,28 @@ mod tests {
             assert_eq!(to_set(&ledger, id, "b"), [[ck::CKA_LABEL]], "{id:?}");
         }
         assert_eq!(ledger.pending_for("b").unwrap().len(), 4);
+    }
+
+    #[test]
+    fn what_was_written_on_a_token_under_another_name_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path());
+        let serial = ledger.serial_of("a").unwrap().unwrap();
+        ledger.remember_member("z", &serial).unwrap();
+        marked(&ledger, 1);
+        gone(&ledger, 2);
+        mark(&ledger, "z");
+        let epochs = |name, others: &[&str]| {
+            let mark = ledger.mark_of_token(name, others).unwrap().unwrap();
+            (mark.written, mark.begun)
+        };
+        let own = ledger.mark_of("a").unwrap().unwrap();
+        let called_so = ledger.mark_of("z").unwrap().unwrap();
+        assert!(called_so.written > own.written);
+        assert_eq!(epochs("a", &["a", "b"]), (called_so.written, called_so.begun));
+        assert_eq!(epochs("a", &["a", "b", "z"]), (own.written, own.begun), "that is another token");
+        let other = ledger.mark_of("b").unwrap().unwrap();
+        assert_eq!(epochs("b", &[]), (other.written, other.begun));
     }
 
     #[test]
