@@ -213,9 +213,8 @@ impl Group {
         // Nobody can make keys if as many are wanted as are not there yet.
         let is_awaited = self.members.iter().any(|m| m.state() != State::Drained && !m.was_up());
         let has_time = self.world.now() < found.since + self.config.recovery.max_interval;
-        if self.min_copies() < wanted.min_copies && is_awaited && has_time {
-            waits.get_or_insert_with(|| "min_copies rises when the new members are up".into());
-        } else {
+        let rises_later = self.min_copies() < wanted.min_copies && is_awaited && has_time;
+        if !rises_later {
             self.want_copies(wanted.min_copies);
         }
         if let Some(why) = &waits
@@ -223,7 +222,7 @@ impl Group {
         {
             tracing::warn!(group = %self.config.label, why, "the changed configuration is not taken in whole yet");
         }
-        waits.is_none()
+        waits.is_none() && !rises_later
     }
 
     fn want_copies(&self, min_copies: usize) {
@@ -285,6 +284,9 @@ impl Group {
                 let started = group.keep_in_thread(&member, |group, member| group.connect_first(member));
                 started.map_err(|error| {
                     member.leave();
+                    // Each try takes a seat.
+                    let again = self.world.now() + self.config.recovery.max_interval;
+                    self.configured.next.store(again.as_micros() as u64, Ordering::Relaxed);
                     error.to_string()
                 })?;
             }
