@@ -93,8 +93,13 @@ fn what_the_group_knows_stays_and_is_given_to_who_had_another_one() {
 
 /// A secret key with this value, behind the group's back.
 fn secret(made: &Made, member: usize, label: &str, value: u8) {
+    planted(made, member, label, value, true);
+}
+
+fn planted(made: &Made, member: usize, label: &str, value: u8, private: bool) {
     made.on_member(member, |token, s| {
         let template = vec![
+            Attribute::bool(ck::CKA_PRIVATE, private),
             Attribute::ulong(ck::CKA_CLASS, ck::CKO_SECRET_KEY),
             Attribute::ulong(ck::CKA_KEY_TYPE, ck::CKK_AES),
             Attribute::bool(ck::CKA_TOKEN, true),
@@ -142,6 +147,32 @@ fn secret_keys_are_told_apart_and_what_is_the_same_as_one_that_is_kept_stays() {
     assert_eq!((count(&made, 0, "both"), count(&made, 1, "both")), (2, 2), "{} {}", ran.out, ran.err);
     let fates = fates(&ran.json());
     assert_eq!(fates.iter().filter(|f| f.ends_with("destroyed")).count(), 1, "{fates:?}");
+}
+
+#[test]
+fn what_has_the_names_of_the_groups_own_is_seen_at_the_first_look() {
+    let made = Made::with(2);
+    // Which of two the token shows first is its own affair, and differs.
+    let labels: Vec<String> = (0..8).map(|n| format!("own {n}")).collect();
+    made.as_application(|slot, s| {
+        for label in &labels {
+            let template = vec![
+                Attribute::bool(ck::CKA_TOKEN, true),
+                Attribute::bool(ck::CKA_PRIVATE, false),
+                Attribute::bytes(ck::CKA_LABEL, label.as_bytes()),
+                Attribute::bytes(ck::CKA_ID, [5]),
+                Attribute::ulong(ck::CKA_VALUE_LEN, 32),
+                Attribute::bool(ck::CKA_ENCRYPT, true),
+            ];
+            slot.generate_key(s, &mut Mechanism::plain(ck::CKM_AES_KEY_GEN), &template).unwrap();
+        }
+    });
+    labels.iter().for_each(|label| planted(&made, 0, label, 1, false));
+    let ran = made.run(&["check", "--prove", "--json"]);
+    assert_eq!(ran.json()["groups"][0]["summary"]["objects"], 16, "{}", ran.out);
+    made.as_application(|slot, s| {
+        labels.iter().for_each(|label| assert_eq!(find(slot, s, label).len(), 2, "{label}"));
+    });
 }
 
 #[test]

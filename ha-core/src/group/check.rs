@@ -102,11 +102,9 @@ impl Group {
 
     /// Adds the objects that a member holds.
     fn objects_on(&self, lease: &Lease, objects: &mut BTreeMap<Ulong, Arc<Object>>) -> Result<()> {
-        for handle in lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])? {
-            if let Some(object) = self.object_of(lease, handle)? {
-                objects.insert(object.handle.0, object);
-            }
-        }
+        let found = lease.find(&vec![Attribute::bool(ck::CKA_TOKEN, true)])?;
+        let there = self.objects_among(lease, found, |lease, handle| self.object_of(lease, handle))?;
+        objects.extend(there.into_iter().map(|object| (object.handle.0, object)));
         Ok(())
     }
 

@@ -31,6 +31,33 @@ impl Group {
         }
     }
 
+    /// The virtual objects that these objects of a member are, as [`object_seen`](Self::object_seen) or
+    /// [`object_of`](Self::object_of) says of each. One with the names of the group's own is taken for that until another one
+    /// proves to be it: then it is looked at once more.
+    ///
+    /// # Errors
+    /// As those.
+    pub(crate) fn objects_among(
+        &self,
+        lease: &Lease,
+        found: Vec<ObjectHandle>,
+        see: impl Fn(&Lease, ObjectHandle) -> Result<Option<Arc<Object>>>,
+    ) -> Result<Vec<Arc<Object>>> {
+        let mut seen = Vec::with_capacity(found.len());
+        for backing in found {
+            seen.extend(see(lease, backing)?.map(|object| (backing, object)));
+        }
+        let mut objects = Vec::with_capacity(seen.len());
+        for (backing, object) in seen {
+            if lease.link.virtual_of(backing) == Some(object.handle.0) {
+                objects.push(object);
+            } else {
+                objects.extend(see(lease, backing)?);
+            }
+        }
+        Ok(objects)
+    }
+
     /// The virtual object that a member's object is; `None` for one that no application sees.
     ///
     /// # Errors

@@ -152,14 +152,9 @@ impl VirtualSlot {
 
     fn objects_of(&self, lease: &Lease, found: Vec<ObjectHandle>) -> Result<Vec<Arc<Object>>> {
         let user = self.group.login.who() == Who::User;
-        let mut objects = Vec::new();
-        for backing in found {
-            if let Some(object) = self.group.object_seen(lease, backing)?
-                && (user || !object.private)
-            {
-                objects.push(object);
-            }
-        }
+        let see = |lease: &Lease, backing| self.group.object_seen(lease, backing);
+        let mut objects = self.group.objects_among(lease, found, see)?;
+        objects.retain(|object| user || !object.private);
         Ok(objects)
     }
 
