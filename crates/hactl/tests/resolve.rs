@@ -2,7 +2,7 @@
 
 mod support;
 
-use ha_token::{Attribute, Mechanism, ObjectHandle, SessionHandle, Token, ck};
+use ha_token::{Attribute, Mechanism, ObjectHandle, OpKind, Output, Rv, SessionHandle, Token, ck};
 use serde_json::{Value, json};
 use support::{Made, find, pair, signs};
 
@@ -147,6 +147,32 @@ fn secret_keys_are_told_apart_and_what_is_the_same_as_one_that_is_kept_stays() {
     assert_eq!((count(&made, 0, "both"), count(&made, 1, "both")), (2, 2), "{} {}", ran.out, ran.err);
     let fates = fates(&ran.json());
     assert_eq!(fates.iter().filter(|f| f.ends_with("destroyed")).count(), 1, "{fates:?}");
+}
+
+#[test]
+fn a_program_that_has_met_a_conflict_goes_on_when_it_is_resolved() {
+    let made = Made::with(2);
+    for member in 0..2 {
+        made.on_member(member, |token, s| _ = pair(token, s, "twin", 9, true));
+    }
+    made.as_application(|slot, s| {
+        let sign = |key| {
+            slot.op_init(s, OpKind::Sign, Some(&mut Mechanism::plain(ck::CKM_ECDSA)), key)?;
+            slot.op_one_shot(s, OpKind::Sign, &[1; 32], &mut Output::buffer(&mut [0; 64]))
+        };
+        let private = |label| {
+            let class = Attribute::ulong(ck::CKA_CLASS, ck::CKO_PRIVATE_KEY);
+            slot.find_objects_init(s, &vec![class, Attribute::bytes(ck::CKA_LABEL, label)]).unwrap();
+            let found = slot.find_objects(s, 9).unwrap();
+            slot.find_objects_final(s).unwrap();
+            found
+        };
+        let twins = private("twin");
+        assert!(twins.iter().all(|key| sign(*key) == Err(Rv::KEY_FUNCTION_NOT_PERMITTED)), "{twins:?}");
+        assert_eq!(made.run(&["resolve", "--keep", "a", "--label", "twin", "--yes"]).code, 0);
+        let works = twins.iter().filter(|key| sign(**key).is_ok()).count();
+        assert_eq!((works, private("twin").len()), (1, 1));
+    });
 }
 
 #[test]

@@ -289,16 +289,18 @@ impl Read for ReadAt<'_> {
 }
 
 fn parse(body: &str, name: &OsStr) -> Option<(Process, Identity)> {
-    let mut lines = body.split_terminator('\n').map(text::fields);
+    let mut lines = body.split_terminator('\n').map(text::fields).peekable();
     let first = lines.next()?;
     let [kind, pid, namespace, start, since, program] = first.as_slice() else { return None };
     if kind != "process" {
         return None;
     }
     let identity = Identity { namespace: namespace.parse().ok()?, start: start.parse().ok()? };
-    // One that has said nothing yet has no further line.
-    let configuration = match lines.next() {
-        Some(fields) => configuration(&fields)?,
+    // One of an older version does not say it.
+    let configuration = lines.next_if(|fields| fields.first().is_some_and(|kind| kind == CONFIGURATION));
+    let configuration = match configuration.as_deref() {
+        Some([_, digest]) => Some(digest.clone()).filter(|digest| digest != NONE),
+        Some(_) => return None,
         None => None,
     };
     let members = lines.map(|fields| seen(&fields)).collect::<Option<_>>()?;
@@ -307,20 +309,15 @@ fn parse(body: &str, name: &OsStr) -> Option<(Process, Identity)> {
     Some((Process { pid, program, since, seat, configuration, members }, identity))
 }
 
-/// What stands for a moment that there is none of.
+/// What stands for a moment, or a configuration, that there is none of.
 const NONE: &str = "-";
-
-fn configuration(fields: &[String]) -> Option<Option<String>> {
-    match fields {
-        [kind, digest] if kind == "configuration" => Some((digest != NONE).then(|| digest.clone())),
-        _ => None,
-    }
-}
+/// The line that says which configuration a process goes by.
+const CONFIGURATION: &str = "configuration";
 
 fn rows(sights: &Sights, with_round_trips: bool) -> String {
     let moment = |t: Option<Duration>| t.map_or(NONE.to_owned(), |t| t.as_micros().to_string());
     let mut out = String::new();
-    text::line(&mut out, &["configuration", sights.configuration.as_deref().unwrap_or(NONE)]);
+    text::line(&mut out, &[CONFIGURATION, sights.configuration.as_deref().unwrap_or(NONE)]);
     for member in &sights.members {
         let sight = &member.sight;
         let fields = [
@@ -442,6 +439,17 @@ mod tests {
         assert_eq!(read_all(&base, Some(one.path()), true).first().map(said), Some(sees(State::Up)));
         drop((one, two));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_process_of_an_older_version_says_nothing_of_its_configuration() {
+        let sights = sees(State::Up);
+        let text = format!("process\t7\t1\t2\t3\tprogram\n{}", rows(&sights, true));
+        let of = |text: &str| parse(text, OsStr::new("seat")).map(|(process, _)| said(&process));
+        assert_eq!(of(&text), Some(sights.clone()));
+        let older = text.replace("configuration\tdigest\n", "");
+        assert_eq!(of(&older), Some(Sights { configuration: None, ..sights }));
+        assert_eq!(of(&text.replace("\tdigest", "\tdigest\tmore")), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::digest::short as digest;
 
 /// The first words of a file, with the number of its form.
-const MAGIC: &str = "pkcs11-ha board 2";
+const MAGIC: &str = "pkcs11-ha board 1";
 /// Longer than any file of the board: what is longer is none.
 pub(super) const LONGEST: usize = 1 << 20;
 

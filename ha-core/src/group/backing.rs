@@ -16,7 +16,7 @@ impl Group {
     /// # Errors
     /// `CKR_OBJECT_HANDLE_INVALID` when the member has no copy that may be used; the member's answers.
     pub(crate) fn backing(&self, lease: &Lease, object: &Object) -> Result<ObjectHandle> {
-        if object.is_conflicted() {
+        if object.is_conflicted() && self.is_still_in_conflict(object) {
             return Err(Rv::KEY_FUNCTION_NOT_PERMITTED);
         }
         if object.is_taken_out() {

@@ -198,6 +198,11 @@ impl Object {
         self.known().places.iter().map(|p| usize::from(p.member)).collect()
     }
 
+    /// Every copy that is known.
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.known().places.iter().map(PackedPlace::unpack).collect()
+    }
+
     /// Records the copy on a member, in place of an older one there.
     pub fn put(&self, place: Place) {
         let mut known = self.known();
@@ -271,6 +276,11 @@ impl Object {
     /// Marks it as [conflicted](Self::is_conflicted).
     pub fn set_conflicted(&self) {
         self.flags.fetch_or(CONFLICTED, Ordering::Relaxed);
+    }
+
+    /// From now on it is not any more.
+    pub(super) fn set_not_conflicted(&self) {
+        self.flags.fetch_and(!CONFLICTED, Ordering::Relaxed);
     }
 
     /// Whether it was taken out of the table: its handles may be other objects' by now.

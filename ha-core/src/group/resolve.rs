@@ -6,7 +6,7 @@
 use ha_token::{Attribute, Function, ObjectHandle, Result, Rv, Ulong, ck};
 
 use super::copies::row_traits;
-use super::{Group, Lease, Traits, Who};
+use super::{Group, Lease, Object, Place, Traits, Who};
 use crate::policy::failure::{Class, classify};
 use crate::replica::is_ours;
 use crate::replica::ledger::Ledger;
@@ -183,6 +183,37 @@ impl Group {
             fate,
             handle: (lease.link.generation, *handle),
         })
+    }
+
+    /// Whether another object still stands beside one that is in conflict: an operator may have destroyed it since. Each is looked
+    /// for where it was seen.
+    pub(super) fn is_still_in_conflict(&self, object: &Object) -> bool {
+        let traits = object.traits();
+        let is_rival = |o: &Object| o.is_conflicted() && o.handle != object.handle && o.traits() == traits;
+        let is_there = |place: Place| {
+            let Some(member) = self.members.get(place.member).filter(|m| !m.has_left()) else { return false };
+            // Where it cannot be looked for it may be.
+            let Ok(lease) = self.lease(member) else { return true };
+            if !member.is_in(place.generation) {
+                return true;
+            }
+            match self.read_traits(lease.on(), place.handle) {
+                Ok((there, ..)) => there == *traits,
+                // A token that has lost its login, or itself, shows nothing.
+                Err(Rv::OBJECT_HANDLE_INVALID) => {
+                    let session = lease.token().session_info(lease.session);
+                    let is_in = session.is_ok_and(|s| s.state == ck::CKS_RW_USER_FUNCTIONS);
+                    !is_in || self.looks_alive(member, &lease.link).is_err()
+                }
+                Err(_) => true,
+            }
+        };
+        let rivals = self.objects.select(is_rival);
+        let is_one_there = rivals.iter().flat_map(|rival| rival.places()).any(is_there);
+        if !is_one_there {
+            object.set_not_conflicted();
+        }
+        is_one_there
     }
 
     fn destroy_rival(&self, ledger: &Ledger, lease: &Lease, handle: ObjectHandle) -> Result<Fate> {
