@@ -175,7 +175,8 @@ fn end_on_interruption(handle: Handle) -> Result<()> {
         Interruption::Hurries => tell(
             "only the drill's own objects are still removed; interrupt it once more to leave them to the next drill",
         ),
-        Interruption::Ended => std::process::exit(INTERRUPTED.into()),
+        // Not by the process's own end: what modules do there crashes the threads that are in them.
+        Interruption::Ended => signal_hook::low_level::exit(INTERRUPTED.into()),
     })
     .context("an interruption could not remove what a drill makes")
 }
