@@ -82,7 +82,7 @@ fn kept_histories_catch_what_they_were_kept_for() {
     let kept = include_str!("../kept.jsonl");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("orders.jsonl");
-    for (mutant, seed) in [("LostOwnerKept", 91), ("InabilityBelieved", 16435), ("RenamedTwinTaken", 130)] {
+    for (mutant, seed) in [("LostOwnerKept", 91), ("InabilityBelieved", 16435), ("RenamedTwinTaken", 991)] {
         let is_it = |line: &&str| line.contains(&format!(r#""seed":{seed},"#));
         let line = kept.lines().find(is_it).unwrap();
         let order =
