@@ -36,7 +36,7 @@ impl Open {
     }
 
     fn state(&self, member: usize) -> State {
-        self.provider.groups()[0].members[member].state()
+        self.provider.groups()[0].members.get(member).unwrap().state()
     }
 
     /// The test runner's own limit ends this if it never comes true.
@@ -77,7 +77,7 @@ fn primary_is_the_first_that_is_up_and_again_when_it_is_back() {
     tokens.serve(0);
     group.wait_for(0, true);
     // It starts slowly.
-    while !group.provider.groups()[0].serves_fully(&group.provider.groups()[0].members[0]) {
+    while !group.provider.groups()[0].serves_fully(group.provider.groups()[0].members.get(0).unwrap()) {
         std::thread::yield_now();
     }
     all_to(0, &group.served(20), 20);

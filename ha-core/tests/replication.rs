@@ -199,7 +199,7 @@ fn what_is_destroyed_and_changed_while_a_member_is_away_stays_so() {
     drop(std::fs::remove_dir_all(tokens.store(1)));
     std::fs::rename(&away, tokens.store(1)).unwrap();
     let open = Open::new(&tokens, "");
-    open.wait("member b is up", |g| g.members[1].state() == State::Up);
+    open.wait("member b is up", |g| g.members.get(1).unwrap().state() == State::Up);
     assert!(open.find(&private(1)).is_empty());
     for member in [0, 1] {
         let there = tokens.bare(member, &["-O", "--type", "privkey"]);
@@ -220,10 +220,10 @@ fn a_token_that_is_lost_while_in_use_is_found_out_and_taken_back() {
         open.sign(key).unwrap();
         assert_eq!(open.find(&private(1)), [key]);
     }
-    open.wait("member a is found out", |g| g.members[0].state() != State::Up);
+    open.wait("member a is found out", |g| g.members.get(0).unwrap().state() != State::Up);
     drop(std::fs::remove_dir_all(tokens.store(0)));
     std::fs::rename(&away, tokens.store(0)).unwrap();
-    open.wait("member a is back", |g| g.members[0].state() == State::Up);
+    open.wait("member a is back", |g| g.members.get(0).unwrap().state() == State::Up);
     assert_eq!(open.words(true), vec![Word::Same; 2]);
 }
 

@@ -34,7 +34,7 @@ fn destroy(open: &Open, label: &[u8]) {
 }
 
 fn member_is(open: &Open, member: usize, state: State) {
-    open.wait(&format!("member {member} is {state}"), |g| g.members[member].state() == state);
+    open.wait(&format!("member {member} is {state}"), |g| g.members.get(member).unwrap().state() == state);
 }
 
 /// Takes member b's token away, while nobody has it open.
@@ -150,7 +150,7 @@ fn a_key_is_given_once_however_many_threads_use_the_member_that_returns() {
     open.ec_pair(1).unwrap();
     tokens.hide(1);
     // Found out by whoever uses it next.
-    while open.provider.groups()[0].members[1].state() == State::Up {
+    while open.provider.groups()[0].members.get(1).unwrap().state() == State::Up {
         let key = open.find(&private(1))[0];
         open.sign(key).unwrap();
     }
@@ -237,7 +237,7 @@ fn a_key_from_before_the_group_is_not_taken_for_another_one_of_its_name() {
     open.sign(key).unwrap();
     // The member is connected anew, and the key behind its name is another one by then.
     tokens.hide(0);
-    while open.provider.groups()[0].members[0].state() == State::Up {
+    while open.provider.groups()[0].members.get(0).unwrap().state() == State::Up {
         drop(open.sign(key));
     }
     tokens.restore(0);
@@ -259,7 +259,7 @@ fn a_key_from_before_the_group_is_used_again_when_its_member_is_back() {
     let key = open.find(&private(7))[0];
     open.sign(key).unwrap();
     tokens.hide(0);
-    while open.provider.groups()[0].members[0].state() == State::Up {
+    while open.provider.groups()[0].members.get(0).unwrap().state() == State::Up {
         drop(open.sign(key));
     }
     tokens.restore(0);
@@ -287,7 +287,7 @@ fn of_equals_from_before_the_group_the_one_that_is_not_destroyed_stays_everywher
     let group = &open.provider.groups()[0];
     let on_a_alone = |h: &ObjectHandle| {
         let object = group.objects.get(*h).unwrap();
-        object.place(1, group.members[1].link().unwrap().generation).is_none()
+        object.place(1, group.members.get(1).unwrap().link().unwrap().generation).is_none()
     };
     open.wait("both are found, and one of them on b", |_| {
         let found = open.find(&named(b"old"));

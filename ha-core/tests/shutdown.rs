@@ -48,7 +48,7 @@ fn a_call_that_hangs_is_left_behind_with_its_member_named() {
     let (provider, slot, s) = start(&tokens, "");
     tokens.freeze(0);
     std::thread::spawn(move || slot.generate_random(s, &mut [0; 8]));
-    while provider.groups()[0].members[0].load() == 0 {
+    while provider.groups()[0].members.get(0).unwrap().load() == 0 {
         std::thread::yield_now();
     }
     assert_eq!(provider.shutdown(Duration::from_millis(200)), ["a"]);
@@ -144,7 +144,7 @@ fn a_member_in_whose_leavings_something_hangs_is_used_all_the_same_and_named_at_
     let connectors: Vec<Box<dyn Connector>> = vec![Box::new(a), Box::new(b)];
     let provider = Provider::with_members(config, System::new(), vec![connectors]).unwrap();
     told.recv().unwrap();
-    let member = &provider.groups()[0].members[0];
+    let member = &provider.groups()[0].members.get(0).unwrap();
     while !member.is_up() {
         std::thread::yield_now();
     }

@@ -335,7 +335,7 @@ fn a_destruction_whose_answer_was_lost_with_its_session_is_one() {
     open.pair(1).unwrap();
     open.members[1].dead.store(true, Ordering::Release);
     let group = &open.provider.groups()[0];
-    group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+    group.blame(group.members.get(1).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
     wait(group, "one member is up", |g| g.up().count() == 1);
     // It was done: the second try finds nothing.
     open.members[0].next(Function::DestroyObject, Act::DoneAndAnswer(Rv::SESSION_CLOSED));
@@ -436,7 +436,7 @@ fn a_token_that_dropped_every_session_is_asked_on_a_new_one() {
     let open = Open::new(&tokens);
     let group = &open.provider.groups()[0];
     open.members[1].dead.store(true, Ordering::Release);
-    group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+    group.blame(group.members.get(1).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
     wait(group, "one member is up", |g| g.up().count() == 1);
     let sessions: Vec<_> = (0..10).map(|_| open.slot.open_session(false).unwrap()).collect();
     let begin = |s: SessionHandle| {
@@ -454,11 +454,15 @@ fn a_token_that_dropped_every_session_is_asked_on_a_new_one() {
     for s in sessions {
         open.slot.close_session(s).unwrap();
     }
-    let faults = group.members[0].status().last_fault;
+    let faults = group.members.get(0).unwrap().status().last_fault;
     open.members[0].real().close_all_sessions().unwrap();
     begin(open.s).unwrap();
     end(open.s).unwrap();
-    assert_eq!(group.members[0].status().last_fault.is_some(), faults.is_some(), "the member is well");
+    assert_eq!(
+        group.members.get(0).unwrap().status().last_fault.is_some(),
+        faults.is_some(),
+        "the member is well"
+    );
 }
 
 /// A key that is proven by enciphering, was renamed while a member was away and is not there: none of the other AES keys there

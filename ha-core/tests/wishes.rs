@@ -50,7 +50,7 @@ fn a_wish_that_many_threads_see_is_taken_in_once() {
     let tokens = Tokens::new(2);
     let (provider, board) = group(&tokens, "mode = \"manual\"");
     let slot = Arc::clone(provider.slot(0).unwrap());
-    let b = Arc::clone(&provider.groups()[0].members[1]);
+    let b = Arc::clone(provider.groups()[0].members.get(1).unwrap());
     let (over, round) = (AtomicBool::new(false), Barrier::new(9));
     let connection = || b.link().unwrap().generation;
     let mut seen = Vec::new();
@@ -102,7 +102,7 @@ fn a_service_does_not_take_back_what_its_operator_took_out() {
         let slot = Arc::clone(provider.slot(0).unwrap());
         let s = slot.open_session(true).unwrap();
         let group = &provider.groups()[0];
-        let b = &group.members[1];
+        let b = &group.members.get(1).unwrap();
         let becomes = |state| {
             while b.state() != state {
                 slot.generate_random(s, &mut [0; 8]).unwrap();

@@ -214,7 +214,7 @@ fn a_token_that_was_made_anew_is_given_what_another_one_holds() {
     let before = g.held(0);
     g.devices[1].lose_token();
     // The other one may be suspect for a moment.
-    while g.provider.groups()[0].members[1].is_up() {
+    while g.provider.groups()[0].members.get(1).unwrap().is_up() {
         g.sign(ck::CKM_ECDSA, ec.1, &[7; 32]);
     }
     g.devices[1].initialise(None);
@@ -238,7 +238,7 @@ fn a_member_that_had_lost_its_login_gives_another_one_what_that_has_lost() {
     }
     g.devices[1].lose_token();
     // The other one may be suspect for a moment.
-    while g.provider.groups()[0].members[1].is_up() {
+    while g.provider.groups()[0].members.get(1).unwrap().is_up() {
         g.sign(ck::CKM_ECDSA, ec.1, &[7; 32]);
     }
     g.devices[1].initialise(None);
@@ -260,7 +260,7 @@ fn shares(g: &Group, key: ObjectHandle, signatures: usize) -> Vec<u64> {
 fn goes_and_comes_back(g: &Group, key: ObjectHandle) {
     g.devices[1].lose_token();
     // The other one may be suspect for a moment.
-    while g.provider.groups()[0].members[1].is_up() {
+    while g.provider.groups()[0].members.get(1).unwrap().is_up() {
         g.sign(ck::CKM_ECDSA, key, &[7; 32]);
     }
     g.devices[1].find_token();
@@ -284,7 +284,7 @@ fn a_member_that_has_just_come_back_serves_little_at_first() {
     assert!((16..=80).contains(&little[1]), "{little:?} when it has just come back");
     // Where nobody else can it serves all of it.
     slow.devices[0].lose_token();
-    while slow.provider.groups()[0].members[0].is_up() {
+    while slow.provider.groups()[0].members.get(0).unwrap().is_up() {
         slow.sign(ck::CKM_ECDSA, ec, &[7; 32]);
     }
     assert_eq!(shares(&slow, ec, 8)[1], 8);

@@ -172,7 +172,7 @@ impl Rig {
 
         f(s);
 
-        until(|| others.clone().all(|i| self.group().members[i].state() == State::Down));
+        until(|| others.clone().all(|i| self.group().members.get(i).unwrap().state() == State::Down));
 
         self.slot().close_session(s).unwrap();
         self.devices[others].iter().for_each(Device::find_token);

@@ -317,7 +317,7 @@ fn drained_with_a_session_object(replay: bool) {
     let drained = made.run(&["member", "drain", "a", "--timeout", "60"]);
     assert_eq!(drained.code, 0, "{}{}", drained.out, drained.err);
     let group = &provider.groups()[0];
-    assert_eq!(group.members[0].state().to_string(), "drained");
+    assert_eq!(group.members.get(0).unwrap().state().to_string(), "drained");
     let served = group.served();
     assert_eq!(mac(), Ok(before));
     assert_eq!(group.served()[0] > served[0], !replay, "the member has the key alone, if that cannot move");

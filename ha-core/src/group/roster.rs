@@ -3,7 +3,6 @@
 //! What stands for a member elsewhere, a bit or a number, is its seat's number. A seat is never given to another member: what
 //! is still known of one that has left is not taken for somebody else's.
 
-use std::ops::Index;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -77,20 +76,5 @@ impl Roster {
     #[inline]
     pub fn get(&self, seat: usize) -> Option<&Arc<Member>> {
         self.seats.get(seat)?.get()
-    }
-}
-
-impl Index<usize> for Roster {
-    type Output = Arc<Member>;
-
-    /// Who has or had a seat.
-    ///
-    /// # Panics
-    /// Nobody ever had it.
-    fn index(&self, seat: usize) -> &Arc<Member> {
-        match self.get(seat) {
-            Some(member) => member,
-            None => panic!("no member has seat {seat}"),
-        }
     }
 }

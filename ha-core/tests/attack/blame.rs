@@ -23,14 +23,14 @@ fn a_value_is_had_from_the_next_holder_when_the_first_one_dies_and_its_fault_is_
     let mut private = data(b"private", b"value");
     private.push(yes(ck::CKA_PRIVATE));
     open.slot.create_object(open.s, &private).unwrap();
-    let before = group.members[2].last_fault();
+    let before = group.members.get(2).unwrap().last_fault();
     let first = Arc::clone(&watches[0]);
     watches[2].next(Function::Login, Act::Then(Box::new(move || first.dead.store(true, Ordering::Release))));
     watches[2].dead.store(false, Ordering::Release);
-    open.wait("c is back", |g| g.members[2].state() == State::Up);
-    assert_eq!(group.members[2].last_fault(), before);
-    assert!(group.members[0].last_fault().is_some());
-    open.wait("a is found out", |g| g.members[0].state() == State::Down);
+    open.wait("c is back", |g| g.members.get(2).unwrap().state() == State::Up);
+    assert_eq!(group.members.get(2).unwrap().last_fault(), before);
+    assert!(group.members.get(0).unwrap().last_fault().is_some());
+    open.wait("a is found out", |g| g.members.get(0).unwrap().state() == State::Down);
     let checked = group.check(true).unwrap();
     let words: Vec<_> = checked.iter().flat_map(|c| &c.members).map(|(m, w)| (&**m, *w)).collect();
     assert_eq!(words, [("b", Word::Same), ("c", Word::Same)]);
@@ -49,7 +49,7 @@ fn who_cannot_give_the_group_keys_is_blamed_and_not_who_was_to_have_them() {
     assert!(matches!(open.ec_pair(1), Ok(_) | Err(Rv::DEVICE_ERROR)));
     assert_eq!(watches[0].waiting(), 0);
     let members = &open.provider.groups()[0].members;
-    let faults = [0, 1].map(|m| members[m].last_fault().map(|f| (f.function, f.rv)));
+    let faults = [0, 1].map(|m| members.get(m).unwrap().last_fault().map(|f| (f.function, f.rv)));
     assert_eq!(faults, [Some((Function::WrapKey, Rv::DEVICE_ERROR)), None]);
 }
 
@@ -80,7 +80,7 @@ fn a_check_goes_on_without_the_member_that_fails_meanwhile() {
         assert_eq!((checked.len(), watches[1].waiting()), (2, 0), "{function}");
         assert!(checked.iter().all(|c| c.worst() == Word::Same), "{function}: {checked:?}");
         assert!(checked.iter().any(|c| c.members.len() == 1), "{function}: {checked:?}");
-        assert_eq!(group.members[1].last_fault().map(|f| f.rv), Some(Rv::DEVICE_ERROR));
+        assert_eq!(group.members.get(1).unwrap().last_fault().map(|f| f.rv), Some(Rv::DEVICE_ERROR));
     }
 }
 

@@ -58,11 +58,11 @@ fn never_a_member_that_came_up_before_the_one_with_the_group_keys_goes_without_k
         Function::FindObjectsInit,
         Act::First(Box::new(move || {
             // Its keeper looks at it anew.
-            group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+            group.blame(group.members.get(1).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
             while !b.calls().contains(&Function::CreateObject) {
                 std::thread::yield_now();
             }
-            while group.members[1].load() > 0 {
+            while group.members.get(1).unwrap().load() > 0 {
                 std::thread::yield_now();
             }
         })),

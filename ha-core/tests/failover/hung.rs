@@ -23,11 +23,11 @@ fn either_member_hangs_under_eight_threads_and_goes_on() {
     for victim in [0, 1] {
         let from = Instant::now();
         tokens.freeze(victim);
-        wait_until("the victim is not used", || group.members[victim].state() != State::Up);
+        wait_until("the victim is not used", || group.members.get(victim).unwrap().state() != State::Up);
         load.more(200);
         eprintln!("it hung for {:?}", from.elapsed());
         tokens.thaw(victim);
-        wait_until("the victim is back", || group.members[victim].state() == State::Up);
+        wait_until("the victim is back", || group.members.get(victim).unwrap().state() == State::Up);
         load.more(200);
     }
     let done = load.end();
@@ -63,18 +63,18 @@ fn a_member_that_hangs_for_long_comes_back_by_itself() {
     let load = Load::start(&open, keys, 4);
     load.more(100);
     tokens.freeze(0);
-    wait_until("it is down", || group.members[0].state() == State::Down);
+    wait_until("it is down", || group.members.get(0).unwrap().state() == State::Down);
     // Longer than calls get to leave a copy of its module.
     let from = Instant::now();
     wait_until("it hung for long", || from.elapsed() > Duration::from_secs(3));
     load.more(100);
     tokens.thaw(0);
-    wait_until("it is back", || group.members[0].state() == State::Up);
+    wait_until("it is back", || group.members.get(0).unwrap().state() == State::Up);
     tokens.freeze(1);
-    wait_until("the other one is not used", || group.members[1].state() != State::Up);
+    wait_until("the other one is not used", || group.members.get(1).unwrap().state() != State::Up);
     load.more(100);
     tokens.thaw(1);
-    wait_until("the other one is back", || group.members[1].state() == State::Up);
+    wait_until("the other one is back", || group.members.get(1).unwrap().state() == State::Up);
     let done = load.end();
     show(&done);
     assert_eq!(done.failed, 0, "of {} operations", done.operations.len());
@@ -137,7 +137,7 @@ fn what_is_changed_while_a_member_hangs_is_changed_there_when_it_goes_on() {
     open.slot.destroy_object(open.session, before).unwrap();
     open.slot.create_object(open.session, &data("meanwhile")).unwrap();
     tokens.thaw(0);
-    wait_until("it is back", || group.members[0].state() == State::Up);
+    wait_until("it is back", || group.members.get(0).unwrap().state() == State::Up);
     let shown = |i| {
         let all = tokens.bare(i, &["--list-objects", "--type", "data"]);
         let mut labels: Vec<_> =
@@ -173,9 +173,9 @@ fn a_copy_that_was_left_behind_is_finalised_when_it_is_free() {
     open.slot.generate_random(open.session, &mut [0; 8]).unwrap();
     wait_until("another copy is loaded", || copies() > before);
     tokens.thaw(0);
-    wait_until("it is back", || group.members[0].state() == State::Up);
+    wait_until("it is back", || group.members.get(0).unwrap().state() == State::Up);
     wait_until("one connection is left", || tokens.connections(0) == 1);
     open.slot.generate_random(open.session, &mut [0; 8]).unwrap();
-    assert_eq!(group.members[0].state(), State::Up);
+    assert_eq!(group.members.get(0).unwrap().state(), State::Up);
     assert!(open.provider.shutdown(Duration::from_secs(60)).is_empty());
 }

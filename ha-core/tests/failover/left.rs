@@ -29,7 +29,7 @@ struct Group {
 
 impl Group {
     fn member(&self, index: usize) -> &Arc<ha_core::group::Member> {
-        &self.provider.groups()[0].members[index]
+        self.provider.groups()[0].members.get(index).unwrap()
     }
 
     fn log_in(&self) {
@@ -203,10 +203,10 @@ fn a_login_is_not_held_by_a_member_that_is_put_aside_and_hangs() {
     tokens.kill(1);
     tokens.bare(1, &["--change-pin", "--new-pin", "87654321"]);
     tokens.serve(1);
-    wait_until("b is missed", || group.members[1].state() != State::Up);
+    wait_until("b is missed", || group.members.get(1).unwrap().state() != State::Up);
     wait_until("both are up", || group.members.iter().all(|m| m.state() == State::Up));
     slot.login(session, UserType::User, Some(PIN.as_bytes())).unwrap();
-    wait_until("b is put aside", || group.members[1].state() == State::Quarantined);
+    wait_until("b is put aside", || group.members.get(1).unwrap().state() == State::Quarantined);
     slot.logout(session).unwrap();
     tokens.freeze(1);
     // The test's own end is the limit: it must come back while the member hangs.

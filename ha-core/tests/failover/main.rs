@@ -18,10 +18,12 @@ fn either_member_dies_under_eight_threads_and_comes_back() {
     load.more(200);
     for victim in [0, 1] {
         tokens.kill(victim);
-        load::wait_until("the victim is not used", || group.members[victim].state() != State::Up);
+        load::wait_until("the victim is not used", || {
+            group.members.get(victim).unwrap().state() != State::Up
+        });
         load.more(200);
         tokens.serve(victim);
-        load::wait_until("the victim is back", || group.members[victim].state() == State::Up);
+        load::wait_until("the victim is back", || group.members.get(victim).unwrap().state() == State::Up);
         load.more(200);
     }
     let done = load.end();

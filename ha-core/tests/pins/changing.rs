@@ -55,7 +55,7 @@ fn nobody_logs_in_with_the_old_pin_while_it_is_found_out_which_one_a_member_has(
     let group = Arc::clone(&provider.groups()[0]);
     let (tell, other) = mpsc::channel();
     let another_asks = move || {
-        let lends = std::thread::spawn(move || group.lease(&group.members[1]).map(drop));
+        let lends = std::thread::spawn(move || group.lease(group.members.get(1).unwrap()).map(drop));
         (0..1000).take_while(|_| !lends.is_finished()).for_each(|_| std::thread::yield_now());
         tell.send(lends).unwrap();
     };

@@ -35,7 +35,7 @@ fn second_put_aside(tokens: &Tokens) -> (Provider, Vec<Arc<Watch>>, Arc<dyn Toke
     let (provider, members) = start(&tokens.config(false, ""));
     let (slot, s) = open(&provider);
     slot.login(s, USER, pin()).unwrap();
-    assert_eq!(provider.groups()[0].members[1].state(), State::Quarantined);
+    assert_eq!(provider.groups()[0].members.get(1).unwrap().state(), State::Quarantined);
     slot.logout(s).unwrap();
     members.iter().for_each(|m| drop(m.sent()));
     (provider, members, slot, s)
@@ -95,7 +95,7 @@ fn a_member_with_session_objects_that_knows_of_the_change_keeps_its_connection()
     let (provider, members, slot, s) = second_put_aside(&tokens);
     rotate(&tokens, 0, PIN.as_bytes(), CHANGED);
     lose_and_find(&provider.groups()[0], 0, &members[0]);
-    while !provider.groups()[0].members[0].is_up() {
+    while !provider.groups()[0].members.get(0).unwrap().is_up() {
         std::thread::yield_now();
     }
     let object = session_object(&*slot, s);
@@ -112,7 +112,7 @@ fn a_call_waits_for_the_only_member_that_is_connected_anew_for_a_pin() {
     let (slot, s) = open(&provider);
     assert_eq!(slot.login(s, USER, Some(WRONG)), Err(Rv::PIN_INCORRECT));
     let group = &provider.groups()[0];
-    assert!(group.recover(group.members[0].name()));
+    assert!(group.recover(group.members.get(0).unwrap().name()));
     let (other, (tell, told)) = (Arc::clone(&slot), std::sync::mpsc::channel());
     let another_calls = move || {
         let calls = std::thread::spawn(move || {

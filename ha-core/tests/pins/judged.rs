@@ -136,7 +136,7 @@ fn a_member_whose_pin_is_locked_leaves_the_login_to_another_one() {
         members[0].next(Function::Login, Act::Answer(Rv::PIN_LOCKED));
     }
     slot.login(s, USER, pin()).unwrap();
-    assert_eq!(provider.groups()[0].members[0].state(), State::Quarantined);
+    assert_eq!(provider.groups()[0].members.get(0).unwrap().state(), State::Quarantined);
     // Given anew, it may be sent again.
     slot.logout(s).unwrap();
     slot.login(s, USER, pin()).unwrap();

@@ -78,7 +78,9 @@ fn tokens_that_have_no_named_users_say_so_and_stay_in_use() {
     // Where one member has them, that one serves.
     knows_anna(&members[1]);
     slot.login_user(s, USER, pin(), NAME).unwrap();
-    wait(&provider.groups()[0], "the other is put aside", |g| g.members[0].state() == State::Quarantined);
+    wait(&provider.groups()[0], "the other is put aside", |g| {
+        g.members.get(0).unwrap().state() == State::Quarantined
+    });
     slot.generate_random(s, &mut [0; 8]).unwrap();
     // A name no longer, and it is asked again.
     slot.logout(s).unwrap();

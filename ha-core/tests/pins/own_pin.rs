@@ -19,8 +19,8 @@ fn a_member_whose_own_pin_cannot_be_read_is_sent_no_other_one() {
     let (slot, s) = open(&provider);
     slot.login(s, USER, pin()).unwrap();
     assert_eq!(members[0].sent(), []);
-    assert_eq!(provider.groups()[0].members[0].state(), State::Quarantined);
-    let reason = provider.groups()[0].members[0].connect_error().unwrap();
+    assert_eq!(provider.groups()[0].members.get(0).unwrap().state(), State::Quarantined);
+    let reason = provider.groups()[0].members.get(0).unwrap().connect_error().unwrap();
     assert!(reason.contains("configured `pin` cannot be had"), "{reason}");
 }
 

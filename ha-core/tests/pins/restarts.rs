@@ -62,7 +62,7 @@ fn a_refusal_that_a_drill_plays_is_remembered_by_its_process_alone() {
     let text = tokens.config(false, "");
     let (provider, members) = start(&text);
     let (slot, s) = open(&provider);
-    assert!(provider.groups()[0].play_refusals(provider.groups()[0].members[0].name(), true));
+    assert!(provider.groups()[0].play_refusals(provider.groups()[0].members.get(0).unwrap().name(), true));
     for sent in [1, 0] {
         assert_eq!(slot.login(s, USER, Some(WRONG)), REFUSED);
         assert_eq!(times(&members[0], WRONG), sent);
@@ -128,14 +128,14 @@ fn a_member_that_has_another_pin_than_the_group_is_sent_the_groups_once_by_howev
         let (slot, s) = open(&provider);
         slot.login(s, USER, pin()).unwrap();
         let group = &provider.groups()[0];
-        let is_aside = || group.members[1].state() == State::Quarantined;
+        let is_aside = || group.members.get(1).unwrap().state() == State::Quarantined;
         assert!(is_aside());
         let looks = members[1].connects.load(Ordering::Acquire) + 5;
         wait(group, "it was looked at", |_| members[1].connects.load(Ordering::Acquire) >= looks);
         assert_eq!((is_aside(), times(&members[1], PIN.as_bytes())), (true, 0));
         renew(&tokens, 1, PIN.as_bytes());
         if quiet {
-            assert!(group.recover(group.members[1].name()));
+            assert!(group.recover(group.members.get(1).unwrap().name()));
         }
         // Its token has seen a right PIN since, and is sent this one.
         all_up(&provider);
@@ -214,7 +214,9 @@ fn a_refusal_in_words_that_say_nothing_is_one_where_the_token_has_counted_it() {
         let (slot, s) = open(&provider);
         members[1].next(Function::Login, Act::DoneAndAnswer(vague));
         slot.login(s, USER, pin()).unwrap();
-        wait(&provider.groups()[0], "it is put aside", |g| g.members[1].state() == State::Quarantined);
+        wait(&provider.groups()[0], "it is put aside", |g| {
+            g.members.get(1).unwrap().state() == State::Quarantined
+        });
         assert_eq!(times(&members[1], PIN.as_bytes()), 1, "{vague}");
     }
 }

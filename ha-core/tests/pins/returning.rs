@@ -21,11 +21,11 @@ fn a_pin_that_was_changed_elsewhere_brings_the_member_back_with_the_next_login()
     }
     drop(members[1].sent());
     lose_and_find(group, 1, &members[1]);
-    wait(group, "it refuses the PIN", |g| g.members[1].state() == State::Quarantined);
+    wait(group, "it refuses the PIN", |g| g.members.get(1).unwrap().state() == State::Quarantined);
     // It is looked at again and again, and not sent the PIN.
     let looks = members[1].connects.load(Ordering::Acquire) + 5;
     wait(group, "it was looked at", |_| members[1].connects.load(Ordering::Acquire) >= looks);
-    assert_eq!(group.members[1].state(), State::Quarantined);
+    assert_eq!(group.members.get(1).unwrap().state(), State::Quarantined);
     assert_eq!(times(&members[1], PIN.as_bytes()), 1, "and sent no PIN");
     slot.logout(s).unwrap();
     slot.login(s, USER, Some(b"changed")).unwrap();
@@ -42,12 +42,12 @@ fn a_member_that_refused_the_pin_and_tells_of_no_count_is_back_when_its_operator
     slot.login(s, USER, pin()).unwrap();
     let group = &provider.groups()[0];
     for _ in 0..3 {
-        assert_eq!(group.members[1].state(), State::Quarantined);
+        assert_eq!(group.members.get(1).unwrap().state(), State::Quarantined);
         slot.logout(s).unwrap();
         slot.login(s, USER, pin()).unwrap();
     }
     assert_eq!(times(&members[1], PIN.as_bytes()), 1, "however often the application logs in");
-    assert!(group.recover(group.members[1].name()));
+    assert!(group.recover(group.members.get(1).unwrap().name()));
     all_up(&provider);
     assert_eq!(times(&members[1], PIN.as_bytes()), 1);
 }
@@ -91,11 +91,11 @@ fn without_threads_a_suspect_member_is_probed_by_who_calls() {
     slot.login(s, USER, pin()).unwrap();
     let group = &provider.groups()[0];
     for _ in 0..3 {
-        group.blame(&group.members[0], Function::Sign, Rv::DEVICE_ERROR);
+        group.blame(group.members.get(0).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
         members[0].next(Function::GetTokenInfo, Act::Answer(Rv::DEVICE_ERROR));
-        assert_eq!(group.members[0].state(), State::Suspect);
+        assert_eq!(group.members.get(0).unwrap().state(), State::Suspect);
         let mut random = [0; 8];
-        while group.members[0].state() != State::Up {
+        while group.members.get(0).unwrap().state() != State::Up {
             slot.generate_random(s, &mut random).unwrap();
         }
     }
@@ -113,7 +113,7 @@ fn a_suspect_that_has_lost_nothing_but_its_login_is_logged_in_to_and_not_connect
     let group = &provider.groups()[0];
     drop(members[1].sent());
     members[1].real().close_all_sessions().unwrap();
-    group.blame(&group.members[1], Function::Sign, Rv::DEVICE_ERROR);
+    group.blame(group.members.get(1).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
     all_up(&provider);
     assert_eq!(times(&members[1], PIN.as_bytes()), 1);
     assert_eq!(members[1].connects.load(Ordering::Acquire), connects);

@@ -47,7 +47,7 @@ fn a_member_that_never_says_what_it_thinks_of_the_pin_is_sent_it_a_few_times() {
         let tokens = Tokens::new(2);
         let (provider, members) = start(&tokens.config(false, SOON));
         let (slot, s) = open(&provider);
-        let member = &provider.groups()[0].members[1];
+        let member = &provider.groups()[0].members.get(1).unwrap();
         members[1].refuse(Function::Login, 1000, rv);
         slot.login(s, USER, pin()).unwrap();
         let is_aside = || {

@@ -84,7 +84,7 @@ fn ten_thousand_sessions_use_a_hundred_of_a_member_through_a_failover() {
             });
         }
     });
-    assert!(!group.provider.groups()[0].members[0].is_up(), "nobody missed the member");
+    assert!(!group.provider.groups()[0].members.get(0).unwrap().is_up(), "nobody missed the member");
     for record in group.records() {
         let (most, all) = opened(&record);
         assert!((2..=100).contains(&most), "{most} sessions at a time");

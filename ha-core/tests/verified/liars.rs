@@ -28,7 +28,7 @@ fn one_of(setting: &Setting, which: usize) -> (Key, Mechanism) {
 fn quarantined(setting: &Setting, key: &Key, mechanism: &Mechanism) {
     let (group, first, second) = (setting.group(), &setting.members[0], &setting.members[1]);
     assert_eq!((setting.state(0), setting.state(1)), (State::Quarantined, State::Up));
-    let reason = group.members[0].connect_error().unwrap();
+    let reason = group.members.get(0).unwrap().connect_error().unwrap();
     assert!(reason.contains("wrong signature") && reason.contains("\"signer\" (id ab01)"), "{reason}");
     let connects = first.connects.load(Ordering::Acquire);
     let (_, looked_at) = (first.calls(), AtomicUsize::new(0));
@@ -76,7 +76,7 @@ fn a_wrong_signature_is_made_again_elsewhere_and_its_member_is_quarantined() {
         lie(&setting.members[0], 0);
         assert!(!setting.group().recover("nobody") && setting.group().recover("a"));
         setting.all_up();
-        assert_eq!(setting.group().members[0].connect_error(), None);
+        assert_eq!(setting.group().members.get(0).unwrap().connect_error(), None);
     }
 }
 
@@ -224,7 +224,7 @@ fn a_pin_that_was_refused_before_brings_no_liar_back_when_it_is_given_anew() {
     // The second member refuses the security officer's PIN, and comes back when nobody is logged in.
     setting.members[1].refuse(Function::Login, 1, Rv::PIN_INCORRECT);
     slot.login(s, UserType::So, Some(SO_PIN.as_bytes())).unwrap();
-    wait(setting.group(), "it was refused", |g| g.members[1].state() == State::Quarantined);
+    wait(setting.group(), "it was refused", |g| g.members.get(1).unwrap().state() == State::Quarantined);
     slot.logout(s).unwrap();
     setting.all_up();
     slot.login(s, UserType::User, Some(PIN.as_bytes())).unwrap();
@@ -240,7 +240,7 @@ fn a_pin_that_was_refused_before_brings_no_liar_back_when_it_is_given_anew() {
     assert!(setting.sign(&mechanism, &key, MESSAGE).is_ok_and(|s| key.made(mechanism.kind, &s)));
     assert_eq!((lied(&setting.members[1]), setting.state(1)), (1, State::Quarantined));
     slot.logout(s).unwrap();
-    wait(setting.group(), "the first one is up", |g| g.members[0].is_up());
+    wait(setting.group(), "the first one is up", |g| g.members.get(0).unwrap().is_up());
     slot.login(s, UserType::So, Some(SO_PIN.as_bytes())).unwrap();
     assert_eq!(setting.state(1), State::Quarantined);
 }
@@ -339,8 +339,8 @@ fn a_conviction_outlasts_what_a_member_was_put_aside_for_before() {
     let goes = move || {
         first.fail_to_connect(ConnectError::NotInitialised { path: "a".into(), wanted: "a".into() });
         first.dead.store(true, Ordering::Release);
-        group.blame(&group.members[0], Function::Sign, Rv::DEVICE_ERROR);
-        wait(&group, "it is put aside", |g| g.members[0].state() == State::Quarantined);
+        group.blame(group.members.get(0).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
+        wait(&group, "it is put aside", |g| g.members.get(0).unwrap().state() == State::Quarantined);
     };
     setting.members[0].next(Function::Sign, Act::First(Box::new(goes)));
     assert!(key.made(mechanism.kind, &setting.sign(&mechanism, &key, MESSAGE).unwrap()));

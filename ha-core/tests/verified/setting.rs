@@ -54,7 +54,7 @@ impl Setting {
     }
 
     pub(crate) fn state(&self, member: usize) -> State {
-        self.group().members[member].state()
+        self.group().members.get(member).unwrap().state()
     }
 
     pub(crate) fn all_up(&self) {

@@ -50,6 +50,8 @@ pub fn lose_and_find(group: &Group, member: usize, watch: &Watch) {
 /// Takes a member away until it is found out.
 pub fn lose(group: &Group, member: usize, watch: &Watch) {
     watch.dead.store(true, Ordering::Release);
-    group.blame(&group.members[member], Function::Sign, Rv::DEVICE_ERROR);
-    wait(group, "it is down", |g| !matches!(g.members[member].state(), State::Up | State::Suspect));
+    group.blame(group.members.get(member).unwrap(), Function::Sign, Rv::DEVICE_ERROR);
+    wait(group, "it is down", |g| {
+        !matches!(g.members.get(member).unwrap().state(), State::Up | State::Suspect)
+    });
 }

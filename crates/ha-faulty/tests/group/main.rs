@@ -66,7 +66,7 @@ fn a_refused_pin_is_sent_again_by_one_process_of_several() {
     let pair = Pair::new("");
     let others = [0; 4].map(|_| pair.again("", &pair.direct()));
     let groups = || others.iter().map(|p| p.group()).chain([pair.group()]);
-    let all = |state| groups().all(|g| g.members[0].state() == state);
+    let all = |state| groups().all(|g| g.members.get(0).unwrap().state() == state);
     let wait = |what: &dyn Fn() -> bool| {
         while !what() {
             std::thread::yield_now();
@@ -86,7 +86,9 @@ fn a_refused_pin_is_sent_again_by_one_process_of_several() {
     pair.tell("clear 2");
     wait(&|| {
         all(State::Quarantined)
-            && groups().all(|g| g.members[0].connect_error().is_some_and(|e| e.contains("CKR_PIN_INCORRECT")))
+            && groups().all(|g| {
+                g.members.get(0).unwrap().connect_error().is_some_and(|e| e.contains("CKR_PIN_INCORRECT"))
+            })
     });
     let refused = logins();
 
